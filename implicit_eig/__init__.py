@@ -1,0 +1,43 @@
+"""Differentiable eigenpairs of any linear operator, by implicit differentiation."""
+
+from ._attach import attach as attach
+from ._eig import eig as eig, EigResult as EigResult, eigvals as eigvals
+from ._eigensolver import (
+    AbstractEigensolver as AbstractEigensolver,
+    Dense as Dense,
+    InvariantBlock as InvariantBlock,
+    KrylovSchur as KrylovSchur,
+)
+from ._eigs import eigs as eigs
+from ._gauge import (
+    AbstractGauge as AbstractGauge,
+    Bilinear as Bilinear,
+    Functional as Functional,
+    Lapack as Lapack,
+    LargestReal as LargestReal,
+    UnitNorm as UnitNorm,
+)
+from ._implicit import ImplicitAdjoint as ImplicitAdjoint
+from ._linear_solver import (
+    AbstractSylvesterSolver as AbstractSylvesterSolver,
+    KrylovSylvester as KrylovSylvester,
+    ProjectedSylvester as ProjectedSylvester,
+)
+from ._operator import (
+    CountingOperator as CountingOperator,
+    SparseOperator as SparseOperator,
+)
+from ._progress_meter import (
+    AbstractProgressMeter as AbstractProgressMeter,
+    NoProgressMeter as NoProgressMeter,
+    TextProgressMeter as TextProgressMeter,
+)
+from ._solution import RESULTS as RESULTS, Solution as Solution
+from ._which import (
+    AbstractSelection as AbstractSelection,
+    Nearest as Nearest,
+    Overlap as Overlap,
+)
+
+
+__version__ = "0.1.0"

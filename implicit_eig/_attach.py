@@ -1,0 +1,229 @@
+"""Pairs found elsewhere, made differentiable."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, ArrayLike, Bool, Complex, Inexact, PyTree
+
+from ._eigensolver import biorthogonal, galerkin, InvariantBlock
+from ._eigs import check_adjoint, solution_of_block, stop
+from ._gauge import AbstractGauge, as_gauge
+from ._implicit import ImplicitAdjoint, solve_bordered, SylvesterSolve
+from ._operator import as_pencil, complex_dtype, Pencil
+from ._pairs import check_ties, Ties
+from ._solution import RESULTS, Solution
+from ._which import Known
+
+
+def attach(
+    operator: Any,
+    eigenvalues: ArrayLike,
+    eigenvectors: PyTree[ArrayLike],
+    left_eigenvectors: PyTree[ArrayLike] | None = None,
+    *,
+    mass: Any = None,
+    like: PyTree | None = None,
+    adjoint: ImplicitAdjoint | None = None,
+    gauge: AbstractGauge | None = None,
+    polish: int = 0,
+    ties: Ties = "nan",
+    tie_rtol: float | None = None,
+    rtol: float | None = None,
+    throw: bool = True,
+) -> Solution:
+    """Makes eigenpairs from any solver differentiable with respect to the operator.
+
+    The pairs may come from SciPy, SLEPc or a file. They are checked, brought into the
+    gauge, and given the derivatives that [`implicit_eig.eigs`][] gives its own.
+
+    **Arguments:**
+
+    - `operator`, `mass`, `like`: as in [`implicit_eig.eigs`][]. `like=None` for a
+        callable takes the shape and dtype of one eigenvector.
+    - `eigenvalues`: shape `(k,)`, in any order, which is kept.
+    - `eigenvectors`: shape `(n, k)` (or the domain's structure with a trailing axis),
+        linearly independent, of any scale. Neither carries a derivative. For a real
+        operator and real pairs everything stays in real arithmetic; of a conjugate pair
+        one member or both may be given.
+    - `left_eigenvectors`: the same shape, `uᴴA = λuᴴB`, any scale; then gradients of
+        eigenvalues need no linear solve.
+    - `adjoint`, `gauge`, `ties`, `tie_rtol`: as in [`implicit_eig.eigs`][].
+    - `polish`: number of Newton steps on the bordered system before anything else, for
+        all pairs together; converges quadratically, to different pairs if the given
+        ones are too far off.
+    - `rtol`: a pair with `‖Av − λBv‖ > rtol · max|λ| · ‖v‖` (and its left counterpart)
+        is refused. Default `sqrt(eps)`: the error of a derivative is about the residual
+        over the gap.
+    - `throw`: as in [`implicit_eig.eigs`][]; refused pairs have NaN derivatives.
+
+    **Returns:** a [`implicit_eig.Solution`][].
+
+    **Cost:** one block product with A, and one bordered solve a polishing step.
+
+    !!! Example
+
+        ```python
+        w, v = scipy.sparse.linalg.eigs(matrix, k=4)
+
+        def loss(values):
+            op = ieig.SparseOperator(values, rows, columns, n)
+            return ieig.attach(op, w, v).eigenvalues[0].real
+        ```
+    """
+    check_ties(ties, tie_rtol)
+    if polish < 0:
+        raise ValueError(f"`polish` must be at least 0; got {polish}.")
+    if rtol is not None and not rtol > 0:
+        raise ValueError(f"`rtol` must be positive; got {rtol}.")
+    eigenvalues = jnp.asarray(eigenvalues)
+    if eigenvalues.ndim != 1 or eigenvalues.size == 0:
+        raise ValueError(
+            f"`eigenvalues` must have shape (k,), k ≥ 1; got {eigenvalues.shape}."
+        )
+    k = eigenvalues.size
+    if like is None and callable(operator):
+        like = jtu.tree_map(
+            lambda v: jax.ShapeDtypeStruct(jnp.shape(v)[:-1], jnp.asarray(v).dtype),
+            eigenvectors,
+        )
+    pencil = as_pencil(operator, mass, like)
+    vectors = _columns(eigenvectors, pencil, k, "eigenvectors")
+    left = None
+    if left_eigenvectors is not None:
+        left = _columns(left_eigenvectors, pencil, k, "left_eigenvectors")
+    adjoint = check_adjoint(adjoint)
+    known = Known(eigenvalues.astype(complex_dtype(pencil.dtype)))
+    solution = _attach(
+        pencil,
+        known.eigenvalues,
+        *_one_dtype(pencil, eigenvalues, vectors, left),
+        adjoint.bind(pencil, None, known, k, throw),
+        as_gauge(gauge, pencil.domain),
+        polish,
+        ties,
+        tie_rtol,
+        rtol,
+    )
+    if throw:
+        solution = solution.result.error_if(
+            solution, solution.result != RESULTS.successful
+        )
+    return solution
+
+
+def _columns(
+    vectors: PyTree[ArrayLike], pencil: Pencil, k: int, name: str
+) -> Inexact[Array, "n k"]:
+    leaves, treedef = jtu.tree_flatten(vectors)
+    leaves = [jnp.asarray(leaf) for leaf in leaves]
+    shapes = [(*s.shape, k) for s in pencil.domain.leaves]
+    if treedef != pencil.domain.treedef or [x.shape for x in leaves] != shapes:
+        raise ValueError(
+            f"`{name}` must have shape {shapes} for {k} eigenvalues; got "
+            f"{[x.shape for x in leaves]}."
+        )
+    return jnp.concatenate([x.reshape(-1, k) for x in leaves])
+
+
+def _one_dtype(pencil: Pencil, eigenvalues, vectors, left):
+    """Real where operator and pairs are real, else complex."""
+    given = [x for x in (eigenvalues, vectors, left) if x is not None]
+    real = pencil.is_real and not any(jnp.iscomplexobj(x) for x in given)
+    dtype = pencil.dtype if real else complex_dtype(pencil.dtype)
+    return vectors.astype(dtype), None if left is None else left.astype(dtype)
+
+
+@eqx.filter_jit
+def _attach(
+    pencil: Pencil,
+    eigenvalues: Complex[Array, " k"],
+    vectors: Inexact[Array, "n k"],
+    left: Inexact[Array, "n k"] | None,
+    solve: SylvesterSolve,
+    gauge: AbstractGauge,
+    polish: int,
+    ties: Ties,
+    tie_rtol: float | None,
+    rtol: float | None,
+) -> Solution:
+    eigenvalues, vectors, left, solve = stop((eigenvalues, vectors, left, solve))
+    block = _block(stop(pencil), eigenvalues, vectors, left, solve, polish, rtol)
+    return solution_of_block(
+        pencil,
+        stop(block),
+        solve,
+        k=eigenvalues.size,
+        left=left is not None,
+        gauge=gauge,
+        ties=ties,
+        tie_rtol=tie_rtol,
+    )
+
+
+def _block(pencil, eigenvalues, vectors, left, solve, polish, rtol) -> InvariantBlock:
+    k = eigenvalues.size
+    every = jnp.ones(k, bool)
+    basis, r = jnp.linalg.qr(vectors)
+    diagonal = eigenvalues if jnp.iscomplexobj(vectors) else eigenvalues.real
+    matrix = jnp.linalg.solve(r.T, (r * diagonal).T).T
+    coordinates = r.astype(complex_dtype(r.dtype))
+    for _ in range(polish):
+        basis, matrix, eigenvalues, coordinates = _newton(
+            pencil, basis, matrix, coordinates, every, solve
+        )
+    _, residuals = galerkin(pencil, basis, eigenvalues, coordinates)
+    scale = jnp.max(jnp.abs(eigenvalues))
+    eps = jnp.finfo(residuals.dtype).eps
+    rtol = float(eps) ** 0.5 if rtol is None else rtol
+    norm = jnp.maximum(scale, jnp.linalg.norm(pencil.mm(basis)) / k**0.5)
+    enough = jnp.maximum(rtol * scale, 100 * eps * norm)
+    good = residuals <= enough
+    left_basis = None
+    if left is not None:
+        left_basis = biorthogonal(pencil, left, basis, every)
+        defect = pencil.adjoint_mm(left_basis) - (
+            pencil.adjoint_mass_mm(left_basis) @ matrix.conj().T
+        )
+        size = jnp.linalg.norm(left_basis, axis=0)
+        good = good & jnp.all(jnp.linalg.norm(defect, axis=0) <= enough * size)
+    finite = jnp.all(jnp.isfinite(residuals))
+    result = RESULTS.where(jnp.all(good), RESULTS.successful, RESULTS.residual_too_large)
+    return InvariantBlock(
+        basis=basis,
+        matrix=matrix,
+        eigenvalues=eigenvalues,
+        coordinates=coordinates,
+        left_basis=left_basis,
+        # Every derivative needs the whole block: one bad pair spoils the subspace.
+        active=jnp.broadcast_to(jnp.all(good), (k,)),
+        residuals=residuals,
+        norm=norm,
+        stats={
+            "num_matvecs": jnp.asarray(2 * k),
+            "num_restarts": jnp.asarray(0),
+            "num_converged": jnp.sum(good),
+        },
+        result=RESULTS.where(finite, result, RESULTS.nonfinite),
+    )
+
+
+def _newton(
+    pencil: Pencil,
+    basis: Inexact[Array, "n k"],
+    matrix: Inexact[Array, "k k"],
+    coordinates: Complex[Array, "k k"],
+    every: Bool[Array, " k"],
+    solve: SylvesterSolve,
+):
+    """One Newton step on F(X, L) = (AX − BXL, CᴴX − I), pairs kept in their order."""
+    defect = pencil.mm(basis) - pencil.mass_mm(basis) @ matrix
+    step = solve_bordered(pencil, basis, matrix, -defect, every, solve)
+    basis, t = jnp.linalg.qr(basis + step.outside)
+    matrix = jnp.linalg.solve(t.T, (t @ (matrix + step.inside)).T).T
+    w, v = jnp.linalg.eig(matrix)
+    moved = jnp.linalg.solve(t.astype(v.dtype) @ coordinates, v)
+    nearest = jnp.argmax(jnp.abs(moved), axis=1)
+    return basis, matrix, w[nearest], v[:, nearest]

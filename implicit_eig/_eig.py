@@ -1,0 +1,131 @@
+"""Full spectra of dense matrices."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Complex, Inexact
+
+from ._gauge import AbstractGauge, as_gauge
+from ._operator import as_matrix, complex_dtype, Domain
+from ._pairs import (
+    check_ties,
+    default_tie_rtol,
+    eigen_of_block,
+    nan_tangent,
+    tied,
+    Ties,
+)
+
+
+class EigResult(NamedTuple):
+    """Eigenvalues `(..., n)` and eigenvectors `(..., n, n)`, vectors in columns."""
+
+    eigenvalues: Complex[Array, "*batch n"]
+    eigenvectors: Complex[Array, "*batch n n"]
+
+
+def eig(
+    a: Inexact[ArrayLike, "*batch n n"],
+    *,
+    gauge: AbstractGauge | None = None,
+    ties: Ties = "nan",
+    tie_rtol: float | None = None,
+) -> EigResult:
+    """Eigenvalues and eigenvectors of general square matrices, differentiable.
+
+    Values and order are those of `jnp.linalg.eig`; vectors are its vectors brought into
+    the gauge. Derivatives of any order in either mode, by one linear solve with the
+    matrix of eigenvectors: O(n³) altogether. The whole spectrum is the invariant
+    subspace X = I, so nothing but the small eigenvalue problem is left of the rule.
+
+    **Arguments:**
+
+    - `a`: shape `(..., n, n)`, real or complex, float32 or float64 precision; integers
+        are promoted.
+    - `gauge`: the scale of the vectors; default
+        [`implicit_eig.LargestReal`][]: unit 2-norm, largest entry real and positive.
+    - `ties`: the derivative of a vector whose eigenvalue is repeated: `"nan"`, in the
+        tangents of exactly those columns, or `"drop"`, without the coupling inside the
+        tie, right for functions that do not change when tied vectors are mixed.
+    - `tie_rtol`: eigenvalues tie when their gap is at most `tie_rtol · max|λ|`. Default:
+        `10 n eps`.
+
+    **Returns:** `EigResult(eigenvalues, eigenvectors)`, complex.
+
+    **Raises:** `ValueError` for a non-square `a`, `TypeError` for a dtype LAPACK has
+    not. NaN or inf in a matrix gives NaN for that matrix.
+
+    !!! Example
+
+        ```python
+        import jax, jax.numpy as jnp, implicit_eig as ieig
+        a = jnp.array([[2.0, 1.0], [0.5, 3.0]])
+        w, v = ieig.eig(a)
+        g = jax.grad(lambda a: jnp.abs(ieig.eig(a).eigenvectors[0, 0]))(a)
+        ```
+    """
+    a = as_matrix(a, "a")
+    check_ties(ties, tie_rtol)
+    n = a.shape[-1]
+    gauge = as_gauge(gauge, Domain(jax.ShapeDtypeStruct((n,), a.dtype)))
+    if tie_rtol is None:
+        tie_rtol = default_tie_rtol(n, a.dtype)
+    active = jnp.ones(n, bool)
+
+    def one(a: Array, w: Array, v: Array) -> tuple[Array, Array]:
+        w, v = eigen_of_block(a, w, v, active=active, tie_rtol=tie_rtol)
+        v = jax.vmap(gauge, in_axes=1, out_axes=1)(v)
+        if ties == "nan":
+            v = nan_tangent(v, jnp.any(tied(w, active, tie_rtol), axis=0))
+        return w, v
+
+    if a.size == 0:
+        dtype = complex_dtype(a.dtype)
+        return EigResult(jnp.zeros(a.shape[:-1], dtype), jnp.zeros(a.shape, dtype))
+    w, v = jnp.linalg.eig(jax.lax.stop_gradient(a))
+    flat = [x.reshape((-1, *x.shape[a.ndim - 2 :])) for x in (a, w, v)]
+    w, v = jax.vmap(one)(*flat)
+    return EigResult(w.reshape(a.shape[:-1]), v.reshape(a.shape))
+
+
+@jax.custom_jvp
+def _eigvals(a: Inexact[Array, "*batch n n"]) -> Complex[Array, "*batch n"]:
+    return jnp.linalg.eigvals(a)
+
+
+@_eigvals.defjvp
+def _(primals, tangents):
+    (a,), (t_a,) = primals, tangents
+    # The gauge cancels in diag(V⁻¹ ȧ V), and so does any mixing inside a tie as seen
+    # from outside it.
+    w, v = eig(a, ties="drop")
+    return w, jnp.diagonal(
+        jnp.linalg.solve(v, t_a.astype(v.dtype) @ v), axis1=-2, axis2=-1
+    )
+
+
+def eigvals(a: Inexact[ArrayLike, "*batch n n"]) -> Complex[Array, "*batch n"]:
+    """Eigenvalues of general square matrices, differentiable to any order.
+
+    Without a derivative this is `jnp.linalg.eigvals`; a derivative costs one full
+    eigendecomposition.
+
+    **Arguments:**
+
+    - `a`: shape `(..., n, n)`; dtypes as in [`implicit_eig.eig`][].
+
+    **Returns:** shape `(..., n)`, complex. At a repeated eigenvalue first derivatives
+    are right for functions that are symmetric in the tied values.
+
+    !!! Example
+
+        ```python
+        abscissa = lambda a: jnp.max(ieig.eigvals(a).real)
+        hessian = jax.hessian(abscissa)(a)
+        ```
+    """
+    a = as_matrix(a, "a")
+    if a.size == 0:
+        return jnp.zeros(a.shape[:-1], complex_dtype(a.dtype))
+    return _eigvals(a)

@@ -1,0 +1,11 @@
+"""Finds the block (X, L) of the selected pairs. No derivatives."""
+
+from .base import (
+    AbstractEigensolver as AbstractEigensolver,
+    biorthogonal as biorthogonal,
+    combine as combine,
+    galerkin as galerkin,
+    InvariantBlock as InvariantBlock,
+)
+from .dense import Dense as Dense
+from .krylov_schur import KrylovSchur as KrylovSchur

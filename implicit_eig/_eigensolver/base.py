@@ -1,0 +1,133 @@
+"""What an eigensolver returns, and the base class of eigensolvers."""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Complex, Float, Inexact
+
+from .._operator import Pencil
+from .._progress_meter import AbstractProgressMeter
+from .._solution import RESULTS
+from .._which import AbstractSelection
+
+
+class InvariantBlock(eqx.Module):
+    """The selected pairs as one block: `A X = B X L`, and `L W = W diag(λ)`.
+
+    Columns stand best first, those that are not `active` last. There may be more than k
+    of them: for a real operator X and L are real, so a conjugate pair whose second
+    member is not wanted is kept whole.
+
+    **Attributes:**
+
+    - `basis`: X, shape `(n, m)`, orthonormal columns.
+    - `matrix`: L, shape `(m, m)`. Active columns span an invariant subspace of their
+        own, so L has no entries below them.
+    - `eigenvalues`, `coordinates`: λ and W. Active columns of W are zero in rows that
+        are not active.
+    - `left_basis`: C with `Cᴴ A = L Cᴴ B` and `Cᴴ B X = I` on active columns, or `None`.
+    - `active`: whether a column may be differentiated: wanted (or the partner of a
+        wanted one) and converged.
+    - `residuals`: `‖A v − λ B v‖ / ‖v‖` of the pairs.
+    - `norm`: an estimate of `‖A‖`.
+    """
+
+    basis: Inexact[Array, "n m"]
+    matrix: Inexact[Array, "m m"]
+    eigenvalues: Complex[Array, " m"]
+    coordinates: Complex[Array, "m m"]
+    left_basis: Inexact[Array, "n m"] | None
+    active: Bool[Array, " m"]
+    residuals: Float[Array, " m"]
+    norm: Float[Array, ""]
+    stats: dict[str, Any]
+    result: RESULTS
+
+
+class AbstractEigensolver(eqx.Module):
+    """Finds the selected eigenpairs of a pencil. No derivatives: they are the rule's.
+
+    A subclass implements `compute`. Whatever it runs, the derivative of its pairs is
+    taken by the implicit rule at the pairs it returns.
+    """
+
+    @abc.abstractmethod
+    def compute(
+        self,
+        pencil: Pencil,
+        selection: AbstractSelection,
+        k: int,
+        *,
+        v0: Inexact[Array, " n"] | None,
+        left: bool,
+        progress_meter: AbstractProgressMeter,
+    ) -> InvariantBlock:
+        """Returns the `k` best pairs of `pencil` in the sense of `selection`.
+
+        `v0` is a start vector or `None`; `left` asks for the left basis. Runs under
+        `jit` and `vmap`.
+        """
+
+
+def galerkin(
+    pencil: Pencil,
+    basis: Inexact[Array, "n m"],
+    eigenvalues: Complex[Array, " m"],
+    coordinates: Complex[Array, "m m"],
+) -> tuple[Inexact[Array, "m m"], Float[Array, " m"]]:
+    """L with `A X ≈ B X L`, and the true residual norms `‖Av − λBv‖/‖v‖` of the pairs
+    (λ, X W), at one block product with A and one with B."""
+    ax = pencil.mm(basis)
+    if pencil.mass is None:
+        bx, matrix = basis, basis.conj().T @ ax
+    else:
+        bx = pencil.mass_mm(basis)
+        q, r = jnp.linalg.qr(bx)
+        matrix = jax.scipy.linalg.solve_triangular(r, q.conj().T @ ax)
+    vectors = combine(basis, coordinates)
+    defect = combine(ax, coordinates) - combine(bx, coordinates) * eigenvalues
+    size = jnp.linalg.norm(vectors, axis=0)
+    return matrix, jnp.linalg.norm(defect, axis=0) / jnp.where(size > 0, size, 1)
+
+
+def biorthogonal(
+    pencil: Pencil,
+    left: Inexact[Array, "n m"],
+    basis: Inexact[Array, "n m"],
+    active: Bool[Array, " m"],
+) -> Inexact[Array, "n m"]:
+    """The basis C of the active columns' span of `left` with `Cᴴ B X = I` on them."""
+    left = jnp.where(active, left, 0)
+    gram = left.conj().T @ pencil.mass_mm(basis)
+    both = active[:, None] & active[None, :]
+    gram = jnp.where(both, gram, jnp.eye(active.size, dtype=gram.dtype))
+    return jnp.linalg.solve(gram, left.conj().T).conj().T
+
+
+def leading(active: Bool[Array, " m"], x: Inexact[Array, "m m"]) -> Inexact[Array, "m m"]:
+    """Without the entries below the active columns, which are rounding errors."""
+    return jnp.where(active[:, None] | ~active[None, :], x, 0)
+
+
+def combine(
+    basis: Inexact[Array, "n m"], coordinates: Complex[Array, "m k"]
+) -> Complex[Array, "n k"]:
+    """X W; a real X is never cast to complex."""
+    if jnp.iscomplexobj(basis):
+        return basis @ coordinates
+    return jax.lax.complex(basis @ coordinates.real, basis @ coordinates.imag)
+
+
+def schur_basis(
+    vectors: Complex[Array, "m m"], second: Bool[Array, " m"], is_real: bool
+) -> Inexact[Array, "m m"]:
+    """Orthonormal Q whose leading columns span the leading eigenvectors.
+
+    For a real matrix a pair (v, v̄) spans what (Re v, Im v) does, and Q is real.
+    """
+    if is_real:
+        vectors = jnp.where(second, vectors.imag, vectors.real)
+    return jnp.linalg.qr(vectors)[0]

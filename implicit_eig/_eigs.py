@@ -1,0 +1,291 @@
+"""Selected eigenpairs of any operator."""
+
+import operator as _operator_module
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import lineax as lx
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, ArrayLike, Inexact, PyTree
+
+from ._eigensolver import AbstractEigensolver, Dense, InvariantBlock, KrylovSchur
+from ._gauge import AbstractGauge, as_gauge
+from ._implicit import block_root, ImplicitAdjoint
+from ._operator import as_pencil, Pencil
+from ._pairs import check_ties, pairs_of_block, Ties
+from ._progress_meter import AbstractProgressMeter, NoProgressMeter
+from ._solution import RESULTS, Solution
+from ._which import AbstractSelection, as_selection, Nearest
+
+
+def eigs(
+    operator: Any,
+    k: int | None = 6,
+    which: Any = "LM",
+    *,
+    sigma: ArrayLike | None = None,
+    mass: Any = None,
+    like: PyTree | None = None,
+    v0: PyTree[ArrayLike] | None = None,
+    left: bool = False,
+    eigensolver: AbstractEigensolver | None = None,
+    adjoint: ImplicitAdjoint | None = None,
+    gauge: AbstractGauge | None = None,
+    ties: Ties = "nan",
+    tie_rtol: float | None = None,
+    throw: bool = True,
+    progress_meter: AbstractProgressMeter = NoProgressMeter(),
+) -> Solution:
+    """k eigenpairs of `A v = λ v` or `A v = λ B v`, differentiable.
+
+    Who finds the pairs (`eigensolver`), who solves the linear systems of their
+    derivatives (`adjoint`) and which scale vectors have (`gauge`) are three separate
+    choices. Derivatives never pass through the eigensolver's steps: each costs the
+    solution of one bordered Sylvester system for the selected pairs, and none for
+    eigenvalues where left vectors are at hand (`Dense`, or `left=True`).
+
+    **Arguments:**
+
+    - `operator`: A, of order n: a square array; `BCOO` or `BCSR`; a SciPy sparse array
+        (whose values become a constant); any lineax operator; or a callable `v -> A v`
+        with `like=`. Differentiable: arrays, sparse values, leaves of operators, what a
+        callable closes over. For batches use `jax.vmap`.
+    - `k`: number of pairs, `1 ≤ k ≤ n`. `None` means all n of a dense matrix.
+    - `which`: the wanted end of the spectrum: `"LM"`, `"SM"` (modulus), `"LR"`, `"SR"`
+        (real part), `"LI"`, `"SI"` (imaginary part, of real operators its modulus); a
+        callable `λ -> key`, largest key first; [`implicit_eig.Nearest`][];
+        [`implicit_eig.Overlap`][].
+    - `sigma`: the k eigenvalues nearest to it. Needs `Dense()` for now.
+    - `mass`: B, as `operator`; needs `Dense()` for now.
+    - `like`: for a callable, a vector of its domain (or its `ShapeDtypeStruct`s).
+    - `v0`: start vector of iterative eigensolvers; no derivative. Default: fixed.
+    - `left`: whether to return left vectors and condition numbers.
+    - `eigensolver`: default `Dense()` for arrays, else `KrylovSchur()` (where its Krylov
+        space would fill the whole space, `Dense()`, noted in `stats`).
+    - `adjoint`: default [`implicit_eig.ImplicitAdjoint`][]`()`.
+    - `gauge`: default [`implicit_eig.LargestReal`][]`()`.
+    - `ties`, `tie_rtol`: as in [`implicit_eig.eig`][], among the selected pairs.
+        Eigenvalues that are not selected never matter.
+    - `throw`: raise when a run fails; else see `Solution.result`. Pairs that did not
+        converge have NaN derivatives, as have all pairs when a derivative's linear
+        solve misses its tolerance.
+    - `progress_meter`: shows the run.
+
+    **Returns:** a [`implicit_eig.Solution`][]: exactly k pairs, best first, of a
+    conjugate pair the one with positive imaginary part first.
+
+    **Raises:** `ValueError` or `TypeError` for what can be seen from shapes, dtypes and
+    Python values; a run-time error under `throw`.
+
+    **Cost:** `Dense`: O(n³). `KrylovSchur`: `stats["num_matvecs"]` products; a gradient
+    about as many products again, whatever the number of parameters.
+
+    !!! Example
+
+        ```python
+        import jax, jax.numpy as jnp, implicit_eig as ieig
+
+        def growth(rates):
+            mv = lambda v: rates * v + 0.1 * jnp.roll(v, 1)
+            return ieig.eigs(mv, k=1, which="LR", like=rates).eigenvalues[0].real
+
+        jax.grad(growth)(jnp.linspace(0.0, 1.0, 100))
+        ```
+    """
+    pencil = as_pencil(operator, mass, like)
+    k = _check_k(k, pencil)
+    check_ties(ties, tie_rtol)
+    selection = as_selection(which, pencil.domain)
+    if sigma is not None:
+        selection = Nearest(sigma)
+    gauge = as_gauge(gauge, pencil.domain)
+    chosen = _choose(eigensolver, pencil, k, sigma)
+    adjoint = check_adjoint(adjoint)
+    start = _check_v0(v0, pencil)
+    solution = _eigs(
+        pencil,
+        selection,
+        k,
+        start,
+        bool(left),
+        chosen,
+        adjoint.bind(pencil, chosen, selection, k, throw),
+        gauge,
+        ties,
+        tie_rtol,
+        progress_meter,
+        isinstance(chosen, Dense) and isinstance(eigensolver, KrylovSchur),
+    )
+    if throw:
+        solution = solution.result.error_if(
+            solution, solution.result != RESULTS.successful
+        )
+    return solution
+
+
+@eqx.filter_jit
+def _eigs(
+    pencil: Pencil,
+    selection: AbstractSelection,
+    k: int,
+    v0: Inexact[Array, " n"] | None,
+    left: bool,
+    eigensolver: AbstractEigensolver,
+    solve,
+    gauge: AbstractGauge,
+    ties: Ties,
+    tie_rtol: float | None,
+    progress_meter: AbstractProgressMeter,
+    fell_back: bool,
+) -> Solution:
+    selection, v0, eigensolver, solve = stop((selection, v0, eigensolver, solve))
+    block = eigensolver.compute(
+        stop(pencil), selection, k, v0=v0, left=left, progress_meter=progress_meter
+    )
+    block = stop(block)
+    solve = solve.for_pairs(block.eigenvalues, block.active)
+    if v0 is not None:
+        zero = ~jnp.any(v0 != 0)
+        result = RESULTS.where(zero, RESULTS.zero_start_vector, block.result)
+        block = eqx.tree_at(lambda b: b.result, block, result)
+    block.stats["dense_fallback"] = jnp.asarray(fell_back)
+    return solution_of_block(
+        pencil, block, solve, k=k, left=left, gauge=gauge, ties=ties, tie_rtol=tie_rtol
+    )
+
+
+def stop(tree: PyTree) -> PyTree:
+    """`stop_gradient` on the arrays of a pytree."""
+    dynamic, static = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(jax.lax.stop_gradient(dynamic), static)
+
+
+def solution_of_block(
+    pencil: Pencil,
+    block: InvariantBlock,
+    solve,
+    *,
+    k: int,
+    left: bool,
+    gauge: AbstractGauge,
+    ties: Ties,
+    tie_rtol: float | None,
+) -> Solution:
+    """The data's way down: block → rule → pairs → what the user sees."""
+    basis, matrix, left_basis = block_root(
+        pencil,
+        block.basis,
+        block.matrix,
+        block.left_basis,
+        active=block.active,
+        solve=solve,
+    )
+    pairs = pairs_of_block(
+        pencil,
+        basis,
+        matrix,
+        left_basis if left else None,
+        block.eigenvalues,
+        block.coordinates,
+        active=block.active,
+        k=k,
+        gauge=gauge,
+        ties=ties,
+        tie_rtol=tie_rtol,
+    )
+    condition_numbers = None
+    left_eigenvectors = None
+    if pairs.left is not None:
+        sizes = [jnp.linalg.norm(x, axis=0) for x in (pairs.left, pairs.right)]
+        condition_numbers = sizes[0] * sizes[1]
+        left_eigenvectors = pencil.domain.unflatten(pairs.left)
+    eps = jnp.finfo(block.residuals.dtype).eps
+    scale = jnp.maximum(jnp.abs(block.eigenvalues), eps * block.norm)[:k]
+    residuals = block.residuals[:k] / jnp.where(scale > 0, scale, 1)
+    return Solution(
+        eigenvalues=pairs.eigenvalues,
+        eigenvectors=pencil.domain.unflatten(pairs.right),
+        left_eigenvectors=left_eigenvectors,
+        residuals=residuals,
+        condition_numbers=condition_numbers,
+        stats=block.stats,
+        result=block.result,
+    )
+
+
+def check_adjoint(adjoint: Any) -> ImplicitAdjoint:
+    if adjoint is None:
+        return ImplicitAdjoint()
+    if not isinstance(adjoint, ImplicitAdjoint):
+        raise TypeError(f"`adjoint` must be an `ImplicitAdjoint`; got {adjoint!r}.")
+    return adjoint
+
+
+def _check_k(k: Any, pencil: Pencil) -> int:
+    n = pencil.n
+    if k is None:
+        if not isinstance(pencil.operator, lx.MatrixLinearOperator):
+            raise ValueError(
+                "`k=None` (all pairs) needs a dense matrix; got "
+                f"{type(pencil.operator).__name__}."
+            )
+        return n
+    try:
+        if isinstance(k, bool):
+            raise TypeError
+        k = _operator_module.index(k)
+    except TypeError as error:
+        raise TypeError(f"`k` must be an integer; got {k!r}.") from error
+    if k < 1:
+        raise ValueError(f"`k` must be at least 1; got {k}.")
+    if k > n:
+        raise ValueError(f"`k` must be at most the order n = {n}; got {k}.")
+    return k
+
+
+def _choose(eigensolver, pencil: Pencil, k: int, sigma) -> AbstractEigensolver:
+    if eigensolver is None:
+        if isinstance(pencil.operator, lx.MatrixLinearOperator):
+            return Dense()
+        eigensolver = KrylovSchur()
+    if not isinstance(eigensolver, AbstractEigensolver):
+        raise TypeError(
+            f"`eigensolver` must be an `AbstractEigensolver`; got {eigensolver!r}."
+        )
+    if isinstance(eigensolver, KrylovSchur):
+        if sigma is not None:
+            raise ValueError(
+                f"`sigma={sigma}` asks for interior eigenvalues, which `KrylovSchur` "
+                "cannot find from products with A alone; take `eigensolver=Dense()`."
+            )
+        if not eigensolver.suits(pencil.n, k):
+            return Dense()
+    return eigensolver
+
+
+def _check_v0(v0: Any, pencil: Pencil) -> Inexact[Array, " n"] | None:
+    if v0 is None:
+        return None
+    domain = pencil.domain
+    leaves, treedef = jtu.tree_flatten(v0)
+    shapes = [jnp.shape(leaf) for leaf in leaves]
+    if treedef != domain.treedef or shapes != [s.shape for s in domain.leaves]:
+        raise ValueError(
+            "`v0` must be a vector of the operator's domain, of shape "
+            f"{[s.shape for s in domain.leaves]}; got {shapes}."
+        )
+    if pencil.is_real and any(jnp.iscomplexobj(leaf) for leaf in leaves):
+        raise TypeError("`v0` is complex, but the operator is real.")
+    leaves = [jnp.asarray(leaf).astype(domain.dtype) for leaf in leaves]
+    start = domain.flatten(jtu.tree_unflatten(treedef, leaves))
+    if not isinstance(start, Tracer):
+        values = np.asarray(start)
+        if not np.all(np.isfinite(values)):
+            raise ValueError("`v0` contains NaN or inf.")
+        if not np.any(values):
+            raise ValueError("`v0` is zero: a start vector must have a direction.")
+    return start

@@ -1,0 +1,145 @@
+"""The scale of an eigenvector, applied last.
+
+A gauge maps a nonzero vector to the representative of its line, by ordinary traced
+operations, so derivatives follow it.
+"""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Complex, Inexact, PyTree
+
+from ._operator import Domain
+
+
+class AbstractGauge(eqx.Module):
+    """Base class of gauges: `__call__(v)` returns a multiple of the vector `v`.
+
+    The multiple must not depend on the scale `v` came with (up to what a gauge leaves
+    free on purpose), and should be smooth near `v`.
+    """
+
+    @abc.abstractmethod
+    def __call__(self, v: Complex[Array, " n"]) -> Complex[Array, " n"]: ...
+
+
+def _norm(v: Array) -> Array:
+    # Scaled, so that neither squares nor their derivatives over- or underflow.
+    scale = jax.lax.stop_gradient(jnp.max(jnp.abs(v)))
+    scale = jnp.where(scale > 0, scale, 1)
+    size = jnp.sqrt(jnp.sum((v.real / scale) ** 2 + (v.imag / scale) ** 2))
+    return (scale * size).astype(v.dtype)
+
+
+def _largest(v: Array) -> Array:
+    v = jax.lax.stop_gradient(v)
+    return v.real**2 + v.imag**2
+
+
+def _phase(z: Array) -> Array:
+    return z / jnp.abs(z).astype(z.dtype)
+
+
+class LargestReal(AbstractGauge):
+    """Unit 2-norm, the entry of largest modulus real and positive (the default).
+
+    Where several entries tie for the largest modulus the first of them in floating
+    point is taken; the gauge then jumps under perturbations, and only functions that do
+    not depend on the phase are smooth.
+    """
+
+    def __call__(self, v):
+        return v * (_phase(v[jnp.argmax(_largest(v))]).conj() / _norm(v))
+
+
+class Lapack(AbstractGauge):
+    """As `geev` returns vectors: unit 2-norm, the entry of largest modulus real.
+
+    Its sign is the one the vector comes with: LAPACK leaves it free, so it may flip
+    under a perturbation. Take `LargestReal` where that matters.
+    """
+
+    def __call__(self, v):
+        phase = _phase(v[jnp.argmax(_largest(v))])
+        sign = jnp.where(jax.lax.stop_gradient(phase.real) < 0, -1, 1).astype(v.dtype)
+        return v * (sign * phase.conj() / _norm(v))
+
+
+class UnitNorm(AbstractGauge):
+    """Unit 2-norm; entry `index` real and positive, or the phase left free.
+
+    With `index=None` the phase is the one the solver happened to return, and
+    derivatives are those without a component along the vector: right for functions that
+    do not depend on the phase. With an `index`, a vector that vanishes there gives NaN.
+    """
+
+    index: int | None = eqx.field(static=True, default=None)
+
+    def __call__(self, v):
+        if self.index is None:
+            # Im(v₀ᴴv) = 0 pins the phase to the one v came with.
+            phase = _phase(jnp.sum(jax.lax.stop_gradient(v).conj() * v))
+        else:
+            phase = _phase(v[self.index])
+        return v * (phase.conj() / _norm(v))
+
+
+class Functional(AbstractGauge):
+    """`cᴴv = 1` for a vector `c` of the operator's domain. Derivatives reach `c`."""
+
+    c: PyTree[Inexact[Array, "..."]]
+
+    def __call__(self, v):
+        c = Domain(jax.eval_shape(lambda: self.c)).flatten(self.c)
+        return v / jnp.sum(c.astype(v.dtype).conj() * v)
+
+
+class Bilinear(AbstractGauge):
+    """`vᵀv = 1`, the entry of largest modulus with positive real part.
+
+    The natural scale for complex symmetric operators. NaN or inf for a vector with
+    `vᵀv = 0`, which happens at exceptional points.
+    """
+
+    def __call__(self, v):
+        # Rotate first: the square root's branch then depends on v's line only.
+        v = v / v[jnp.argmax(_largest(v))]
+        return v / jnp.sqrt(jnp.sum(v * v))
+
+
+class _User(AbstractGauge):
+    fn: Callable[[Any], Any]
+    domain: Domain
+
+    def __call__(self, v):
+        scaled = self.fn(self.domain.unflatten(v))
+        return self.domain.flatten(scaled).astype(v.dtype)
+
+
+def as_gauge(gauge: Any, domain: Domain) -> AbstractGauge:
+    if gauge is None:
+        return LargestReal()
+    if isinstance(gauge, UnitNorm) and gauge.index is not None:
+        if not -domain.n <= gauge.index < domain.n:
+            raise ValueError(
+                f"`UnitNorm(index={gauge.index})` is outside a vector of length "
+                f"{domain.n}."
+            )
+    if isinstance(gauge, Functional):
+        shapes = [jnp.shape(leaf) for leaf in jax.tree_util.tree_leaves(gauge.c)]
+        if shapes != [s.shape for s in domain.leaves]:
+            raise ValueError(
+                "The vector of `Functional` must be of the operator's domain, of shape "
+                f"{[s.shape for s in domain.leaves]}; got {shapes}."
+            )
+    if isinstance(gauge, AbstractGauge):
+        return gauge
+    if callable(gauge):
+        return _User(gauge, domain)
+    raise TypeError(
+        f"`gauge` must be a gauge such as `LargestReal()`, or a callable; got {gauge!r}."
+    )

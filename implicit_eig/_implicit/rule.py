@@ -1,0 +1,98 @@
+"""The rule that differentiates everything: tangents of the block root (X, L).
+
+    F(X, L; A, B) = (A X − B X L,  Cᴴ X − I) = 0
+
+By the implicit function theorem the tangents of X and L solve one bordered Sylvester
+system. JAX transposes the rule for reverse mode and differentiates it again for higher
+orders: X and L inside the rule come from the differentiable function itself.
+"""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, Bool, Inexact
+
+from .._operator import Pencil
+from .bordered import solve_bordered
+
+
+@eqx.filter_custom_jvp
+def block_root(pencil, basis, matrix, left_basis, *, active, solve):
+    """The invariant block (X, L, C) of `pencil`, found elsewhere, made differentiable.
+
+    X, L and C (or `None`) are returned as they are; their tangents depend on those of
+    the pencil alone. Columns that are not `active` have zero tangents.
+
+    Any tangent with `AẊ + ȦX = BẊL + ḂXL + BXL̇` will do for what users see, since pairs,
+    projectors and functions of them do not depend on the basis of span(X). Without a
+    left basis it is the one with `XᴴẊ = 0` at the base point, and L̇ comes out of the
+    solve. With one it is `CᴴBẊ = 0`, for which `L̇ = Cᴴ(ȦX − ḂXL)` needs no solve.
+    """
+    del pencil, active, solve
+    return basis, matrix, left_basis
+
+
+@block_root.def_jvp
+def _(primals, tangents, *, active, solve):
+    pencil, *_ = primals
+    t_pencil, *_ = tangents
+    basis, matrix, left_basis = block_root(*primals, active=active, solve=solve)
+    x, l = _only(active, basis, matrix)
+    # ȦX − ḂXL
+    rhs = _along(t_pencil, pencil, lambda p: p.mm(x) - p.mass_mm(x) @ l)
+    solution = solve_bordered(pencil, x, l, -rhs, active, solve)
+    t_basis, t_matrix, t_left = solution.outside, solution.inside, None
+    if left_basis is not None:
+        c = jnp.where(active, left_basis, 0)
+        t_matrix = c.conj().T @ rhs
+        t_basis = t_basis - x @ (c.conj().T @ pencil.mass_mm(t_basis))
+        t_left = _left_tangent(t_pencil, pencil, x, l, c, t_basis, active, solve)
+    return (basis, matrix, left_basis), (t_basis, t_matrix, t_left)
+
+
+def _only(
+    active: Bool[Array, " m"],
+    basis: Inexact[Array, "n m"],
+    matrix: Inexact[Array, "m m"],
+) -> tuple[Inexact[Array, "n m"], Inexact[Array, "m m"]]:
+    """The active part: zero columns elsewhere, decoupled from it."""
+    both = active[:, None] & active[None, :]
+    # An idle diagonal entry becomes the shift of a system with a zero right side; at
+    # an eigenvalue that is in use this system is regular.
+    idle = jax.lax.stop_gradient(matrix[0, 0]) * jnp.eye(active.size, dtype=matrix.dtype)
+    return jnp.where(active, basis, 0), jnp.where(both, matrix, idle)
+
+
+def _along(t_pencil, pencil: Pencil, fn: Callable[[Pencil], Array]) -> Array:
+    """The tangent of `fn(pencil)`. Leaves that do not move have `None` for tangent."""
+    moving = jtu.tree_map(lambda t: t is not None, t_pencil, is_leaf=lambda t: t is None)
+    dynamic, static = eqx.partition(pencil, moving)
+    return jax.jvp(lambda p: fn(eqx.combine(p, static)), (dynamic,), (t_pencil,))[1]
+
+
+def _left_tangent(t_pencil, pencil, x, l, c, t_x, active, solve):
+    """Ċ from AᴴC = BᴴCLᴴ, kept dual to X: d(CᴴBX) = 0.
+
+    conj(C) is a right block of the transposed pencil; Z, with conj(C) = Z T and T held
+    constant, is one with orthonormal columns.
+    """
+    both = active[:, None] & active[None, :]
+    t = jax.lax.stop_gradient(jnp.linalg.qr(c.conj())[1])
+    t = jnp.where(both, t, jnp.eye(active.size, dtype=c.dtype))
+    t_inverse = jnp.linalg.inv(t)
+    z, m = c.conj() @ t_inverse, t @ l.T @ t_inverse
+
+    def residual(pencil: Pencil) -> Array:
+        transposed = pencil.transpose()
+        return transposed.mm(z) - transposed.mass_mm(z) @ m
+
+    rhs = _along(t_pencil, pencil, residual)
+    outside = solve_bordered(pencil.transpose(), z, m, -rhs, active, solve).outside
+    t_c = (outside @ t).conj()
+    drift = t_c.conj().T @ pencil.mass_mm(x) + c.conj().T @ (
+        _along(t_pencil, pencil, lambda p: p.mass_mm(x)) + pencil.mass_mm(t_x)
+    )
+    return t_c - c @ drift.conj().T

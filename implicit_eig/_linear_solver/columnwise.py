@@ -1,0 +1,135 @@
+"""Any lineax solver, one shifted system a pair.
+
+With a Schur form L = U T Uᴴ the Sylvester system becomes one shifted system a column,
+
+    P (A − t_jj B) y_j = r_j + Σ_{i<j} P B y_i t_ij ,
+
+coupled one way, so equal or defective eigenvalues inside L do no harm.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Complex, Inexact
+
+from .._operator import complex_dtype, Pencil, promises_nothing
+from .system import AbstractSylvesterSolver, dot, ProjectedSylvester, times
+
+
+class Columnwise(AbstractSylvesterSolver):
+    """Solves the shifted systems one after the other with a lineax solver."""
+
+    linear_solver: lx.AbstractLinearSolver
+
+    def solve(self, system, rhs, *, selection, k, preconditioner, rtol):
+        del selection, k, rtol
+        t, u = complex_schur(system.matrix)
+        m = t.shape[0]
+        above = jnp.triu(t, 1)
+        right = times(rhs, u)
+
+        def column(solved, j):
+            earlier = system.project(system.pencil.mass_mm(solved) @ above[:, j])
+            b = right[:, j] + earlier
+            operator = _Shifted(system, t[j, j])
+            options = {}
+            if preconditioner is not None:
+                options["preconditioner"] = _Projected(system, preconditioner, b.dtype)
+            y = lx.linear_solve(
+                operator, b, self.linear_solver, options=options, throw=False
+            ).value
+            # A column that is not in use: its shift may meet an eigenvalue.
+            y = jnp.where(jnp.all(b == 0), 0, y)
+            y = system.restrict(y[:, None])[:, 0]
+            return solved.at[:, j].set(y), None
+
+        solved, _ = jax.lax.scan(column, jnp.zeros_like(right), jnp.arange(m))
+        y = solved @ u.conj().T
+        return y if jnp.iscomplexobj(rhs) else y.real
+
+
+def complex_schur(
+    a: Inexact[Array, "m m"],
+) -> tuple[Complex[Array, "m m"], Complex[Array, "m m"]]:
+    """T and unitary U with a = U T Uᴴ, for small matrices."""
+    a = a.astype(complex_dtype(a.dtype))
+
+    def by_eig(a):
+        # No Schur form on GPUs: the QR of the eigenvectors triangularises too.
+        u = jnp.linalg.qr(jnp.linalg.eig(a)[1])[0]
+        return jnp.triu(u.conj().T @ a @ u), u
+
+    def by_lapack(a):
+        t, u = jax.lax.linalg.schur(a)
+        return t, u
+
+    return jax.lax.platform_dependent(a, cpu=by_lapack, default=by_eig)
+
+
+@promises_nothing
+class _Shifted(lx.AbstractLinearOperator):
+    """y ↦ P (A − t B) Q y + τ E Cᴴ y."""
+
+    system: ProjectedSylvester
+    shift: Complex[Array, ""]
+
+    def mv(self, vector):
+        s, y = self.system, vector[:, None]
+        q = s.restrict(y)
+        outside = s.pencil.mm(q) - self.shift * s.pencil.mass_mm(q)
+        return (s.project(outside) + s.border(y))[:, 0]
+
+    def as_matrix(self):
+        s = self.system
+        if isinstance(s.pencil.operator, lx.MatrixLinearOperator):
+            n = s.pencil.n
+            b = jnp.eye(n, dtype=s.pencil.dtype)
+            if s.pencil.mass is not None:
+                b = s.pencil.mass.as_matrix()
+            shifted = s.pencil.operator.matrix.astype(self.shift.dtype)
+            shifted = shifted - self.shift * b.astype(self.shift.dtype)
+            c = s.domain_basis.astype(shifted.dtype)
+            shifted = s.project(shifted)
+            shifted = shifted - (shifted @ c) @ c.conj().T
+            return shifted + s.border(jnp.eye(n, dtype=shifted.dtype))
+        eye = jnp.eye(s.pencil.n, dtype=self.shift.dtype)
+        return jax.vmap(self.mv, in_axes=1, out_axes=1)(eye)
+
+    def transpose(self):
+        return _Shifted(self.system.transpose(), self.shift)
+
+    def in_structure(self):
+        return jax.ShapeDtypeStruct((self.system.pencil.n,), self.shift.dtype)
+
+    def out_structure(self):
+        return self.in_structure()
+
+
+@promises_nothing
+class _Projected(lx.AbstractLinearOperator):
+    """Q M P y + C Eᴴ y / τ: what M ≈ (A − λB)⁻¹ is to the projected system."""
+
+    system: ProjectedSylvester
+    inverse: Pencil
+    dtype: Any
+
+    def mv(self, vector):
+        s, y = self.system, vector[:, None]
+        outside = s.restrict(self.inverse.mm(s.project(y)))
+        inside = times(s.domain_basis, dot(s.range_basis, y))
+        return (outside + inside / s.scale.astype(y.dtype))[:, 0]
+
+    def as_matrix(self):
+        eye = jnp.eye(self.system.pencil.n, dtype=self.dtype)
+        return jax.vmap(self.mv, in_axes=1, out_axes=1)(eye)
+
+    def transpose(self):
+        return _Projected(self.system.transpose(), self.inverse.transpose(), self.dtype)
+
+    def in_structure(self):
+        return jax.ShapeDtypeStruct((self.system.pencil.n,), self.dtype)
+
+    def out_structure(self):
+        return self.in_structure()

@@ -1,0 +1,74 @@
+"""All pairs' systems at once, as one more eigenvalue problem.
+
+With F the right side, P A Q Y − Y L = F says that
+
+    [ P A Q   −αF ] [  Y  ]   [  Y  ]
+    [   0       L ] [ I/α ] = [ I/α ] L ,
+
+so the columns (Y, I/α) span an invariant subspace of the augmented operator for the
+eigenvalues of L: the wanted ones of A, with the rest of its spectrum unchanged. The
+Krylov–Schur run that found X finds it, at about the same cost. (KrylovKit.jl solves its
+adjoint in this manner.)
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from .._eigensolver.krylov_schur import krylov_schur, KrylovSchur
+from .system import AbstractSylvesterSolver
+
+
+class KrylovSylvester(AbstractSylvesterSolver):
+    """Solves for the tangents or cotangents of all selected pairs in one Krylov–Schur
+    run on an augmented operator, in real arithmetic for real operators.
+
+    The default for pairs found by `KrylovSchur`. Needs the selected eigenvalues to be
+    extreme in the sense in which they were selected. Standard problems only.
+
+    **Arguments:**
+
+    - `rtol`: tolerance of the run; default: that of `ImplicitAdjoint`.
+    - `krylov_dim`, `max_restarts`: as in `KrylovSchur`.
+    """
+
+    rtol: float | None = eqx.field(static=True, default=None)
+    krylov_dim: int | None = eqx.field(static=True, default=None)
+    max_restarts: int = eqx.field(static=True, default=300)
+
+    def solve(self, system, rhs, *, selection, k, preconditioner, rtol):
+        del preconditioner
+        if system.pencil.mass is not None:
+            raise ValueError(
+                "`KrylovSylvester` solves standard problems; with `mass=` take a "
+                "lineax solver, such as `ImplicitAdjoint(linear_solver=lx.LU())`."
+            )
+        n, m = rhs.shape
+        active = system.active
+        both = active[:, None] & active[None, :]
+        size = jnp.max(jnp.linalg.norm(rhs, axis=0))
+        size = jnp.where(size > 0, size, 1)
+        scale, size = system.scale.astype(rhs.dtype), size.astype(rhs.dtype)
+        right = rhs * (scale / size)
+
+        def augmented(z):
+            y, c = z[:n, None], z[n:]
+            top = system.project(system.pencil.mm(system.restrict(y)))[:, 0]
+            return jnp.concatenate([top - right @ c, system.matrix @ c])
+
+        ones = active.astype(rhs.dtype)
+        start = jnp.concatenate([-(right @ ones) / scale, ones])
+        rtol = rtol if self.rtol is None else self.rtol
+        run = KrylovSchur(rtol, self.krylov_dim, self.max_restarts)
+        found = krylov_schur(
+            augmented,
+            start,
+            selection,
+            k,
+            krylov_dim=run.dimension(n + m, k),
+            rtol=run.tolerance(rhs.dtype),
+            max_restarts=run.max_restarts,
+        )
+        y = jnp.where(active, found.basis[:n], 0)
+        c = jnp.where(both, found.basis[n:], jnp.eye(m, dtype=rhs.dtype))
+        y = jnp.linalg.solve(c.T, y.T).T
+        return jnp.where(active, y, 0) * (size / scale)

@@ -1,0 +1,184 @@
+"""Arrays, sparse matrices, callables and lineax operators become lineax operators."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import lineax as lx
+import numpy as np
+from jaxtyping import Array, Inexact, PyTree
+
+from .pencil import Domain, Pencil
+from .sparse import SparseOperator
+
+
+_DTYPES = ("float32", "float64", "complex64", "complex128")
+
+
+def as_pencil(operator: Any, mass: Any, like: Any) -> Pencil:
+    """The pencil A − λB of what the user gave, of one dtype, checked."""
+    a = as_operator(operator, like)
+    if mass is None:
+        return Pencil(a, None)
+    b = as_operator(mass, a.in_structure(), name="mass")
+    da, db = Domain(a.in_structure()), Domain(b.in_structure())
+    if da.treedef != db.treedef or any(
+        s.shape != t.shape for s, t in zip(da.leaves, db.leaves, strict=True)
+    ):
+        raise ValueError(
+            "`mass` must act on the same space as `operator`; got "
+            f"{b.in_structure()} and {a.in_structure()}."
+        )
+    if da.dtype != db.dtype:
+        dtype = jnp.promote_types(da.dtype, db.dtype)
+        a, b = _astype(a, dtype, "operator"), _astype(b, dtype, "mass")
+    return Pencil(a, b)
+
+
+def as_operator(
+    operator: Any, like: PyTree | None = None, *, name: str = "operator"
+) -> lx.AbstractLinearOperator:
+    """A square lineax operator of what the user gave, or a `ValueError`/`TypeError`."""
+    if isinstance(operator, lx.AbstractLinearOperator):
+        result = operator
+    elif _is_jax_sparse(operator):
+        result = _from_jax_sparse(operator, name)
+    elif _is_scipy_sparse(operator):
+        result = _from_scipy(operator, name)
+    elif callable(operator):
+        result = _from_callable(operator, like, name)
+    else:
+        return lx.MatrixLinearOperator(as_matrix(operator, name))
+    _check_square(result, name)
+    return result
+
+
+def as_matrix(a: Any, name: str = "operator") -> Inexact[Array, "*batch n n"]:
+    """An array of square matrices of a dtype LAPACK has; integers are promoted."""
+    try:
+        a = jnp.asarray(a)
+    except TypeError as error:
+        raise TypeError(
+            f"`{name}` must be a square array, a sparse matrix, a lineax operator or a "
+            f"callable; got {type(a).__name__}."
+        ) from error
+    if a.ndim < 2 or a.shape[-1] != a.shape[-2]:
+        raise ValueError(f"`{name}` must be square; got an array of shape {a.shape}.")
+    if jnp.issubdtype(a.dtype, jnp.integer) or a.dtype == jnp.bool_:
+        a = a.astype(jnp.result_type(float))
+    _check_dtype(a.dtype, name)
+    return a
+
+
+def _check_dtype(dtype: Any, name: str) -> None:
+    if jnp.dtype(dtype).name not in _DTYPES:
+        raise TypeError(f"`{name}` must have dtype {', '.join(_DTYPES)}; got {dtype}.")
+
+
+def _check_square(operator: lx.AbstractLinearOperator, name: str) -> None:
+    into, out = operator.in_structure(), operator.out_structure()
+    leaves = jtu.tree_leaves(into)
+    if not leaves:
+        raise ValueError(f"`{name}` acts on an empty structure: {into}.")
+    for leaf in leaves:
+        _check_dtype(leaf.dtype, name)
+    if len({leaf.dtype for leaf in leaves}) > 1:
+        raise TypeError(f"`{name}` must act on arrays of one dtype; got {into}.")
+
+    def plain(tree: Any) -> Any:
+        return jtu.tree_map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), tree)
+
+    if not eqx.tree_equal(plain(into), plain(out)):
+        raise ValueError(
+            f"`{name}` must be square: its input and output structures differ.\n"
+            f"  input:  {into}\n  output: {out}"
+        )
+
+
+def _from_callable(
+    fn: Callable, like: PyTree | None, name: str
+) -> lx.AbstractLinearOperator:
+    if like is None:
+        raise ValueError(
+            f"`{name}` is a callable, so the space it acts on must be given: pass "
+            "`like=`, a vector (or pytree of arrays, or `jax.ShapeDtypeStruct`s)."
+        )
+
+    def leaf(x: Any) -> jax.ShapeDtypeStruct:
+        if not isinstance(x, jax.ShapeDtypeStruct):
+            x = jnp.asarray(x)
+        dtype = x.dtype
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            dtype = jnp.result_type(float)
+        return jax.ShapeDtypeStruct(x.shape, dtype)
+
+    return lx.FunctionLinearOperator(fn, jtu.tree_map(leaf, like))
+
+
+def _is_jax_sparse(x: Any) -> bool:
+    # Whoever holds such an array has imported the module; importing it here would cost
+    # every user of the package.
+    module = sys.modules.get("jax.experimental.sparse")
+    return module is not None and isinstance(x, module.JAXSparse)
+
+
+def _from_jax_sparse(x: Any, name: str) -> SparseOperator:
+    _check_matrix_shape(x.shape, name)
+    module = sys.modules["jax.experimental.sparse"]
+    if isinstance(x, module.BCSR):
+        x = x.to_bcoo()
+    if not isinstance(x, module.BCOO):
+        raise TypeError(
+            f"`{name}` is a {type(x).__name__}; of jax.experimental.sparse, BCOO and "
+            "BCSR are supported."
+        )
+    if x.n_batch or x.n_dense:
+        raise ValueError(
+            f"`{name}` must be a BCOO without batch and dense dimensions; got "
+            f"n_batch={x.n_batch}, n_dense={x.n_dense}. Use `jax.vmap` for batches."
+        )
+    return SparseOperator(x.data, x.indices[:, 0], x.indices[:, 1], x.shape[0])
+
+
+def _is_scipy_sparse(x: Any) -> bool:
+    module = sys.modules.get("scipy.sparse")
+    return module is not None and module.issparse(x)
+
+
+def _from_scipy(x: Any, name: str) -> SparseOperator:
+    _check_matrix_shape(x.shape, name)
+    x = x.tocoo()
+    index = np.int32 if x.shape[0] <= np.iinfo(np.int32).max else np.int64
+    return SparseOperator(x.data, x.row.astype(index), x.col.astype(index), x.shape[0])
+
+
+def _check_matrix_shape(shape: tuple[int, ...], name: str) -> None:
+    if len(shape) != 2 or shape[0] != shape[1]:
+        raise ValueError(f"`{name}` must be square; got a matrix of shape {shape}.")
+
+
+def _values(operator: Any) -> Array:
+    return operator.values
+
+
+def _astype(
+    operator: lx.AbstractLinearOperator, dtype: Any, name: str
+) -> lx.AbstractLinearOperator:
+    if operator.in_structure() is not None and all(
+        s.dtype == dtype for s in jtu.tree_leaves(operator.in_structure())
+    ):
+        return operator
+    if isinstance(operator, lx.MatrixLinearOperator):
+        return lx.MatrixLinearOperator(operator.matrix.astype(dtype), operator.tags)
+    if isinstance(operator, SparseOperator):
+        values = operator.values.astype(dtype)
+        return eqx.tree_at(_values, operator, values)
+    got = jtu.tree_leaves(operator.in_structure())[0].dtype
+    raise TypeError(
+        f"`operator` and `mass` must have one dtype; `{name}` acts on {got} where "
+        f"{dtype} is needed."
+    )

@@ -1,0 +1,74 @@
+"""What lineax asks of an operator class of one's own."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import lineax as lx
+
+
+def _no(operator: lx.AbstractLinearOperator) -> bool:
+    del operator
+    return False
+
+
+def promises_nothing(cls: type) -> type:
+    """Class decorator: operators of this class have no structure lineax could use.
+
+    lineax dispatches on the class for every such question and raises for a class it has
+    not met.
+    """
+    for question in (
+        lx.is_symmetric,
+        lx.is_diagonal,
+        lx.is_tridiagonal,
+        lx.has_unit_diagonal,
+        lx.is_lower_triangular,
+        lx.is_upper_triangular,
+        lx.is_positive_semidefinite,
+        lx.is_negative_semidefinite,
+    ):
+        question.register(cls)(_no)
+    lx.linearise.register(cls)(lambda operator: operator)
+    lx.materialise.register(cls)(
+        lambda operator: lx.MatrixLinearOperator(operator.as_matrix())
+    )
+    lx.diagonal.register(cls)(lambda operator: jnp.diagonal(operator.as_matrix()))
+    lx.conj.register(cls)(_conjugate)
+    return cls
+
+
+def _conjugate(operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
+    leaves = jtu.tree_leaves((operator.in_structure(), operator.out_structure()))
+    if not any(jnp.issubdtype(s.dtype, jnp.complexfloating) for s in leaves):
+        return operator
+    return _Conjugate(operator)
+
+
+def _conj(tree: Any) -> Any:
+    return jtu.tree_map(jnp.conj, tree)
+
+
+class _Conjugate(lx.AbstractLinearOperator):
+    """x ↦ conj(A conj(x))."""
+
+    operator: lx.AbstractLinearOperator
+
+    def mv(self, vector: Any) -> Any:
+        return _conj(self.operator.mv(_conj(vector)))
+
+    def as_matrix(self) -> Any:
+        return self.operator.as_matrix().conj()
+
+    def transpose(self) -> "_Conjugate":
+        return _Conjugate(self.operator.transpose())
+
+    def in_structure(self) -> Any:
+        return self.operator.in_structure()
+
+    def out_structure(self) -> Any:
+        return self.operator.out_structure()
+
+
+promises_nothing(_Conjugate)
+lx.conj.register(_Conjugate)(lambda operator: operator.operator)

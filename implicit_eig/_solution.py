@@ -1,0 +1,64 @@
+"""What comes back: result codes and the solution of an eigenvalue problem."""
+
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import Array, Complex, Float, PyTree
+
+
+class RESULTS(eqx.Enumeration):
+    """Why a run ended. The text of each member is the sentence a user reads."""
+
+    successful = ""
+    not_converged = (
+        "Fewer than `k` eigenpairs converged. The converged ones stand first in the "
+        "solution; the others are the best approximations at hand and have no "
+        "derivatives. Try a larger `krylov_dim`, more `max_restarts`, a looser `rtol`, "
+        "or a target `sigma`."
+    )
+    nonfinite = (
+        "NaN or inf was met: the operator, the mass matrix or the start vector `v0` "
+        "contains or produces non-finite values, so no eigenpairs exist."
+    )
+    zero_start_vector = "The start vector `v0` is zero (or underflows to zero)."
+    residual_too_large = (
+        "The residual of an eigenpair is too large for it to be an eigenpair of this "
+        "operator."
+    )
+    left_not_found = (
+        "The left invariant subspace does not match the right one: the run on the "
+        "adjoint operator missed its tolerance or found other eigenvalues, or an "
+        "eigenvalue is defective to rounding."
+    )
+    infinite_eigenvalues = (
+        "The mass matrix is singular and fewer than `k` finite eigenvalues exist."
+    )
+
+
+class Solution(eqx.Module):
+    """The selected eigenpairs of `A v = λ B v`.
+
+    **Attributes:**
+
+    - `eigenvalues`: shape `(k,)`, best first in the sense of `which`.
+    - `eigenvectors`: shape `(n, k)`; for an operator on a pytree, that structure with a
+        trailing axis `k`. Columns are vectors, in the chosen gauge.
+    - `left_eigenvectors`: the same shape, or `None`. `uᴴ A = λ uᴴ B`, `uᴴ B v = 1`.
+    - `residuals`: shape `(k,)`, `‖Av − λBv‖ / (‖v‖ max(|λ|, eps ‖A‖))`, computed from the
+        returned pairs.
+    - `condition_numbers`: shape `(k,)`, `κ(λ) = ‖u‖ ‖v‖ / |uᴴ B v|`, or `None`.
+    - `stats`: counts; at least `num_matvecs`, `num_restarts`, `num_converged`.
+    - `result`: a member of [`implicit_eig.RESULTS`][].
+
+    `eigenvalues`, `eigenvectors`, `left_eigenvectors` and `condition_numbers` are
+    differentiable with respect to the operator and the mass matrix, in either mode and
+    to any order; `residuals` and `stats` carry no derivative.
+    """
+
+    eigenvalues: Complex[Array, " k"]
+    eigenvectors: PyTree[Complex[Array, "..."]]
+    left_eigenvectors: PyTree[Complex[Array, "..."]] | None
+    residuals: Float[Array, " k"]
+    condition_numbers: Float[Array, " k"] | None
+    stats: dict[str, Any]
+    result: RESULTS

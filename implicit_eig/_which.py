@@ -1,0 +1,181 @@
+"""Which eigenvalues are wanted, and in which order they come back."""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, Int, PyTree
+
+from ._operator import Domain
+
+
+class AbstractSelection(eqx.Module):
+    """Ranks eigenvalues: the largest keys are wanted."""
+
+    @abc.abstractmethod
+    def keys(
+        self,
+        eigenvalues: Complex[Array, " m"],
+        overlaps: Float[Array, " m"] | None,
+        is_real: bool,
+    ) -> Float[Array, " m"]:
+        """A real key for each eigenvalue, the largest first.
+
+        `overlaps` are |⟨target, v⟩|/‖v‖ where the selection has a `target`, and
+        `is_real` tells that the operator is real, so that eigenvalues come in
+        conjugate pairs.
+        """
+
+    def target(self) -> Inexact[Array, " n"] | None:
+        """A vector whose overlaps with the eigenvectors `keys` asks for."""
+        return None
+
+
+class _Named(AbstractSelection):
+    name: str = eqx.field(static=True)
+
+    def keys(self, eigenvalues, overlaps, is_real):
+        del overlaps
+        # A real operator's pair shares one |imag|: both count as extreme, as in ARPACK.
+        imag = jnp.abs(eigenvalues.imag) if is_real else eigenvalues.imag
+        part = {"M": jnp.abs(eigenvalues), "R": eigenvalues.real, "I": imag}
+        key = part[self.name[1]]
+        return key if self.name[0] == "L" else -key
+
+
+class _Callable(AbstractSelection):
+    fn: Callable[..., Any]
+
+    def keys(self, eigenvalues, overlaps, is_real):
+        del overlaps, is_real
+        keys = jax.vmap(self.fn)(eigenvalues)
+        if jnp.iscomplexobj(keys) or keys.shape != eigenvalues.shape:
+            raise TypeError(
+                "`which(λ)` must return one real number; got "
+                f"{jax.typeof(keys)} for {jax.typeof(eigenvalues)}."
+            )
+        return keys.astype(eigenvalues.real.dtype)
+
+
+class Nearest(AbstractSelection):
+    """The eigenvalues nearest to `sigma`, nearest first."""
+
+    sigma: Complex[Array, ""]
+
+    def __init__(self, sigma: ArrayLike):
+        sigma = jnp.asarray(sigma)
+        if sigma.shape != ():
+            raise ValueError(f"`sigma` must be one number; got shape {sigma.shape}.")
+        if not jnp.iscomplexobj(sigma):
+            sigma = jax.lax.complex(*jnp.broadcast_arrays(sigma * 1.0, 0.0 * sigma))
+        self.sigma = sigma
+
+    def keys(self, eigenvalues, overlaps, is_real):
+        del overlaps, is_real
+        return -jnp.abs(eigenvalues - self.sigma.astype(eigenvalues.dtype))
+
+
+class Overlap(AbstractSelection):
+    """The pairs whose eigenvectors overlap most with `v`: `|vᴴx| / (‖v‖ ‖x‖)`.
+
+    Follows one mode through a path of parameters, also where eigenvalues cross. `v` is
+    a vector of the operator's domain, of its dtype or complex; it carries no derivative.
+    """
+
+    v: PyTree[Inexact[Array, "..."]]
+
+    def keys(self, eigenvalues, overlaps, is_real):
+        del eigenvalues, is_real
+        assert overlaps is not None
+        return overlaps
+
+    def target(self):
+        v = Domain(jax.eval_shape(lambda: self.v)).flatten(self.v)
+        return jax.lax.stop_gradient(v) / jnp.linalg.norm(v)
+
+
+class Known(AbstractSelection):
+    """The eigenvalues already known, found again."""
+
+    eigenvalues: Complex[Array, " k"]
+
+    def keys(self, eigenvalues, overlaps, is_real):
+        del overlaps, is_real
+        known = self.eigenvalues.astype(eigenvalues.dtype)
+        return -jnp.min(jnp.abs(eigenvalues[:, None] - known), axis=1)
+
+
+_NAMES = ("LM", "SM", "LR", "SR", "LI", "SI")
+
+
+def as_selection(which: Any, domain: Domain) -> AbstractSelection:
+    if isinstance(which, Overlap):
+        _check_vector(which.v, domain, "the vector of `Overlap`")
+        return which
+    if isinstance(which, AbstractSelection):
+        return which
+    if isinstance(which, str):
+        if which not in _NAMES:
+            raise ValueError(
+                f"`which` must be one of {', '.join(_NAMES)}, a callable, `Nearest` or "
+                f"`Overlap`; got {which!r}."
+            )
+        return _Named(which)
+    if callable(which):
+        return _Callable(which)
+    raise TypeError(
+        f"`which` must be one of {', '.join(_NAMES)}, a callable, `Nearest` or "
+        f"`Overlap`; got {which!r}."
+    )
+
+
+def _check_vector(v: Any, domain: Domain, name: str) -> None:
+    leaves, treedef = jax.tree_util.tree_flatten(v)
+    shapes = [jnp.shape(leaf) for leaf in leaves]
+    if treedef != domain.treedef or shapes != [s.shape for s in domain.leaves]:
+        raise ValueError(
+            f"{name} must be a vector of the operator's domain, of shape "
+            f"{[s.shape for s in domain.leaves]}; got {shapes}."
+        )
+
+
+class Order(eqx.Module):
+    """A permutation of eigenvalues, best first, conjugate pairs kept together."""
+
+    permutation: Int[Array, " m"]
+    second: Bool[Array, " m"]  # after the permutation: partner of the one before
+
+
+def order(
+    selection: AbstractSelection,
+    eigenvalues: Complex[Array, " m"],
+    overlaps: Float[Array, " m"] | None,
+    is_real: bool,
+) -> Order:
+    """Sorts by key. Of a real operator's conjugate pair the better one comes first, at
+    equal keys the one with positive imaginary part, and nothing comes between them.
+
+    For a real operator the eigenvalues must come as LAPACK's `geev` gives them, partners
+    side by side. NaN sorts last.
+    """
+    m = eigenvalues.shape[0]
+    key = selection.keys(eigenvalues, overlaps, is_real)
+    key = jnp.where(jnp.isnan(key), -jnp.inf, key)
+    index = jnp.arange(m)
+    if not is_real:
+        return Order(jnp.lexsort((index, -key)), jnp.zeros(m, bool))
+    # The first of a pair by position; geev puts the positive imaginary part first.
+    first = jnp.where(eigenvalues.imag < 0, index - 1, index)
+    partner = jnp.where(
+        eigenvalues.imag > 0,
+        index + 1,
+        jnp.where(eigenvalues.imag < 0, index - 1, index),
+    )
+    best = jnp.maximum(key, key[partner])
+    permutation = jnp.lexsort((eigenvalues.imag < 0, -key, first, -best))
+    rank = first[permutation]
+    second = jnp.concatenate([jnp.zeros(1, bool), rank[1:] == rank[:-1]])
+    return Order(permutation, second)
