@@ -161,10 +161,6 @@ def _check_matrix_shape(shape: tuple[int, ...], name: str) -> None:
         raise ValueError(f"`{name}` must be square; got a matrix of shape {shape}.")
 
 
-def _values(operator: Any) -> Array:
-    return operator.values
-
-
 def _astype(
     operator: lx.AbstractLinearOperator, dtype: Any, name: str
 ) -> lx.AbstractLinearOperator:
@@ -175,8 +171,7 @@ def _astype(
     if isinstance(operator, lx.MatrixLinearOperator):
         return lx.MatrixLinearOperator(operator.matrix.astype(dtype), operator.tags)
     if isinstance(operator, SparseOperator):
-        values = operator.values.astype(dtype)
-        return eqx.tree_at(_values, operator, values)
+        return operator.astype(dtype)
     got = jtu.tree_leaves(operator.in_structure())[0].dtype
     raise TypeError(
         f"`operator` and `mass` must have one dtype; `{name}` acts on {got} where "

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, ArrayLike, Inexact, Int
+from jaxtyping import Array, ArrayLike, DTypeLike, Inexact, Int
 
 from .structure import promises_nothing
 
@@ -72,6 +72,9 @@ class SparseOperator(lx.AbstractLinearOperator):
         ):
             object.__setattr__(transposed, name, value)
         return transposed
+
+    def astype(self, dtype: DTypeLike) -> "SparseOperator":
+        return eqx.tree_at(lambda o: o.values, self, self.values.astype(dtype))
 
     def as_matrix(self) -> Inexact[Array, "n n"]:
         zero = jnp.zeros((self.n, self.n), self.values.dtype)

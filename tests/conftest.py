@@ -1,0 +1,15 @@
+"""64-bit and strict dtype promotion: a silent cast inside the package is an error."""
+
+import jax
+import pytest
+
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs():
+    """Compiled programs are kept for ever otherwise, and the run's memory grows."""
+    yield
+    jax.clear_caches()
