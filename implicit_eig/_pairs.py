@@ -42,34 +42,65 @@ def tied(
     return both & (gap <= rtol * largest)
 
 
-@eqx.filter_custom_jvp
-def eigen_of_block(matrix, eigenvalues, coordinates, *, active, tie_rtol):
-    """The eigenpairs of L, known to be (λ, W), made differentiable with respect to L.
+def eigen_of_block(
+    matrix: Inexact[Array, "m m"],
+    eigenvalues: Complex[Array, " m"],
+    coordinates: Complex[Array, "m m"],
+    *,
+    active: Bool[Array, " m"],
+    tie_rtol: float,
+) -> tuple[Complex[Array, " m"], Complex[Array, "m m"]]:
+    """The eigenpairs (λ, W) of L, known, made differentiable with respect to L.
 
-    `Ẇ = W (F ∘ W⁻¹L̇W)` with `F_ij = 1/(λ_j − λ_i)`, zero on the diagonal and inside
-    ties; `λ̇ = diag(W⁻¹L̇W)`. The scale of a vector is carried along (no component along
-    itself), which any gauge applied afterwards turns into its own derivative. (Magnus
-    1985; Giles 2008, section 3.)
+    Vectors inside a tie move with the space they span, and their mixing is left out.
+    Eigenvalues inside a tie have first derivatives, right for functions symmetric in
+    them, and no second ones, which are NaN.
+    The scale of a vector is carried along (no component along itself), which any gauge
+    applied afterwards turns into its own derivative.
     """
-    del matrix, active, tie_rtol
-    return eigenvalues, coordinates
+    ties = tied(eigenvalues, active, tie_rtol)
+    apart = ~ties & ~jnp.eye(active.size, dtype=bool)
+    spectrum, coordinates = _eigen_root(
+        matrix, jnp.diag(eigenvalues), coordinates, active=active, apart=apart
+    )
+    return _once(jnp.diagonal(spectrum), jnp.any(ties, axis=0)), coordinates
 
 
-@eigen_of_block.def_jvp
-def _(primals, tangents, *, active, tie_rtol):
+@eqx.filter_custom_jvp
+def _eigen_root(matrix, spectrum, coordinates, *, active, apart):
+    """L W = W M, with M diagonal here, but free to move inside ties.
+
+    With G = W⁻¹L̇W the tangents are `Ṁ = G` on the diagonal and inside ties, and
+    `Ẇ = W Y`, where `Y M − M Y = G` elsewhere: `y_ij = g_ij / (λ_j − λ_i)` (Magnus 1985;
+    Giles 2008, section 3). M is kept as a matrix because its off-diagonal tangents
+    inside a tie enter the second derivatives of every other pair.
+    """
+    del matrix, active, apart
+    return spectrum, coordinates
+
+
+@_eigen_root.def_jvp
+def _(primals, tangents, *, active, apart):
     t_matrix, *_ = tangents
-    w, v = eigen_of_block(*primals, active=active, tie_rtol=tie_rtol)
+    spectrum, w = _eigen_root(*primals, active=active, apart=apart)
     if t_matrix is None:
-        return (w, v), (None, None)
-    eye = jnp.eye(active.size, dtype=bool)
-    va = jnp.where(active[:, None] & active[None, :], v, eye.astype(v.dtype))
+        return (spectrum, w), (None, None)
     both = active[:, None] & active[None, :]
-    t_matrix = jnp.where(both, t_matrix, 0).astype(v.dtype)
-    g = jnp.linalg.solve(va, t_matrix @ va)
-    apart = both & ~eye & ~tied(w, active, tie_rtol)
-    gap = jnp.where(apart, w[None, :] - w[:, None], 1)
-    t_v = va @ jnp.where(apart, g / gap, 0)
-    return (w, v), (jnp.diagonal(g), t_v)
+    eye = jnp.eye(active.size, dtype=w.dtype)
+    inner = jnp.where(both, w, eye)
+    g = jnp.linalg.solve(
+        inner, jnp.where(both, t_matrix, 0).astype(w.dtype) @ inner
+    )
+    apart = apart & both
+    values = jax.lax.stop_gradient(jnp.diagonal(spectrum))
+    gap = jnp.where(apart, values[None, :] - values[:, None], 1)
+    y = jax.lax.custom_linear_solve(
+        lambda y: jnp.where(apart, y @ spectrum - spectrum @ y, y),
+        jnp.where(apart, g, 0),
+        lambda _, g: g / gap,
+        lambda _, g: g / gap,
+    )
+    return (spectrum, w), (jnp.where(apart, 0, g), inner @ y)
 
 
 def left_coordinates(
@@ -106,6 +137,19 @@ def _(primals, tangents):
         lambda _, ct: jnp.where(lost & (ct != 0), jnp.nan, ct),
     )
     return nan_tangent(x, missing), t
+
+
+@jax.custom_jvp
+def _once(x: Inexact[Array, " k"], missing: Bool[Array, " k"]) -> Inexact[Array, " k"]:
+    """x, whose second derivative does not exist where `missing`."""
+    del missing
+    return x
+
+
+@_once.defjvp
+def _(primals, tangents):
+    (x, missing), (t, _) = primals, tangents
+    return _once(x, missing), nan_tangent(t, missing)
 
 
 class Eigenpairs(eqx.Module):

@@ -57,12 +57,12 @@ def with_spectrum(seed, eigenvalues, skew=1.0):
 
 
 def relative(a, b):
-    """‖a − b‖ / ‖b‖ over all leaves."""
+    """‖a − b‖ / ‖b‖ over all leaves; ‖a‖ where b is zero."""
     a, b = (
         np.concatenate([np.ravel(np.asarray(x)) for x in jax.tree_util.tree_leaves(t)])
         for t in (a, b)
     )
-    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+    return float(np.linalg.norm(a - b) / (np.linalg.norm(b) or 1.0))
 
 
 def real_dot(a, b):
