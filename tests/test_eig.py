@@ -176,7 +176,7 @@ def test_a_repeated_eigenvalue_has_a_first_derivative_and_no_second():
     step = 1e-4
     simple = [jnp.sort(jnp.linalg.eigvals(a + s * e).real)[2:] for s in (-step, 0, step)]
     difference = (simple[0] - 2 * simple[1] + simple[2]) / step**2
-    assert relative(jnp.sort(second[~tie].real), jnp.sort(difference)) < 1e-5
+    assert relative(jnp.sort(second[~tie].real), jnp.sort(difference)) < 1e-4
 
 
 def test_a_tie_in_one_batch_member_does_not_harm_the_others():

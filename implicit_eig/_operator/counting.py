@@ -6,6 +6,8 @@ import equinox as eqx
 import jax
 import jax.tree_util as jtu
 import lineax as lx
+import numpy as np
+from jaxtyping import Array
 
 from .structure import promises_nothing
 
@@ -17,11 +19,25 @@ class _Tally:
         self.products = 0
         self.transposed = 0
 
-    def add(self, transposed: bool) -> None:
-        if transposed:
-            self.transposed += 1
-        else:
-            self.products += 1
+    def tick(self, leaf: Array, transposed: bool) -> Array:
+        """`leaf`, counted when the program gets here.
+
+        A pure callback whose answer is needed, not an effect: an effect would keep
+        linear solves alive that nothing needs, and change what is being counted.
+        """
+
+        def add(entry: Any) -> Any:
+            if transposed:
+                self.transposed += 1
+            else:
+                self.products += 1
+            return np.ones_like(entry)
+
+        entry = leaf.reshape(-1)[0]
+        one = jax.pure_callback(
+            add, jax.ShapeDtypeStruct((), leaf.dtype), entry, vmap_method="sequential"
+        )
+        return leaf * one
 
 
 @promises_nothing
@@ -37,7 +53,7 @@ class CountingOperator(lx.AbstractLinearOperator):
 
         ```python
         op = ieig.CountingOperator(lx.MatrixLinearOperator(a))
-        jax.grad(lambda op: ieig.eigs(op, k=2).eigenvalues[0].real, allow_int=True)(op)
+        ieig.eigs(op, k=2)
         products, transposed = op.counts()
         ```
     """
@@ -53,19 +69,28 @@ class CountingOperator(lx.AbstractLinearOperator):
 
     def counts(self) -> tuple[int, int]:
         """Products with `A` and with its transpose since the last `reset`."""
-        jax.effects_barrier()
+        jax.block_until_ready(jax.live_arrays())  # programs may still be running
         return self.tally.products, self.tally.transposed
 
     def reset(self) -> None:
-        jax.effects_barrier()
+        self.counts()
         self.tally.products = self.tally.transposed = 0
 
     def mv(self, vector: Any) -> Any:
-        # An entry of the vector goes along, so that `vmap` calls once a column.
-        entry = jtu.tree_leaves(vector)[0].reshape(-1)[:1]
-        tally, transposed = self.tally, self.transposed
-        jax.debug.callback(lambda _: tally.add(transposed), jax.lax.stop_gradient(entry))
-        return self.operator.mv(vector)
+        return self.operator.mv(self._counted(vector))
+
+    def _counted(self, vector: Any) -> Any:
+        """The vector itself. A product with its tangent is one more product, and with
+        its cotangent one with the transpose."""
+        leaves, treedef = jtu.tree_flatten(vector)
+        tick, transposed = self.tally.tick, self.transposed
+        leaves[0] = jax.lax.custom_linear_solve(
+            lambda x: x,
+            leaves[0],
+            lambda _, x: tick(x, transposed),
+            lambda _, x: tick(x, not transposed),
+        )
+        return jtu.tree_unflatten(treedef, leaves)
 
     def transpose(self) -> "CountingOperator":
         new = object.__new__(CountingOperator)

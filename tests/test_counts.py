@@ -1,0 +1,133 @@
+"""What a gradient costs, in linear solves and in products with A."""
+
+import itertools
+import subprocess
+import sys
+
+import equinox as eqx
+import implicit_eig as ieig
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import pytest
+
+from .oracles import random_matrix, relative
+
+
+N, K = 60, 3
+
+
+class Counted(ieig.AbstractSylvesterSolver):
+    """Counts calls, on the host, and passes them on."""
+
+    calls: itertools.count = eqx.field(static=True)
+    inner: ieig.AbstractSylvesterSolver = ieig.KrylovSylvester()
+
+    def solve(self, system, rhs, **kwargs):
+        # Not an effect: that would keep solves alive that nothing needs.
+        add = lambda entry: (next(self.calls), entry)[1]
+        entry = jax.pure_callback(add, rhs[0, 0], rhs[0, 0])
+        return self.inner.solve(system, rhs.at[0, 0].set(entry), **kwargs)
+
+
+def operator(a):
+    return lx.FunctionLinearOperator(
+        lambda v: a @ v, jax.ShapeDtypeStruct((a.shape[0],), a.dtype)
+    )
+
+
+def eigs(a, matrix_free, **kwargs):
+    krylov = ieig.KrylovSchur(krylov_dim=20)
+    if matrix_free:
+        return ieig.eigs(operator(a), K, "LR", eigensolver=krylov, **kwargs)
+    return ieig.eigs(a, K, "LR", **kwargs)
+
+
+def values(s):
+    return jnp.sum((s.eigenvalues**3).real)
+
+
+def vectors(s):
+    return jnp.sum(jnp.abs(s.eigenvectors[:5]) ** 4)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize(
+    "matrix_free, left, loss, solves",
+    [
+        (False, False, values, 0),
+        (False, True, values, 0),
+        (True, True, values, 0),
+        (True, False, values, 1),
+        (False, False, vectors, 1),
+        (True, False, vectors, 1),
+    ],
+)
+def test_linear_solves_of_a_gradient(matrix_free, left, loss, solves, jit):
+    calls = itertools.count()
+    adjoint = ieig.ImplicitAdjoint(Counted(calls))
+    f = jax.grad(lambda a: loss(eigs(a, matrix_free, left=left, adjoint=adjoint)))
+    a = random_matrix(0, N)
+    gradient = (jax.jit(f) if jit else f)(a)
+    assert next(calls) == solves
+    want = jax.grad(lambda a: loss(eigs(a, False)))(a)
+    assert relative(gradient, want) < 1e-8
+
+
+def test_the_forward_run_alone_solves_nothing():
+    calls = itertools.count()
+    adjoint = ieig.ImplicitAdjoint(Counted(calls))
+    eigs(random_matrix(0, N), True, adjoint=adjoint)
+    assert next(calls) == 0
+
+
+def test_a_gradient_costs_about_one_more_eigensolve():
+    counting = ieig.CountingOperator(operator(random_matrix(0, 300)))
+    arrays, static = eqx.partition(counting, eqx.is_inexact_array)
+
+    def f(arrays):
+        op = eqx.combine(arrays, static)
+        s = ieig.eigs(op, K, "LR", eigensolver=ieig.KrylovSchur(krylov_dim=20))
+        return values(s) + vectors(s), s.stats["num_matvecs"]
+
+    _, forward = f(arrays)
+    assert counting.counts() == (forward, 0)
+    counting.reset()
+    jax.grad(f, has_aux=True)(arrays)
+    # The block products of the Jacobian and of S come on top of the two runs.
+    assert sum(counting.counts()) <= 2.1 * forward + 4 * (K + 1)
+
+
+def test_the_cost_does_not_grow_with_the_number_of_parameters():
+    a = random_matrix(0, N)
+    n = jnp.arange(N)
+
+    def count(parameters):
+        tally = []
+
+        def f(theta):
+            full = a.at[n, n].add(theta * jnp.ones(N))
+            op = ieig.CountingOperator(operator(full))
+            tally.append(op)
+            s = ieig.eigs(op, K, "LR", eigensolver=ieig.KrylovSchur(krylov_dim=20))
+            return vectors(s)
+
+        jax.grad(f)(parameters)
+        return tally[0].counts()
+
+    assert count(jnp.asarray(0.0)) == count(jnp.zeros(N))
+
+
+def test_importing_the_package_is_cheap():
+    code = (
+        "import sys, time, jax, lineax; before = set(sys.modules); "
+        "t = time.perf_counter(); import implicit_eig; "
+        "print(time.perf_counter() - t, *(set(sys.modules) - before))"
+    )
+    run = lambda: subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    runs = [run() for _ in range(3)]
+    assert min(float(seconds) for seconds, *_ in runs) < 0.3
+    roots = {module.split(".")[0] for module in runs[0][1:]}
+    assert not roots & {"scipy", "jaxopt", "matplotlib", "tqdm", "optimistix"}

@@ -1,0 +1,265 @@
+"""Derivatives of selected pairs: every kind of operator, solver and dtype, one answer."""
+
+import implicit_eig as ieig
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+from jax.experimental import sparse
+
+from .oracles import (
+    central_difference,
+    flagged_eig,
+    largest_real,
+    random_matrix,
+    real_dot,
+    relative,
+)
+
+
+K = 3
+KRYLOV = ieig.KrylovSchur(rtol=1e-12, krylov_dim=24)
+ADJOINTS = {
+    "default": None,
+    "LU": ieig.ImplicitAdjoint(lx.LU()),
+    "GMRES": ieig.ImplicitAdjoint(
+        lx.GMRES(1e-13, 1e-13, restart=120, stagnation_iters=120)
+    ),
+    "NormalCG": ieig.ImplicitAdjoint(lx.Normal(lx.CG(1e-13, 1e-13, max_steps=5000))),
+}
+
+
+def matrix(n, dtype=np.float64, seed=0):
+    """The selected end stands apart: three real values or one and a pair."""
+    a = random_matrix(seed, n, dtype) / np.sqrt(n)
+    head = jnp.zeros((n, n), dtype).at[:3, :3].set(
+        jnp.asarray([[3.0, 1.0, 0], [-1.0, 3.0, 0], [0, 0, 2.2]], dtype)
+    )
+    return a + head
+
+
+def loss(solution):
+    """A real function of values and vectors that sees their phases."""
+    w, v = solution.eigenvalues, solution.eigenvectors
+    n, k = v.shape
+    weight = jnp.linspace(0.5, 2.0, n * k).reshape(n, k).astype(v.dtype)
+    return jnp.sum((weight * v * v).real + (weight * v).imag) + jnp.sum((w * w).real)
+
+
+def reference(a):
+    """The same from JAX's derivative of the full decomposition."""
+    w, v = flagged_eig(a)
+    order = jnp.lexsort((-w.imag, -jnp.round(w.real, 9)))[:K]
+
+    class Pairs:
+        eigenvalues, eigenvectors = w[order], largest_real(v[:, order])
+
+    return loss(Pairs)
+
+
+def dense(a, **kwargs):
+    return ieig.eigs(a, K, "LR", **kwargs)
+
+
+def matrix_free(a, **kwargs):
+    like = jax.ShapeDtypeStruct(a.shape[:1], a.dtype)
+    return ieig.eigs(lambda v: a @ v, K, "LR", like=like, eigensolver=KRYLOV, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def exact():
+    a = matrix(300)
+    return a, jax.jit(jax.grad(reference))(a)
+
+
+@pytest.mark.parametrize("adjoint", ADJOINTS)
+@pytest.mark.parametrize("find", [dense, matrix_free])
+def test_gradients_by_every_linear_solver_agree_with_the_dense_formula(
+    find, adjoint, exact
+):
+    a, gradient = exact
+    got = jax.jit(jax.grad(lambda a: loss(find(a, adjoint=ADJOINTS[adjoint]))))(a)
+    assert got.dtype == a.dtype
+    assert relative(got, gradient) < 1e-8
+
+
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize("find", [dense, matrix_free])
+class TestBothModes:
+    n = 40
+
+    def pairs(self, find, left):
+        def fn(a):
+            s = find(a, left=left)
+            extra = (s.left_eigenvectors, s.condition_numbers) if left else ()
+            return (s.eigenvalues, s.eigenvectors, *extra)
+
+        return fn
+
+    def test_jvp_agrees_with_differences_and_vjp_is_its_transpose(
+        self, find, dtype, left
+    ):
+        a, e = matrix(self.n, dtype), random_matrix(1, self.n, dtype)
+        fn = self.pairs(find, left)
+        values = jax.jit(fn)
+        _, tangent = jax.jit(lambda a, e: jax.jvp(fn, (a,), (e,)))(a, e)
+        assert relative(tangent, central_difference(values, a, e, 1e-5)) < 1e-6
+        rng = np.random.default_rng(2)
+        cotangent = jax.tree.map(
+            lambda t: jnp.asarray(rng.normal(size=t.shape).astype(t.dtype))
+            * jnp.asarray(1 + 0.3j * jnp.iscomplexobj(t)).astype(t.dtype),
+            tangent,
+        )
+        (back,) = jax.jit(lambda a, c: jax.vjp(fn, a)[1](c))(a, cotangent)
+        scale = np.linalg.norm(back) * np.linalg.norm(e)
+        assert abs(real_dot(tangent, cotangent) - real_dot(back, e)) < 1e-9 * scale
+
+    def test_hessian_vector_product_agrees_with_differences(self, find, dtype, left):
+        a, e = matrix(self.n, dtype), random_matrix(1, self.n, dtype)
+
+        def f(a):
+            w, v, *extra = self.pairs(find, left)(a)
+            value = jnp.sum((w * w).real) + jnp.sum((v**3).real)
+            for x in extra:
+                value = value + jnp.sum((x * x).real)
+            return value
+
+        gradient = jax.jit(jax.grad(f))
+        hvp = jax.jit(lambda a, e: jax.jvp(jax.grad(f), (a,), (e,))[1])(a, e)
+        assert relative(hvp, central_difference(gradient, a, e, 1e-5)) < 1e-5
+
+
+def test_hessian_agrees_with_the_dense_formula(exact):
+    a = matrix(12)
+    e = random_matrix(1, 12)
+    hvp = lambda f: jax.jit(lambda a: jax.jvp(jax.grad(f), (a,), (e,))[1])(a)
+    want = hvp(reference)
+    assert relative(hvp(lambda a: loss(dense(a))), want) < 1e-8
+    krylov = ieig.KrylovSchur(rtol=1e-13, krylov_dim=10)
+    free = lambda a: loss(
+        ieig.eigs(lambda v: a @ v, K, "LR", like=a[0], eigensolver=krylov)
+    )
+    assert relative(hvp(free), want) < 1e-8
+
+
+def test_gradients_reach_closures_sparse_values_and_leaves_of_operators():
+    n = 30
+    a = matrix(n) * (random_matrix(3, n) > 0.3)
+    f = lambda s: jnp.abs(s.eigenvectors[0, 0]) ** 2 + s.eigenvalues[0].real ** 2
+    solve = lambda op, **kw: f(ieig.eigs(op, K, "LR", eigensolver=KRYLOV, **kw))
+    want = jax.jit(jax.grad(lambda a: f(dense(a))))(a)
+    closure = jax.jit(jax.grad(lambda a: solve(lambda v: a @ v, like=a[0])))(a)
+    assert relative(closure, want) < 1e-9
+    leaf = jax.jit(jax.grad(lambda a: solve(lx.MatrixLinearOperator(a))))(a)
+    assert relative(leaf, want) < 1e-9
+    product = jax.jit(
+        jax.grad(
+            lambda a: solve(lx.MatrixLinearOperator(a) @ lx.DiagonalLinearOperator(a[0]))
+        )
+    )
+    composed = jax.jit(jax.grad(lambda a: f(dense(a * a[0]))))
+    head = a + jnp.eye(n)
+    assert relative(product(head), composed(head)) < 1e-9
+    mat = sparse.BCOO.fromdense(a)
+    rows, columns = mat.indices.T
+    values = jax.jit(
+        jax.grad(lambda data: solve(sparse.BCOO((data, mat.indices), shape=(n, n))))
+    )(mat.data)
+    assert relative(values, want[rows, columns]) < 1e-9
+    triplets = jax.jit(
+        jax.grad(lambda data: solve(ieig.SparseOperator(data, rows, columns, n)))
+    )(mat.data)
+    assert relative(triplets, want[rows, columns]) < 1e-9
+
+
+def test_a_real_operator_only_ever_meets_real_vectors():
+    a = matrix(40)
+    seen = set()
+
+    @jax.custom_jvp
+    def product(a, v):
+        seen.add(v.dtype)
+        return a @ v
+
+    @product.defjvp
+    def _(primals, tangents):
+        (a, v), (da, dv) = primals, tangents
+        seen.update({v.dtype, dv.dtype})
+        return product(a, v), da @ v + a @ dv
+
+    def f(a):
+        s = ieig.eigs(
+            lambda v: product(a, v), K, "LR", like=a[0], eigensolver=KRYLOV, left=True
+        )
+        assert jnp.iscomplexobj(s.eigenvalues)
+        return loss(s)
+
+    assert jax.grad(f)(a).dtype == np.float64
+    assert seen == {np.dtype(np.float64)}
+
+
+def test_a_complex_operator_satisfies_cauchy_riemann():
+    a, e = matrix(20, np.complex128), random_matrix(1, 20, np.complex128)
+    for find in (dense, matrix_free):
+        along = jax.jit(lambda e, f=find: jax.jvp(lambda a: f(a).eigenvalues, (a,), (e,)))
+        assert relative(along(1j * e)[1], 1j * along(e)[1]) < 1e-9
+
+
+def test_vmap_over_operators_is_the_loop_over_them():
+    a = jnp.stack([matrix(30, seed=s) for s in range(3)])
+    for find in (dense, matrix_free):
+        g = jax.value_and_grad(lambda a, f=find: loss(f(a)))
+        together = jax.jit(jax.vmap(g))(a)
+        g = jax.jit(g)
+        for i in range(3):
+            assert relative(jax.tree.map(lambda x, i=i: x[i], together), g(a[i])) < 1e-9
+
+
+def test_a_tie_among_unselected_values_is_harmless():
+    n = 20
+    d = jnp.concatenate([jnp.asarray([5.0, 4.0, 3.5]), jnp.ones(n - 3)])
+    v = jnp.eye(n) + random_matrix(5, n) / 10
+    a, e = v @ jnp.diag(d) @ jnp.linalg.inv(v), random_matrix(6, n)
+    for find in (dense, matrix_free):
+        f = lambda a, g=find: loss(g(a))
+        gradient = jax.jit(jax.grad(f))(a)
+        difference = central_difference(jax.jit(f), a, e, 1e-6)
+        assert np.isclose(jnp.vdot(gradient, e), difference, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.complex64])
+@pytest.mark.parametrize("find", [dense, matrix_free])
+def test_single_precision_stays_single(find, dtype):
+    a = matrix(30, dtype)
+    krylov = ieig.KrylovSchur(krylov_dim=16)
+    kwargs = {} if find is dense else {"eigensolver": krylov}
+
+    def f(a):
+        if find is dense:
+            return loss(dense(a))
+        s = ieig.eigs(lambda v: a @ v, K, "LR", like=a[0], **kwargs)
+        assert s.eigenvectors.dtype == np.complex64
+        return loss(s)
+
+    wide = {np.float32: np.float64, np.complex64: np.complex128}[dtype]
+    gradient = jax.jit(jax.grad(f))(a)
+    assert gradient.dtype == dtype
+    exact = jax.jit(jax.grad(lambda a: loss(dense(a))))(a.astype(wide))
+    assert relative(gradient, exact) < 1e-3
+
+
+def test_everything_runs_with_64_bit_disabled():
+    with jax.enable_x64(False):
+        a = jnp.asarray(np.asarray(matrix(30)))
+        assert a.dtype == np.float32
+        like = jax.ShapeDtypeStruct((30,), a.dtype)
+        krylov = ieig.KrylovSchur(krylov_dim=16)
+        free = lambda a: loss(
+            ieig.eigs(lambda v: a @ v, K, "LR", like=like, eigensolver=krylov)
+        )
+        want = jax.jit(jax.grad(lambda a: loss(dense(a))))(a)
+        assert relative(jax.jit(jax.grad(free))(a), want) < 1e-3
+        w, _ = ieig.eig(a)
+        assert w.dtype == np.complex64
