@@ -134,7 +134,10 @@ def _orthogonalise(
 
 
 def _expand(
-    mv: Callable[[Array], Array], j: Int[Array, ""], decomposition: KrylovDecomposition
+    mv: Callable[[Array], Array],
+    admit: Callable[[Array], Array],
+    j: Int[Array, ""],
+    decomposition: KrylovDecomposition,
 ) -> KrylovDecomposition:
     """One Arnoldi step: orthogonalises A v_j and appends it as v_{j+1}."""
     basis, matrix = decomposition
@@ -151,6 +154,7 @@ def _expand(
         del w
         key = jax.random.fold_in(jax.random.key(1), j)
         w = jax.random.normal(key, (c, n), basis.dtype)
+        w = to_rows(admit(from_rows(w)))
         _, w, _ = _orthogonalise(basis, w / _norm(w))
         _, w, _ = _orthogonalise(basis, w / _norm(w))
         return w / _norm(w)
@@ -246,12 +250,16 @@ def krylov_schur(
     krylov_dim: int,
     rtol: float,
     max_restarts: int,
+    admit: Callable[[Inexact[Array, " n"]], Inexact[Array, " n"]] = lambda v: v,
     progress_meter: AbstractProgressMeter = NoProgressMeter(),
 ) -> KrylovResult:
     """The driver. `v0` fixes the arithmetic: real or complex.
 
     Returns k columns, one more in real arithmetic. A Ritz pair has converged when its
     residual is below `rtol |λ|`, or below rounding of the largest Ritz value.
+
+    `admit` projects onto the invariant subspace the run is confined to: after a
+    breakdown the run goes on with a vector that did not come out of the operator.
     """
     is_real = not jnp.iscomplexobj(v0)
     m, most = krylov_dim, krylov_dim - 1
@@ -275,7 +283,7 @@ def krylov_schur(
 
     def cycle(state: State) -> State:
         decomposition = jax.lax.fori_loop(
-            state.start, m, lambda j, d: _expand(mv, j, d), state.decomposition
+            state.start, m, lambda j, d: _expand(mv, admit, j, d), state.decomposition
         )
         ritz = _ritz(decomposition, selection, k, rtol, is_real)
         count = jnp.sum(ritz.converged)

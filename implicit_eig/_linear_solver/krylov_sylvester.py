@@ -55,6 +55,12 @@ class KrylovSylvester(AbstractSylvesterSolver):
             top = system.project(system.pencil.mm(system.restrict(y)))[:, 0]
             return jnp.concatenate([top - right @ c, system.matrix @ c])
 
+        def admit(z):
+            # Neither the projected-out X nor columns not in use: their eigenvalues mean
+            # nothing, and may be wanted ones.
+            y = system.restrict(z[:n, None])[:, 0]
+            return jnp.concatenate([y, jnp.where(active, z[n:], 0)])
+
         ones = active.astype(rhs.dtype)
         start = jnp.concatenate([-(right @ ones) / scale, ones])
         rtol = rtol if self.rtol is None else self.rtol
@@ -64,9 +70,10 @@ class KrylovSylvester(AbstractSylvesterSolver):
             start,
             selection,
             k,
-            krylov_dim=run.dimension(n + m, k),
+            krylov_dim=run.dimension(n, k),
             rtol=run.tolerance(rhs.dtype),
             max_restarts=run.max_restarts,
+            admit=admit,
         )
         y = jnp.where(active, found.basis[:n], 0)
         c = jnp.where(both, found.basis[n:], jnp.eye(m, dtype=rhs.dtype))
