@@ -1,7 +1,15 @@
 """64-bit and strict dtype promotion: a silent cast inside the package is an error."""
 
-import jax
-import pytest
+import os
+
+
+# Tests compile much and compute little. Read when JAX is first imported.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+)
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 
 jax.config.update("jax_enable_x64", True)
