@@ -14,7 +14,7 @@ from ._gauge import AbstractGauge, as_gauge
 from ._implicit import ImplicitAdjoint, solve_bordered, SylvesterSolve
 from ._operator import as_pencil, complex_dtype, Pencil
 from ._pairs import check_ties, Ties
-from ._solution import RESULTS, Solution
+from ._solution import raise_unless_successful, RESULTS, Solution
 from ._which import Known
 
 
@@ -74,6 +74,8 @@ def attach(
         ```
     """
     check_ties(ties, tie_rtol)
+    if isinstance(polish, bool) or not isinstance(polish, int):
+        raise TypeError(f"`polish` must be an integer; got {polish!r}.")
     if polish < 0:
         raise ValueError(f"`polish` must be at least 0; got {polish}.")
     if rtol is not None and not rtol > 0:
@@ -107,11 +109,7 @@ def attach(
         tie_rtol,
         rtol,
     )
-    if throw:
-        solution = solution.result.error_if(
-            solution, solution.result != RESULTS.successful
-        )
-    return solution
+    return raise_unless_successful(solution) if throw else solution
 
 
 def _columns(

@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
-import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Inexact, PyTree
 
 from ._eigensolver import AbstractEigensolver, Dense, InvariantBlock, KrylovSchur
@@ -18,8 +16,14 @@ from ._implicit import block_root, ImplicitAdjoint
 from ._operator import as_pencil, Pencil
 from ._pairs import check_ties, pairs_of_block, Ties
 from ._progress_meter import AbstractProgressMeter, NoProgressMeter
-from ._solution import RESULTS, Solution
-from ._which import AbstractSelection, as_selection, Nearest
+from ._solution import raise_unless_successful, RESULTS, Solution
+from ._which import (
+    AbstractSelection,
+    as_selection,
+    check_direction,
+    check_vector,
+    Nearest,
+)
 
 
 def eigs(
@@ -105,6 +109,11 @@ def eigs(
     gauge = as_gauge(gauge, pencil.domain)
     chosen = _choose(eigensolver, pencil, k, sigma)
     adjoint = check_adjoint(adjoint)
+    if not isinstance(progress_meter, AbstractProgressMeter):
+        raise TypeError(
+            "`progress_meter` must be an `AbstractProgressMeter`; got "
+            f"{progress_meter!r}."
+        )
     start = _check_v0(v0, pencil)
     solution = _eigs(
         pencil,
@@ -120,11 +129,7 @@ def eigs(
         progress_meter,
         isinstance(chosen, Dense) and isinstance(eigensolver, KrylovSchur),
     )
-    if throw:
-        solution = solution.result.error_if(
-            solution, solution.result != RESULTS.successful
-        )
-    return solution
+    return raise_unless_successful(solution) if throw else solution
 
 
 @eqx.filter_jit
@@ -271,21 +276,11 @@ def _check_v0(v0: Any, pencil: Pencil) -> Inexact[Array, " n"] | None:
     if v0 is None:
         return None
     domain = pencil.domain
+    check_vector(v0, domain, "`v0`")
     leaves, treedef = jtu.tree_flatten(v0)
-    shapes = [jnp.shape(leaf) for leaf in leaves]
-    if treedef != domain.treedef or shapes != [s.shape for s in domain.leaves]:
-        raise ValueError(
-            "`v0` must be a vector of the operator's domain, of shape "
-            f"{[s.shape for s in domain.leaves]}; got {shapes}."
-        )
     if pencil.is_real and any(jnp.iscomplexobj(leaf) for leaf in leaves):
         raise TypeError("`v0` is complex, but the operator is real.")
     leaves = [jnp.asarray(leaf).astype(domain.dtype) for leaf in leaves]
     start = domain.flatten(jtu.tree_unflatten(treedef, leaves))
-    if not isinstance(start, Tracer):
-        values = np.asarray(start)
-        if not np.all(np.isfinite(values)):
-            raise ValueError("`v0` contains NaN or inf.")
-        if not np.any(values):
-            raise ValueError("`v0` is zero: a start vector must have a direction.")
+    check_direction(start, "`v0`")
     return start

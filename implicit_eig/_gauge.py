@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Inexact, PyTree
 
-from ._operator import Domain
+from ._operator import complex_dtype, Domain
+from ._which import check_vector
 
 
 class AbstractGauge(eqx.Module):
@@ -27,17 +28,21 @@ class AbstractGauge(eqx.Module):
     def __call__(self, v: Complex[Array, " n"]) -> Complex[Array, " n"]: ...
 
 
-def _norm(v: Array) -> Array:
-    # Scaled, so that neither squares nor their derivatives over- or underflow.
+def _moderate(v: Array) -> Array:
+    """v with its largest entry near one: no square over- or underflows, nor does its
+    derivative. Gauges do not see the constant."""
     scale = jax.lax.stop_gradient(jnp.max(jnp.abs(v)))
-    scale = jnp.where(scale > 0, scale, 1)
-    size = jnp.sqrt(jnp.sum((v.real / scale) ** 2 + (v.imag / scale) ** 2))
-    return (scale * size).astype(v.dtype)
+    return v / jnp.where(scale > 0, scale, 1).astype(v.dtype)
+
+
+def _norm(v: Array) -> Array:
+    return jnp.sqrt(jnp.sum(v.real**2 + v.imag**2)).astype(v.dtype)
 
 
 def _largest(v: Array) -> Array:
+    """Index of the entry of largest modulus."""
     v = jax.lax.stop_gradient(v)
-    return v.real**2 + v.imag**2
+    return jnp.argmax(v.real**2 + v.imag**2)
 
 
 def _phase(z: Array) -> Array:
@@ -53,7 +58,8 @@ class LargestReal(AbstractGauge):
     """
 
     def __call__(self, v):
-        return v * (_phase(v[jnp.argmax(_largest(v))]).conj() / _norm(v))
+        v = _moderate(v)
+        return v * (_phase(v[_largest(v)]).conj() / _norm(v))
 
 
 class Lapack(AbstractGauge):
@@ -64,7 +70,8 @@ class Lapack(AbstractGauge):
     """
 
     def __call__(self, v):
-        phase = _phase(v[jnp.argmax(_largest(v))])
+        v = _moderate(v)
+        phase = _phase(v[_largest(v)])
         sign = jnp.where(jax.lax.stop_gradient(phase.real) < 0, -1, 1).astype(v.dtype)
         return v * (sign * phase.conj() / _norm(v))
 
@@ -79,7 +86,12 @@ class UnitNorm(AbstractGauge):
 
     index: int | None = eqx.field(static=True, default=None)
 
+    def __check_init__(self):
+        if not isinstance(self.index, int | None) or isinstance(self.index, bool):
+            raise TypeError(f"`index` must be an integer; got {self.index!r}.")
+
     def __call__(self, v):
+        v = _moderate(v)
         if self.index is None:
             # Im(v₀ᴴv) = 0 pins the phase to the one v came with.
             phase = _phase(jnp.sum(jax.lax.stop_gradient(v).conj() * v))
@@ -107,7 +119,7 @@ class Bilinear(AbstractGauge):
 
     def __call__(self, v):
         # Rotate first: the square root's branch then depends on v's line only.
-        v = v / v[jnp.argmax(_largest(v))]
+        v = v / v[_largest(v)]
         return v / jnp.sqrt(jnp.sum(v * v))
 
 
@@ -130,16 +142,26 @@ def as_gauge(gauge: Any, domain: Domain) -> AbstractGauge:
                 f"{domain.n}."
             )
     if isinstance(gauge, Functional):
-        shapes = [jnp.shape(leaf) for leaf in jax.tree_util.tree_leaves(gauge.c)]
-        if shapes != [s.shape for s in domain.leaves]:
-            raise ValueError(
-                "The vector of `Functional` must be of the operator's domain, of shape "
-                f"{[s.shape for s in domain.leaves]}; got {shapes}."
-            )
+        check_vector(gauge.c, domain, "the vector of `Functional`")
     if isinstance(gauge, AbstractGauge):
         return gauge
     if callable(gauge):
+        _check_callable(gauge, domain)
         return _User(gauge, domain)
     raise TypeError(
         f"`gauge` must be a gauge such as `LargestReal()`, or a callable; got {gauge!r}."
     )
+
+
+def _check_callable(fn: Callable[[Any], Any], domain: Domain) -> None:
+    n, dtype = domain.n, complex_dtype(domain.dtype)
+    one = jax.eval_shape(domain.unflatten, jax.ShapeDtypeStruct((n,), dtype))
+    scaled = jax.eval_shape(fn, one)
+    leaves, treedef = jax.tree_util.tree_flatten(scaled)
+    if treedef != domain.treedef or [x.shape for x in leaves] != [
+        s.shape for s in domain.leaves
+    ]:
+        raise ValueError(
+            "A callable `gauge` must return a multiple of its vector; for "
+            f"{one} it returned {scaled}."
+        )

@@ -88,9 +88,7 @@ def _(primals, tangents, *, active, apart):
     both = active[:, None] & active[None, :]
     eye = jnp.eye(active.size, dtype=w.dtype)
     inner = jnp.where(both, w, eye)
-    g = jnp.linalg.solve(
-        inner, jnp.where(both, t_matrix, 0).astype(w.dtype) @ inner
-    )
+    g = jnp.linalg.solve(inner, jnp.where(both, t_matrix, 0).astype(w.dtype) @ inner)
     apart = apart & both
     values = jax.lax.stop_gradient(jnp.diagonal(spectrum))
     gap = jnp.where(apart, values[None, :] - values[:, None], 1)

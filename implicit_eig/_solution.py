@@ -3,6 +3,7 @@
 from typing import Any
 
 import equinox as eqx
+from jax.core import Tracer
 from jaxtyping import Array, Complex, Float, PyTree
 
 
@@ -29,9 +30,6 @@ class RESULTS(eqx.Enumeration):
         "The left invariant subspace does not match the right one: the run on the "
         "adjoint operator missed its tolerance or found other eigenvalues, or an "
         "eigenvalue is defective to rounding."
-    )
-    infinite_eigenvalues = (
-        "The mass matrix is singular and fewer than `k` finite eigenvalues exist."
     )
 
 
@@ -62,3 +60,21 @@ class Solution(eqx.Module):
     condition_numbers: Float[Array, " k"] | None
     stats: dict[str, Any]
     result: RESULTS
+
+
+def raise_unless_successful(solution: Solution) -> Solution:
+    """The solution, or at run time an error with the sentence of its result."""
+    result = solution.result
+    if not isinstance(result._value, Tracer):
+        return result.error_if(solution, result != RESULTS.successful)
+    # One check a member: `Enumeration.error_if` takes the largest index over a batch,
+    # and an empty batch has none.
+    for failure in (
+        RESULTS.not_converged,
+        RESULTS.nonfinite,
+        RESULTS.zero_start_vector,
+        RESULTS.residual_too_large,
+        RESULTS.left_not_found,
+    ):
+        solution = eqx.error_if(solution, result == failure, RESULTS[failure])
+    return solution

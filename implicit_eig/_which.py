@@ -7,6 +7,8 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, Int, PyTree
 
 from ._operator import Domain
@@ -52,10 +54,15 @@ class _Callable(AbstractSelection):
     def keys(self, eigenvalues, overlaps, is_real):
         del overlaps, is_real
         keys = jax.vmap(self.fn)(eigenvalues)
-        if jnp.iscomplexobj(keys) or keys.shape != eigenvalues.shape:
+        if (
+            not isinstance(keys, Array)
+            or jnp.iscomplexobj(keys)
+            or keys.shape != eigenvalues.shape
+        ):
+            got = jax.tree_util.tree_map(jax.typeof, keys)
             raise TypeError(
                 "`which(λ)` must return one real number; got "
-                f"{jax.typeof(keys)} for {jax.typeof(eigenvalues)}."
+                f"{got} for {jax.typeof(eigenvalues)}."
             )
         return keys.astype(eigenvalues.real.dtype)
 
@@ -69,6 +76,8 @@ class Nearest(AbstractSelection):
         sigma = jnp.asarray(sigma)
         if sigma.shape != ():
             raise ValueError(f"`sigma` must be one number; got shape {sigma.shape}.")
+        if not isinstance(sigma, Tracer) and not np.isfinite(np.asarray(sigma)):
+            raise ValueError(f"`sigma` must be finite; got {sigma}.")
         if not jnp.iscomplexobj(sigma):
             sigma = jax.lax.complex(*jnp.broadcast_arrays(sigma * 1.0, 0.0 * sigma))
         self.sigma = sigma
@@ -94,7 +103,8 @@ class Overlap(AbstractSelection):
 
     def target(self):
         v = Domain(jax.eval_shape(lambda: self.v)).flatten(self.v)
-        return jax.lax.stop_gradient(v) / jnp.linalg.norm(v)
+        v = jax.lax.stop_gradient(v)
+        return v / jnp.linalg.norm(v).astype(v.dtype)
 
 
 class Known(AbstractSelection):
@@ -113,7 +123,8 @@ _NAMES = ("LM", "SM", "LR", "SR", "LI", "SI")
 
 def as_selection(which: Any, domain: Domain) -> AbstractSelection:
     if isinstance(which, Overlap):
-        _check_vector(which.v, domain, "the vector of `Overlap`")
+        check_vector(which.v, domain, "the vector of `Overlap`")
+        check_direction(domain.flatten(which.v), "the vector of `Overlap`")
         return which
     if isinstance(which, AbstractSelection):
         return which
@@ -132,7 +143,8 @@ def as_selection(which: Any, domain: Domain) -> AbstractSelection:
     )
 
 
-def _check_vector(v: Any, domain: Domain, name: str) -> None:
+def check_vector(v: Any, domain: Domain, name: str) -> None:
+    """Refuses what is not a vector of the operator's domain."""
     leaves, treedef = jax.tree_util.tree_flatten(v)
     shapes = [jnp.shape(leaf) for leaf in leaves]
     if treedef != domain.treedef or shapes != [s.shape for s in domain.leaves]:
@@ -140,6 +152,16 @@ def _check_vector(v: Any, domain: Domain, name: str) -> None:
             f"{name} must be a vector of the operator's domain, of shape "
             f"{[s.shape for s in domain.leaves]}; got {shapes}."
         )
+
+
+def check_direction(v: Array, name: str) -> None:
+    """Refuses a vector without a direction, where its values are known."""
+    if isinstance(v, Tracer):
+        return
+    if not np.all(np.isfinite(np.asarray(v))):
+        raise ValueError(f"{name} contains NaN or inf.")
+    if not np.any(np.asarray(v)):
+        raise ValueError(f"{name} is zero: it must have a direction.")
 
 
 class Order(eqx.Module):

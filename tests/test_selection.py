@@ -106,7 +106,7 @@ def test_the_k_best_of_a_matrix_come_best_first_by_every_name(dtype, which):
 
 @pytest.mark.parametrize(
     "dtype, which",
-    [(np.float64, w) for w in KEYS] + [(np.complex128, w) for w in ("LM", "SR", "LI")],
+    [(np.float64, w) for w in KEYS] + [(np.complex128, w) for w in ("SM", "LI")],
 )
 def test_products_alone_find_the_k_best_by_every_name(dtype, which):
     a = spectral(dtype)
@@ -124,10 +124,10 @@ def test_a_pair_cut_in_two_gives_its_positive_member(find):
     assert w[1] == w[0].conj() and w[2] != w[0]
 
 
-@pytest.mark.parametrize("find, dtype", [(dense, np.complex128), (krylov, np.float64)])
-def test_a_callable_ranks_by_its_largest_key(find, dtype):
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_callable_ranks_by_its_largest_key(dtype):
     a = spectral(dtype)
-    solution = find(a, 3, tilted)
+    solution = dense(a, 3, tilted)
     np.testing.assert_allclose(solution.eigenvalues, ranked(a, tilted)[:3], rtol=1e-9)
     assert_pairs_of(a, solution)
 
@@ -273,14 +273,13 @@ def test_the_start_vector_has_no_derivative_and_does_not_change_the_answer():
     assert not np.array_equal(one[1], two[1])
 
 
-@pytest.mark.parametrize("dtype, left", [(np.float64, True), (np.complex128, False)])
-def test_the_products_reported_are_those_counted(dtype, left):
-    op = ieig.CountingOperator(free(spectral(dtype)))
-    stats = ieig.eigs(op, 3, "LR", left=left, eigensolver=KRYLOV, throw=False).stats
+def test_the_products_reported_are_those_counted():
+    op = ieig.CountingOperator(free(spectral(np.float64)))
+    stats = ieig.eigs(op, 3, "LR", left=True, eigensolver=KRYLOV, throw=False).stats
     products, transposed = op.counts()
     assert products + transposed == stats["num_matvecs"]
-    assert (transposed > 0) == left and products > 3
-    assert stats["num_restarts"] >= 1 and stats["num_converged"] == 3
+    assert products > 3 and transposed > 3
+    assert stats["num_restarts"] >= 2 and stats["num_converged"] == 3
 
 
 @pytest.mark.parametrize("find", FIND)
@@ -328,9 +327,17 @@ class TestARunThatStopsEarly:
         with pytest.raises(RuntimeError, match="Fewer than `k` eigenpairs converged"):
             self.eigs(self.matrix())
 
-    def test_without_throw_it_says_so_and_gives_k_pairs(self):
-        a = self.matrix()
-        solution = self.eigs(a, throw=False)
+    def test_without_throw_only_the_pairs_that_did_not_converge_are_lost(self):
+        a, e = self.matrix(), random_matrix(5, self.n)
+
+        def find(a):
+            solution = self.eigs(a, throw=False)
+            return (solution.eigenvalues, solution.eigenvectors), solution
+
+        exact = jax.jit(lambda a: ieig.eigs(a, 1, "LR"))
+        _, (t_w, t_v), solution = jax.jit(
+            lambda a, e: jax.jvp(find, (a,), (e,), has_aux=True)
+        )(a, e)
         assert solution.result == ieig.RESULTS.not_converged
         assert solution.stats["num_converged"] == 1
         w, v = np.asarray(solution.eigenvalues), np.asarray(solution.eigenvectors)
@@ -340,22 +347,22 @@ class TestARunThatStopsEarly:
         assert solution.residuals[0] < 1e-9 < solution.residuals[1:].min()
         want = np.linalg.norm(np.asarray(a) @ v - v * w, axis=0) / np.abs(w)
         np.testing.assert_allclose(solution.residuals[1:], want[1:], rtol=1e-6)
-
-    def test_only_the_pairs_that_did_not_converge_lose_their_derivatives(self):
-        a, e = self.matrix(), random_matrix(5, self.n)
-        pairs = lambda s: (s.eigenvalues, s.eigenvectors)
-        find = lambda a: pairs(self.eigs(a, throw=False))
-        exact = lambda a: pairs(ieig.eigs(a, 1, "LR"))
-        forward = lambda f: jax.jit(lambda e: jax.jvp(f, (a,), (e,))[1])
-        (t_w, t_v), (x_w, x_v) = forward(find)(e), forward(exact)(e)
-        assert relative(t_w[:1], x_w) < 1e-9 and relative(t_v[:, :1], x_v) < 1e-8
+        x = jax.jvp(exact, (a,), (e,))[1]
+        assert relative(t_w[:1], x.eigenvalues) < 1e-9
+        assert relative(t_v[:, :1], x.eigenvectors) < 1e-8
         assert np.all(np.isnan(t_w[1:])) and np.all(np.isnan(t_v[:, 1:]))
 
-        def one_hot(i, k):
-            column = (jnp.arange(k) == i).astype(complex)
-            return column, jnp.linspace(1.0, 2.0, self.n)[:, None] * column
+        @jax.jit
+        def gradient(i, a):
+            def f(a):
+                (w, v), _ = find(a)
+                return w[i].real + jnp.sum(v[:, i].real ** 3)
 
-        backward = lambda f: jax.jit(lambda c: jax.vjp(f, a)[1](c)[0])
-        back = backward(find)
-        assert relative(back(one_hot(0, 3)), backward(exact)(one_hot(0, 1))) < 1e-8
-        assert np.all(np.isnan(back(one_hot(1, 3))))
+            return jax.grad(f)(a)
+
+        def f(a):
+            solution = exact(a)
+            return solution.eigenvalues[0].real + jnp.sum(solution.eigenvectors.real**3)
+
+        assert relative(gradient(0, a), jax.grad(f)(a)) < 1e-8
+        assert np.all(np.isnan(gradient(1, a)))

@@ -41,9 +41,8 @@ def solve_bordered(
 
     `basis` and `matrix` have zero columns where not `active`.
     """
-    n, m = basis.shape
     border, coefficients = _border(pencil, basis, active)
-    if n == m:  # nothing outside the span
+    if solve.k == pencil.n:  # nothing outside the span
         return BorderedSolution(jnp.zeros_like(rhs), -coefficients(rhs))
     fixed = jax.lax.stop_gradient(basis)
     scale = jax.lax.stop_gradient(jnp.max(jnp.abs(matrix)))

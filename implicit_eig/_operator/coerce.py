@@ -52,7 +52,13 @@ def as_operator(
     elif callable(operator):
         result = _from_callable(operator, like, name)
     else:
-        return lx.MatrixLinearOperator(as_matrix(operator, name))
+        matrix = as_matrix(operator, name)
+        if matrix.ndim != 2:
+            raise ValueError(
+                f"`{name}` must be one square matrix; got an array of shape "
+                f"{matrix.shape}. Use `jax.vmap` for batches."
+            )
+        return lx.MatrixLinearOperator(matrix)
     _check_square(result, name)
     return result
 
@@ -161,18 +167,14 @@ def _check_matrix_shape(shape: tuple[int, ...], name: str) -> None:
         raise ValueError(f"`{name}` must be square; got a matrix of shape {shape}.")
 
 
-def _astype(
-    operator: lx.AbstractLinearOperator, dtype: Any, name: str
-) -> lx.AbstractLinearOperator:
-    if operator.in_structure() is not None and all(
-        s.dtype == dtype for s in jtu.tree_leaves(operator.in_structure())
-    ):
+def _astype(operator: Any, dtype: Any, name: str) -> lx.AbstractLinearOperator:
+    got = Domain(operator.in_structure()).dtype
+    if got == dtype:
         return operator
     if isinstance(operator, lx.MatrixLinearOperator):
         return lx.MatrixLinearOperator(operator.matrix.astype(dtype), operator.tags)
     if isinstance(operator, SparseOperator):
         return operator.astype(dtype)
-    got = jtu.tree_leaves(operator.in_structure())[0].dtype
     raise TypeError(
         f"`operator` and `mass` must have one dtype; `{name}` acts on {got} where "
         f"{dtype} is needed."

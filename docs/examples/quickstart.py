@@ -1,0 +1,390 @@
+"""A first tour of `implicit_eig`: three problems, every number checked.
+
+    python docs/examples/quickstart.py            # about a minute on two cores
+    python docs/examples/quickstart.py --small    # a coarse grid: seconds
+    python docs/examples/quickstart.py --no-plot  # without the picture
+
+1. Killer whales: growth rate, sensitivities and elasticities of a 4×4 population matrix,
+   against 50-digit arithmetic.
+2. A stirred box: the slowest modes of a matrix-free convection-diffusion operator, and
+   how they depend on every entry of the velocity field; three linear solvers swapped in,
+   finite differences beside them.
+3. The picture of it, `quickstart.png`.
+
+The exit status is 1 when a check fails.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+
+import implicit_eig as ieig
+
+
+jax.config.update("jax_enable_x64", True)
+
+HERE = Path(__file__).resolve().parent
+failed_checks = []
+
+
+# ------------------------------------------------------------------------- printing
+
+
+def check(error, limit):
+    """`error < limit` as text; a failure is remembered for the exit status."""
+    passed = bool(error < limit)  # NaN fails
+    if not passed:
+        failed_checks.append(f"{error:.1e} is not below {limit:.0e}")
+    return f"{error:.1e} < {limit:.0e} {'ok' if passed else 'FAILED'}"
+
+
+def table(*rows):
+    """Prints rows of text in columns, the first row as their heading."""
+    rows = [[str(cell) for cell in row] for row in rows]
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["─" * width for width in widths])
+    for row in rows:
+        print("   " + "  ".join(map(str.ljust, row, widths)).rstrip())
+    print(flush=True)
+
+
+def seconds(fn, *args):
+    """Runs `fn` and waits for it: its result, and how long it took."""
+    began = time.perf_counter()
+    result = jax.block_until_ready(fn(*args))
+    return result, time.perf_counter() - began
+
+
+# ------------------------------------------------- 1. a matrix: who grows, and through what
+
+
+def killer_whales():
+    """Brault & Caswell (1993): yearlings, juveniles, mature and post-reproductive females.
+
+    `eigs` of a dense array, one pair: the gradient of an eigenvalue needs no linear solve.
+    """
+    print("1. Killer whales: a 4×4 population matrix, against 50-digit arithmetic\n")
+    reference = json.loads((HERE / "killer_whale.json").read_text())
+
+    def dominant(matrix):
+        pair = ieig.eigs(matrix, k=1, which="LR")
+        return pair.eigenvalues[0].real, pair.eigenvectors[:, 0].real
+
+    def growth(matrix):
+        return dominant(matrix)[0]
+
+    def stages(matrix):
+        vector = dominant(matrix)[1]
+        return vector / jnp.sum(vector)  # the scale of the vector drops out
+
+    def log_growth(log_change, matrix):
+        return jnp.log(growth(matrix * jnp.exp(log_change)))
+
+    @jax.jit
+    def analyse(matrix):
+        return {
+            "growth rate λ": growth(matrix),
+            "stage distribution w": stages(matrix),
+            "sensitivities ∂λ/∂a": jax.grad(growth)(matrix),
+            "elasticities ∂log λ/∂log a": jax.grad(log_growth)(0 * matrix, matrix),
+            "derivatives ∂w/∂a": jax.jacobian(stages)(matrix),
+        }
+
+    rows = []
+    for name, value in analyse(jnp.array(reference["matrix"])).items():
+        error = np.max(np.abs(value - np.array(reference[name])))
+        rows.append((name, f"{np.max(value):.6f}", check(error, 1e-12)))
+    table(("quantity", "largest", "largest error"), *rows)
+
+
+# ----------------------------------------------- 2. an operator: slow modes of a stirred box
+#
+# A scalar (heat, a dye) diffuses in the unit square, is stirred by a velocity field
+# (a, b), and is lost at the walls. In units of the box and its diffusion time:
+#
+#     ∂u/∂t = A u,    A u = Δu − (a ∂u/∂x + b ∂u/∂y),    u = 0 on the boundary,
+#
+# by central differences on a grid of nx × ny interior points. What survives longest is
+# the mode whose eigenvalue, the growth rate, is rightmost.
+
+
+def spacing(shape):
+    return 1 / (shape[0] + 1), 1 / (shape[1] + 1)
+
+
+def grid(shape):
+    """The coordinates of the interior points, each of the grid's shape."""
+    axes = [np.arange(1, n + 1) / (n + 1) for n in shape]
+    return np.meshgrid(*axes, indexing="ij")
+
+
+def central_differences(u):
+    """∂u/∂x and ∂u/∂y of a field that vanishes on the walls."""
+    hx, hy = spacing(u.shape)
+    p = jnp.pad(u, 1)
+    return (
+        (p[2:, 1:-1] - p[:-2, 1:-1]) / (2 * hx),
+        (p[1:-1, 2:] - p[1:-1, :-2]) / (2 * hy),
+    )
+
+
+def laplacian(u):
+    hx, hy = spacing(u.shape)
+    p = jnp.pad(u, 1)
+    along_x = p[2:, 1:-1] - 2 * u + p[:-2, 1:-1]
+    along_y = p[1:-1, 2:] - 2 * u + p[1:-1, :-2]
+    return along_x / hx**2 + along_y / hy**2
+
+
+def convection_diffusion(velocity):
+    """The operator, as a function: `eigs` needs no more than its products."""
+
+    def apply(u):
+        u_x, u_y = central_differences(u)
+        return laplacian(u) - (velocity[0] * u_x + velocity[1] * u_y)
+
+    return apply
+
+
+def stirring(shape, speed=60.0):
+    """Two counter-rotating cells of unequal size; an array of shape (2, nx, ny)."""
+    x, y = (np.pi * coordinate for coordinate in grid(shape))
+    velocity = np.zeros((2, *shape))
+    # The stream function speed / 2π · Σ c sin(pπx) sin(qπy).
+    for c, p, q in ((1.0, 2, 1), (0.4, 1, 2), (0.2, 1, 1)):
+        velocity[0] += speed / 2 * c * q * np.sin(p * x) * np.cos(q * y)
+        velocity[1] -= speed / 2 * c * p * np.cos(p * x) * np.sin(q * y)
+    return velocity
+
+
+def smooth_direction(shape, seed):
+    """A random change of the velocity field, of largest speed one."""
+    x, y = grid(shape)
+    waves = np.pi * np.arange(1, 4)[:, None, None]
+    weights = np.random.default_rng(seed).normal(size=(2, 3, 3))
+    change = np.einsum("cij,ixy,jxy->cxy", weights, np.sin(waves * x), np.sin(waves * y))
+    return change / np.max(np.hypot(*change))
+
+
+def fast_poisson(shape):
+    """The inverse of the Laplacian, by sine transforms: a good preconditioner for A."""
+
+    def transform(n):
+        j = np.arange(1, n + 1)
+        sines = np.sqrt(2 / (n + 1)) * np.sin(np.pi * np.outer(j, j) / (n + 1))
+        return sines, -((2 * (n + 1) * np.sin(np.pi * j / (2 * (n + 1)))) ** 2)
+
+    (sines_x, values_x), (sines_y, values_y) = transform(shape[0]), transform(shape[1])
+    values = values_x[:, None] + values_y
+
+    def solve(u):
+        return sines_x @ ((sines_x @ u @ sines_y) / values) @ sines_y
+
+    return lx.FunctionLinearOperator(
+        solve, jax.ShapeDtypeStruct(shape, float), lx.symmetric_tag
+    )
+
+
+def rightmost(operator, start, k, adjoint=None):
+    """The k rightmost eigenpairs. Differentiable; `adjoint` says who solves for that."""
+    return ieig.eigs(
+        operator,
+        k=k,
+        which="LR",
+        like=start,
+        v0=start,
+        eigensolver=ieig.KrylovSchur(krylov_dim=40),
+        adjoint=adjoint,
+    )
+
+
+def growth_and_share(modes):
+    """The growth rate of the rightmost mode, and how much of it is in the right cell.
+
+    Vectors have unit norm and an arbitrary phase: |v|² does not depend on it.
+    """
+    mode = modes.eigenvectors[..., 0]
+    x, y = grid(mode.shape)
+    window = np.exp(-((x - 0.75) ** 2 + (y - 0.6) ** 2) / (2 * 0.12**2))
+    share = jnp.sum(window * (mode * mode.conj()).real)
+    return jnp.stack([modes.eigenvalues[0].real, share])
+
+
+def stirred_box(shape):
+    """Returns what the picture shows: the velocity field, the mode, two gradients."""
+    velocity = stirring(shape)
+    x, y = grid(shape)
+    start = x * (1 - x) * y * (1 - y)  # any vector will do; a good guess saves products
+    cell = float(np.max(np.abs(velocity))) * max(spacing(shape))
+    print(f"2. A stirred box: {shape[0]} × {shape[1]} grid, n = {start.size:_}")
+    print(f"   largest velocity × spacing (cell Péclet number) {cell:.2f}\n")
+
+    @jax.jit
+    def find(velocity, start):
+        modes = rightmost(convection_diffusion(velocity), start, k=4)
+        return modes, growth_and_share(modes)
+
+    find = find.lower(velocity, start).compile()  # so that no timing holds a compilation
+    (modes, base), wall = seconds(find, velocity, start)
+    products = int(modes.stats["num_matvecs"])
+    print(f"   The 4 rightmost modes: {products} products with A, {wall:.1f} s\n")
+    rows = [
+        (f"λ{i}", f"{w.real:.8f}", f"{w.imag:+.8f}", check(r, 1e-9))
+        for i, (w, r) in enumerate(
+            zip(modes.eigenvalues, modes.residuals, strict=True), start=1
+        )
+    ]
+    table(("", "growth rate", "frequency", "residual |Av − λv| / |λ||v|"), *rows)
+
+    # From here on the search starts at the modes just found. Real start, real arithmetic.
+    start = jnp.sum(modes.eigenvectors.real, axis=-1)
+    differences, direction = along_a_direction(find, velocity, start)
+    gradients = gradients_by_three_solvers(velocity, start, base, differences, direction)
+    return velocity, modes.eigenvectors[..., 0], gradients
+
+
+def along_a_direction(find, velocity, start):
+    """Central differences of both quantities along a random smooth direction.
+
+    The step balances h² against the tolerance of the eigenvalues over h.
+    """
+    direction = smooth_direction(velocity.shape[1:], seed=7)
+    step = 1e-2
+    (ahead, behind), wall = seconds(
+        lambda: [find(velocity + h * direction, start) for h in (step, -step)]
+    )
+    products = sum(int(modes.stats["num_matvecs"]) for modes, _ in (ahead, behind))
+    print(f"   Central differences along a direction: {products} products, {wall:.1f} s")
+    return (ahead[1] - behind[1]) / (2 * step), direction
+
+
+def gradients_by_three_solvers(velocity, start, base, differences, direction):
+    """The gradients of both quantities with respect to the whole velocity field.
+
+    The pairs are found by Krylov–Schur each time; only who solves the linear system of
+    the derivative changes. One pair is differentiated, so one pair is asked for.
+    """
+    shape = start.shape
+    poisson = fast_poisson(shape)
+    tolerance = {"rtol": 1e-8, "atol": 1e-12}
+    solvers = {
+        "default: KrylovSylvester": None,
+        "GMRES, fast Poisson": ieig.ImplicitAdjoint(
+            lx.GMRES(restart=30, **tolerance), preconditioner=poisson
+        ),
+        "BiCGStab, fast Poisson": ieig.ImplicitAdjoint(
+            lx.BiCGStab(**tolerance), preconditioner=poisson
+        ),
+    }
+    names = ("growth rate", "share")
+
+    def operator(velocity):
+        return lx.FunctionLinearOperator(
+            convection_diffusion(velocity), jax.ShapeDtypeStruct(shape, float)
+        )
+
+    # Counts products, also those inside the derivative. One counter for all runs: only
+    # the operator in it is exchanged.
+    counter = ieig.CountingOperator(operator(velocity))
+
+    def quantity(velocity, which, adjoint):
+        counted = eqx.tree_at(lambda c: c.operator, counter, operator(velocity))
+        return growth_and_share(rightmost(counted, start, 1, adjoint))[which]
+
+    rows, default = [], None
+    for solver, adjoint in solvers.items():
+        program = jax.jit(
+            jax.value_and_grad(lambda v, which, adjoint=adjoint: quantity(v, which, adjoint))
+        )
+        program = program.lower(velocity, 0).compile()
+        gradients = []
+        for which, name in enumerate(names):
+            counter.reset()
+            (value, gradient), wall = seconds(program, velocity, which)
+            counts = counter.counts()
+            slope = np.vdot(gradient, direction)
+            error = abs(slope / differences[which] - 1)
+            gradients.append(gradient)
+            agreement = "–"
+            if default is not None:
+                gap = np.linalg.norm(gradient - default[which])
+                agreement = check(gap / np.linalg.norm(default[which]), 1e-8)
+            rows.append(
+                (name, f"{value:.6f}", solver, *counts, f"{wall:.1f}", agreement,
+                 check(error, 1e-5))
+            )  # fmt: skip
+        default = gradients if default is None else default
+    print(f"   Gradients with respect to {velocity.size:_} velocities\n")
+    heading = ("gradient of", "value", "linear solver", "A", "Aᵀ", "s",
+               "apart from default", "from differences")  # fmt: skip
+    table(heading, *sorted(rows, key=lambda row: names.index(row[0])))
+    return default
+
+
+# -------------------------------------------------------------------------- 3. a picture
+
+
+def picture(path, velocity, mode, gradients):
+    """The mode, and the two gradients: where to push the flow, and which way."""
+    print("3. A picture\n")
+    try:
+        import matplotlib
+    except ImportError:
+        print("   none: it needs matplotlib (pip install 'implicit_eig[plot]')\n")
+        return
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    shape = mode.shape
+    x, y = (np.arange(1, n + 1) / (n + 1) for n in shape)
+    mode = np.abs(mode)
+    area = np.prod(spacing(shape))
+    growth, share = (np.asarray(gradient) / area for gradient in gradients)
+
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4.9), layout="constrained", sharey=True)
+    panels = [
+        (mode / mode.max(), velocity, "viridis", "|v| / max |v|",
+         "slowest mode, and the flow"),
+        (np.hypot(*growth), growth, "magma", "|∂λ/∂(a, b)| per unit area  [1 / L³]",
+         "what slows the decay: sensitivity of λ"),
+        (np.hypot(*share), share, "magma", "|∂s/∂(a, b)| per unit area  [1 / (L D)]",
+         "what fills the window: sensitivity of its share s"),
+    ]  # fmt: skip
+    for axis, (colour, arrows, colours, label, title) in zip(axes, panels, strict=True):
+        image = axis.pcolormesh(x, y, colour.T, cmap=colours, shading="gouraud")
+        axis.streamplot(
+            x, y, *np.swapaxes(arrows, 1, 2), color="white", linewidth=0.7, density=0.9
+        )
+        figure.colorbar(image, ax=axis, label=label, shrink=0.9)
+        axis.set(title=title, xlabel="x / L", aspect="equal", xlim=(0, 1), ylim=(0, 1))
+    axes[0].set_ylabel("y / L")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    print(f"   {path}\n")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="a coarse grid")
+    parser.add_argument("--no-plot", action="store_true", help="no picture")
+    parser.add_argument("--picture", default=HERE / "quickstart.png", help="where to")
+    options = parser.parse_args()
+    began = time.perf_counter()
+    killer_whales()
+    found = stirred_box((24, 25) if options.small else (201, 203))
+    if not options.no_plot:
+        picture(options.picture, *found)
+    print(f"{time.perf_counter() - began:.0f} s altogether; ", end="")
+    print("; ".join(failed_checks) if failed_checks else "every check passed")
+    return 1 if failed_checks else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
