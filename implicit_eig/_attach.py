@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, ArrayLike, Bool, Complex, Inexact, PyTree
 
-from ._eigensolver import biorthogonal, galerkin, InvariantBlock
+from ._eigensolver import biorthogonal, InvariantBlock, pair_residuals
 from ._eigs import check_adjoint, solution_of_block, stop
 from ._gauge import AbstractGauge, as_gauge
 from ._implicit import ImplicitAdjoint, solve_bordered, SylvesterSolve
@@ -172,14 +172,18 @@ def _block(pencil, eigenvalues, vectors, left, solve, polish, rtol) -> Invariant
         basis, matrix, eigenvalues, coordinates = _newton(
             pencil, basis, matrix, coordinates, every, solve
         )
-    _, residuals = galerkin(pencil, basis, eigenvalues, coordinates)
+    ax, bx = pencil.mm(basis), pencil.mass_mm(basis)
+    residuals = pair_residuals(basis, ax, bx, eigenvalues, coordinates)
     scale = jnp.max(jnp.abs(eigenvalues))
-    eps = jnp.finfo(residuals.dtype).eps
-    rtol = float(eps) ** 0.5 if rtol is None else rtol
-    norm = jnp.maximum(scale, jnp.linalg.norm(pencil.mm(basis)) / k**0.5)
+    eps = float(jnp.finfo(residuals.dtype).eps)
+    norm = jnp.maximum(scale, jnp.linalg.norm(ax) / k**0.5)
+    rtol = eps**0.5 if rtol is None else rtol
     enough = jnp.maximum(rtol * scale, 100 * eps * norm)
     good = residuals <= enough
-    left_basis = None
+    # Pairs may be right one by one and leave the space they span undetermined.
+    defect = jnp.linalg.norm(ax - bx @ matrix, axis=0)
+    spanned = jnp.all(defect <= 10 * enough)
+    num_matvecs, left_basis = k * (1 + polish), None
     if left is not None:
         left_basis = biorthogonal(pencil, left, basis, every)
         defect = pencil.adjoint_mm(left_basis) - (
@@ -187,6 +191,9 @@ def _block(pencil, eigenvalues, vectors, left, solve, polish, rtol) -> Invariant
         )
         size = jnp.linalg.norm(left_basis, axis=0)
         good = good & jnp.all(jnp.linalg.norm(defect, axis=0) <= enough * size)
+        num_matvecs = num_matvecs + k
+    if pencil.is_real and jnp.iscomplexobj(basis):
+        num_matvecs = 2 * num_matvecs
     finite = jnp.all(jnp.isfinite(residuals))
     result = RESULTS.where(jnp.all(good), RESULTS.successful, RESULTS.residual_too_large)
     return InvariantBlock(
@@ -196,11 +203,11 @@ def _block(pencil, eigenvalues, vectors, left, solve, polish, rtol) -> Invariant
         coordinates=coordinates,
         left_basis=left_basis,
         # Every derivative needs the whole block: one bad pair spoils the subspace.
-        active=jnp.broadcast_to(jnp.all(good), (k,)),
+        active=jnp.broadcast_to(spanned & jnp.all(good), (k,)),
         residuals=residuals,
         norm=norm,
         stats={
-            "num_matvecs": jnp.asarray(2 * k),
+            "num_matvecs": jnp.asarray(num_matvecs),
             "num_restarts": jnp.asarray(0),
             "num_converged": jnp.sum(good),
         },

@@ -26,6 +26,10 @@ class RESULTS(eqx.Enumeration):
         "The residual of an eigenpair is too large for it to be an eigenpair of this "
         "operator."
     )
+    dependent = (
+        "The eigenvectors given are linearly dependent, or so nearly that they do not "
+        "determine the invariant subspace they span."
+    )
     left_not_found = (
         "The left invariant subspace does not match the right one: the run on the "
         "adjoint operator missed its tolerance or found other eigenvalues, or an "
@@ -74,6 +78,7 @@ def raise_unless_successful(solution: Solution) -> Solution:
         RESULTS.nonfinite,
         RESULTS.zero_start_vector,
         RESULTS.residual_too_large,
+        RESULTS.dependent,
         RESULTS.left_not_found,
     ):
         solution = eqx.error_if(solution, result == failure, RESULTS[failure])

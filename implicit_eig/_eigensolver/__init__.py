@@ -4,8 +4,8 @@ from .base import (
     AbstractEigensolver as AbstractEigensolver,
     biorthogonal as biorthogonal,
     combine as combine,
-    galerkin as galerkin,
     InvariantBlock as InvariantBlock,
+    pair_residuals as pair_residuals,
 )
 from .dense import Dense as Dense
 from .krylov_schur import KrylovSchur as KrylovSchur

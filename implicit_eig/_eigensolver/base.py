@@ -80,17 +80,26 @@ def galerkin(
 ) -> tuple[Inexact[Array, "m m"], Float[Array, " m"]]:
     """L with `A X ≈ B X L`, and the true residual norms `‖Av − λBv‖/‖v‖` of the pairs
     (λ, X W), at one block product with A and one with B."""
-    ax = pencil.mm(basis)
+    ax, bx = pencil.mm(basis), pencil.mass_mm(basis)
     if pencil.mass is None:
-        bx, matrix = basis, basis.conj().T @ ax
+        matrix = basis.conj().T @ ax
     else:
-        bx = pencil.mass_mm(basis)
         q, r = jnp.linalg.qr(bx)
         matrix = jax.scipy.linalg.solve_triangular(r, q.conj().T @ ax)
-    vectors = combine(basis, coordinates)
+    return matrix, pair_residuals(basis, ax, bx, eigenvalues, coordinates)
+
+
+def pair_residuals(
+    basis: Inexact[Array, "n m"],
+    ax: Inexact[Array, "n m"],
+    bx: Inexact[Array, "n m"],
+    eigenvalues: Complex[Array, " m"],
+    coordinates: Complex[Array, "m m"],
+) -> Float[Array, " m"]:
+    """`‖Av − λBv‖/‖v‖` of the pairs (λ, X W), from the products AX and BX."""
     defect = combine(ax, coordinates) - combine(bx, coordinates) * eigenvalues
-    size = jnp.linalg.norm(vectors, axis=0)
-    return matrix, jnp.linalg.norm(defect, axis=0) / jnp.where(size > 0, size, 1)
+    size = jnp.linalg.norm(combine(basis, coordinates), axis=0)
+    return jnp.linalg.norm(defect, axis=0) / jnp.where(size > 0, size, 1)
 
 
 def biorthogonal(

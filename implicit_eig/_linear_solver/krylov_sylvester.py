@@ -75,7 +75,9 @@ class KrylovSylvester(AbstractSylvesterSolver):
             max_restarts=run.max_restarts,
             admit=admit,
         )
-        y = jnp.where(active, found.basis[:n], 0)
-        c = jnp.where(both, found.basis[n:], jnp.eye(m, dtype=rhs.dtype))
+        # A real run always has room for the partner of the last one.
+        vectors = found.basis[:, :m]
+        y = jnp.where(active, vectors[:n], 0)
+        c = jnp.where(both, vectors[n:], jnp.eye(m, dtype=rhs.dtype))
         y = jnp.linalg.solve(c.T, y.T).T
         return jnp.where(active, y, 0) * (size / scale)

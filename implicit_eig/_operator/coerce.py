@@ -34,7 +34,7 @@ def as_pencil(operator: Any, mass: Any, like: Any) -> Pencil:
             f"{b.in_structure()} and {a.in_structure()}."
         )
     if da.dtype != db.dtype:
-        dtype = jnp.promote_types(da.dtype, db.dtype)
+        dtype = np.promote_types(da.dtype, db.dtype)
         a, b = _astype(a, dtype, "operator"), _astype(b, dtype, "mass")
     return Pencil(a, b)
 
