@@ -195,7 +195,8 @@ def _block(pencil, eigenvalues, vectors, left, solve, polish, rtol) -> Invariant
     if pencil.is_real and jnp.iscomplexobj(basis):
         num_matvecs = 2 * num_matvecs
     finite = jnp.all(jnp.isfinite(residuals))
-    result = RESULTS.where(jnp.all(good), RESULTS.successful, RESULTS.residual_too_large)
+    result = RESULTS.where(spanned, RESULTS.successful, RESULTS.dependent)
+    result = RESULTS.where(jnp.all(good), result, RESULTS.residual_too_large)
     return InvariantBlock(
         basis=basis,
         matrix=matrix,
