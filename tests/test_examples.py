@@ -1,0 +1,23 @@
+"""Every example runs, and its own checks pass."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+
+EXAMPLES = sorted((pathlib.Path(__file__).parents[1] / "docs/examples").glob("*.py"))
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_example_runs_at_its_small_size(example):
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    run = subprocess.run(
+        [sys.executable, str(example), "--small", "--no-plot"],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
