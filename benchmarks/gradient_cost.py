@@ -10,12 +10,13 @@ import functools
 import time
 
 import equinox as eqx
-import implicit_eig as ieig
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
 import scipy.sparse.linalg as spla
+
+import implicit_eig as ieig
 
 from .problems import convection_diffusion, random_walk
 
@@ -63,7 +64,11 @@ def ours(triplets, which):
 
     def loss(arrays, static):
         s = ieig.eigs(
-            eqx.combine(arrays, static.tree), K, which, eigensolver=eigensolver, adjoint=adjoint
+            eqx.combine(arrays, static.tree),
+            K,
+            which,
+            eigensolver=eigensolver,
+            adjoint=adjoint,
         )
         return jnp.sum(jnp.abs(s.eigenvectors) ** 2 * weight) + jnp.sum(
             s.eigenvalues.real
@@ -91,7 +96,9 @@ class Static:
 
 def main():
     print(f"jax {jax.__version__}, k={K}, krylov_dim={DIM}, rtol={RTOL}")
-    print("| case | n | ARPACK products (s) | forward products (s) | value and gradient | ratio |")
+    print(
+        "| case | n | ARPACK products (s) | forward products (s) | value and gradient | ratio |"
+    )
     print("|---|---|---|---|---|---|")
     for name, (make, m, which) in CASES.items():
         triplets = make(m)

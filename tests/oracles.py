@@ -67,7 +67,5 @@ def relative(a, b):
 
 def real_dot(a, b):
     """Re⟨a, b⟩ in JAX's convention for cotangents (no conjugate), over all leaves."""
-    pairs = zip(
-        jax.tree_util.tree_leaves(a), jax.tree_util.tree_leaves(b), strict=True
-    )
+    pairs = zip(jax.tree_util.tree_leaves(a), jax.tree_util.tree_leaves(b), strict=True)
     return float(sum(np.sum(np.asarray(x) * np.asarray(y)).real for x, y in pairs))

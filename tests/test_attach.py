@@ -1,7 +1,6 @@
 """Pairs from elsewhere get the derivatives of one's own, or are refused."""
 
 import equinox as eqx
-import implicit_eig as ieig
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -10,6 +9,8 @@ import pytest
 import scipy.linalg
 import scipy.sparse.linalg
 from jax.experimental import sparse
+
+import implicit_eig as ieig
 
 from .oracles import (
     align,
@@ -42,7 +43,9 @@ def from_arpack(a):
 
 def from_lapack(a, b=None):
     """Right and left pairs; of the pencil A − λB with a mass matrix."""
-    w, u, v = scipy.linalg.eig(np.asarray(a), b if b is None else np.asarray(b), left=True)
+    w, u, v = scipy.linalg.eig(
+        np.asarray(a), b if b is None else np.asarray(b), left=True
+    )
     return ordered(w, v, u)
 
 
@@ -81,7 +84,9 @@ def test_the_pairs_of_these_tests_are_what_they_claim():
 def test_gradients_are_those_of_eigs(pairs, dtype):
     a = bulk(dtype)
     w, v = pairs(a)
-    run = lambda f: jax.jit(jax.grad(lambda a: (lambda s: (loss(s), s))(f(a)), has_aux=True))
+    run = lambda f: jax.jit(
+        jax.grad(lambda a: (lambda s: (loss(s), s))(f(a)), has_aux=True)
+    )
     gradient, s = run(lambda a: ieig.attach(a, w, v))(a)
     want, own = run(lambda a: ieig.eigs(a, K))(a)
     assert relative(s.eigenvalues, own.eigenvalues) < 1e-12
@@ -189,7 +194,8 @@ def test_of_a_conjugate_pair_one_member_or_both_may_be_given():
         return jax.jacrev(f)(a)
 
     both, upper, lower, more = (
-        jacobian(a, w[members], v[:, members]) for members in ([0, 1], [0], [1], [0, 2, 3])
+        jacobian(a, w[members], v[:, members])
+        for members in ([0, 1], [0], [1], [0, 2, 3])
     )
     assert both.dtype == np.float64
     assert relative(upper, both) < 1e-11 and relative(more, both) < 1e-11
@@ -256,8 +262,13 @@ class TestLeftVectors:
             return *pairs, s.condition_numbers
 
         (got, t_got), (want, t_want) = (
-            jax.jit(lambda a, e, f=f: jax.jvp(lambda a: everything(f(a)), (a,), (e,)))(a, e)
-            for f in (lambda a: ieig.attach(a, w, v, u), lambda a: ieig.eigs(a, K, left=True))
+            jax.jit(lambda a, e, f=f: jax.jvp(lambda a: everything(f(a)), (a,), (e,)))(
+                a, e
+            )
+            for f in (
+                lambda a: ieig.attach(a, w, v, u),
+                lambda a: ieig.eigs(a, K, left=True),
+            )
         )
         assert relative(got, want) < 1e-10
         for t, x in zip(t_got, t_want, strict=True):
@@ -403,7 +414,9 @@ class TestWrongPairs:
     def test_they_are_refused(self, kind):
         w, v = self.wrong(kind)
         too_large = "residual of an eigenpair is too large"
-        with pytest.raises(RUNTIME, match="dependent" if kind in self.dependent else too_large):
+        with pytest.raises(
+            RUNTIME, match="dependent" if kind in self.dependent else too_large
+        ):
             ieig.attach(self.a, w, v)
 
     @staticmethod
@@ -466,9 +479,7 @@ class TestMassMatrix:
             return x, y, z, jnp.linalg.norm(z, axis=0) * jnp.linalg.norm(y, axis=0)
 
         h = 1e-5
-        difference = jax.tree.map(
-            lambda p, m: (p - m) / (2 * h), truth(h), truth(-h)
-        )
+        difference = jax.tree.map(lambda p, m: (p - m) / (2 * h), truth(h), truth(-h))
         assert relative(values, truth(0.0)) < 1e-10
         for got, want in zip(tangents, difference, strict=True):
             assert relative(got, want) < 1e-6

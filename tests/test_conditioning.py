@@ -1,12 +1,13 @@
 """Ill-conditioned eigenvalues: the border must not add its own condition number."""
 
-import implicit_eig as ieig
 import jax
 import jax.numpy as jnp
 import lineax as lx
 import mpmath
 import numpy as np
 import pytest
+
+import implicit_eig as ieig
 
 
 def pair_with_condition(kappa):

@@ -5,11 +5,12 @@ import subprocess
 import sys
 
 import equinox as eqx
-import implicit_eig as ieig
 import jax
 import jax.numpy as jnp
 import lineax as lx
 import pytest
+
+import implicit_eig as ieig
 
 from .oracles import random_matrix, relative
 

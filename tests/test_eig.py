@@ -1,10 +1,11 @@
 """`eig` and `eigvals`: forward, reverse and second order against two other formulas."""
 
-import implicit_eig as ieig
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
+import implicit_eig as ieig
 
 from .oracles import (
     align,
@@ -73,11 +74,13 @@ class TestEig:
         a, e = case(n, dtype)
         _, tangent = jax.jit(lambda a, e: jax.jvp(ieig.eig, (a,), (e,)))(a, e)
         cotangent = jax.tree_util.tree_map(
-            lambda t: random_matrix(7, t.shape[-1], np.complex128, (3,))[
-                ..., : t.shape[-2], :
-            ].reshape(t.shape)
-            if t.ndim == 3
-            else random_matrix(8, t.shape[-1], np.complex128, (3,))[:, 0],
+            lambda t: (
+                random_matrix(7, t.shape[-1], np.complex128, (3,))[
+                    ..., : t.shape[-2], :
+                ].reshape(t.shape)
+                if t.ndim == 3
+                else random_matrix(8, t.shape[-1], np.complex128, (3,))[:, 0]
+            ),
             tangent,
         )
         (back,) = jax.jit(lambda a, c: jax.vjp(ieig.eig, a)[1](c))(a, cotangent)
@@ -132,9 +135,7 @@ def test_forward_over_forward_and_reverse_over_reverse_agree():
     f = lambda a: functional(ieig.eig(a))
     along = lambda g: lambda a: jax.jvp(g, (a,), (e,))[1]
     forward = jax.jit(along(along(f)))(a)
-    reverse = jax.jit(
-        jax.grad(lambda a: jnp.vdot(jax.grad(f)(a), e))
-    )(a)
+    reverse = jax.jit(jax.grad(lambda a: jnp.vdot(jax.grad(f)(a), e)))(a)
     assert np.isclose(forward, jnp.vdot(reverse, e), rtol=1e-9)
 
 
@@ -148,9 +149,7 @@ def test_a_tie_elsewhere_does_not_touch_a_simple_pair():
         return jnp.sum(jnp.abs(v[:, i]) ** 2 * jnp.arange(4.0)) + w[i].real ** 2
 
     gradient = jax.jit(jax.grad(f))(a)
-    assert np.isclose(
-        jnp.vdot(gradient, e), central_difference(f, a, e, 1e-5), rtol=1e-6
-    )
+    assert np.isclose(jnp.vdot(gradient, e), central_difference(f, a, e, 1e-5), rtol=1e-6)
     second = jax.jit(lambda a: jax.jvp(jax.grad(f), (a,), (e,))[1])(a)
     assert relative(second, central_difference(jax.jit(jax.grad(f)), a, e, 1e-5)) < 1e-4
 

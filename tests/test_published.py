@@ -3,12 +3,13 @@
 import json
 import pathlib
 
-import implicit_eig as ieig
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
+
+import implicit_eig as ieig
 
 from . import problems
 from .oracles import relative
@@ -60,9 +61,11 @@ class TestPopulations:
             "full": (lambda a: jnp.max(ieig.eigvals(a).real), 50 * EPS),
             # Stops at its tolerance, eps^(2/3).
             "products": (
-                lambda a: ieig.eigs(
-                    lambda v: a @ v, 1, "LR", like=a[0], eigensolver=krylov
-                ).eigenvalues[0].real,
+                lambda a: (
+                    ieig.eigs(lambda v: a @ v, 1, "LR", like=a[0], eigensolver=krylov)
+                    .eigenvalues[0]
+                    .real
+                ),
                 10 * EPS ** (2 / 3),
             ),
         }
@@ -240,9 +243,9 @@ class TestClosedForms:
             solution = ieig.eigs(problems.clement(n, above, below), None, "LR", left=True)
             return solution.eigenvalues.real, solution.condition_numbers
 
-        (w, kappa), (t, _) = jax.jit(
-            lambda a, b: jax.jvp(values, (a, b), (1.0, 0.0))
-        )(1.0, 1.0)
+        (w, kappa), (t, _) = jax.jit(lambda a, b: jax.jvp(values, (a, b), (1.0, 0.0)))(
+            1.0, 1.0
+        )
         exact = problems.clement_eigenvalues(n)
         # Each value is known to its own condition number; λ(a, b) = λ √(ab).
         bound = 10 * EPS * n * np.asarray(kappa)
@@ -291,9 +294,9 @@ class TestClosedForms:
         a, k = problems.frank(12), 4
         w, u, v = scipy.linalg.eig(a, left=True)
         kappa = 1 / np.abs(np.sum(u.conj() * v, axis=0))
-        gradient = jax.jit(
-            jax.jacrev(lambda a: ieig.eigs(a, k, "LR").eigenvalues.real)
-        )(a)
+        gradient = jax.jit(jax.jacrev(lambda a: ieig.eigs(a, k, "LR").eigenvalues.real))(
+            a
+        )
         for i, j in enumerate(np.argsort(-w.real)[:k]):
             want = np.outer(u[:, j].conj(), v[:, j]) / np.vdot(u[:, j], v[:, j])
             assert relative(gradient[i], want) < 1e3 * kappa[j] * EPS

@@ -1,12 +1,13 @@
 """Which pairs come back, in which order, in which shape; and what is said about the run."""
 
 import equinox as eqx
-import implicit_eig as ieig
 import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import pytest
+
+import implicit_eig as ieig
 
 from .oracles import random_matrix, relative
 
