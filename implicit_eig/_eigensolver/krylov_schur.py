@@ -145,9 +145,6 @@ def _expand(
     eps = jnp.finfo(basis.dtype).eps
     vj = jax.lax.dynamic_index_in_dim(basis, j, keepdims=False)
     h, w, before = _orthogonalise(basis, to_rows(mv(from_rows(vj))))
-    # What orthogonalisation leaves is small, so what rounding let in is not: taken out
-    # every time, or an eigenvalue of the excluded part (0, often wanted) grows out of it.
-    w = to_rows(admit(from_rows(w)))
     size = _norm(w)
     # An invariant subspace: the residual is rounding, so its direction means nothing.
     # Go on with a fresh direction, uncoupled.
@@ -261,8 +258,8 @@ def krylov_schur(
     Returns k columns, one more in real arithmetic. A Ritz pair has converged when its
     residual is below `rtol |λ|`, or below rounding of the largest Ritz value.
 
-    `admit` projects onto the invariant subspace the run is confined to, against rounding
-    and after a breakdown, when the run goes on with a random vector.
+    `admit` projects onto the invariant subspace the run is confined to: after a
+    breakdown the run goes on with a vector that did not come out of the operator.
     """
     is_real = not jnp.iscomplexobj(v0)
     m, most = krylov_dim, krylov_dim - 1
