@@ -121,10 +121,9 @@ def sparse_of(a):
             lambda a: lambda v: a @ v,
             lx.GMRES(1e-13, 1e-13, restart=60, stagnation_iters=60),
         ),
-        (lambda a: lambda v: a @ v, ieig.KrylovSylvester(krylov_dim=20)),
         (sparse_of, None),
     ],
-    ids=["callable, GMRES", "callable, KrylovSylvester", "BCOO, default"],
+    ids=["callable, GMRES", "BCOO, default"],
 )
 def test_gradients_reach_every_operator_by_every_solver(operator, solver, exact):
     a, want = exact
@@ -193,12 +192,11 @@ def test_of_a_conjugate_pair_one_member_or_both_may_be_given():
 
         return jax.jacrev(f)(a)
 
-    both, upper, lower, more = (
-        jacobian(a, w[members], v[:, members])
-        for members in ([0, 1], [0], [1], [0, 2, 3])
+    both, upper, lower = (
+        jacobian(a, w[members], v[:, members]) for members in ([0, 1], [0], [1])
     )
     assert both.dtype == np.float64
-    assert relative(upper, both) < 1e-11 and relative(more, both) < 1e-11
+    assert relative(upper, both) < 1e-11
     assert relative(lower[:2], both[:2]) < 1e-11 and relative(lower[2], -both[2]) < 1e-11
     values = ieig.attach(a, w[:2], v[:, :2]).eigenvalues
     assert values[0] == values[1].conj()
@@ -218,12 +216,10 @@ def test_pairs_of_a_real_operator_ask_it_for_real_products_only():
         seen.update({v.dtype, dv.dtype})
         return product(a, v), da @ v + a @ dv
 
-    for a in (real_matrix(), bulk(np.float64)):
-        w, v = from_numpy(a)
-        f = lambda a, w=w, v=v: loss(
-            ieig.attach(lambda x: product(a, x), w, v, like=a[0], polish=1)
-        )
-        assert jax.grad(f)(a).dtype == np.float64
+    a = bulk(np.float64)
+    w, v = from_numpy(a)
+    f = lambda a: loss(ieig.attach(lambda x: product(a, x), w, v, like=a[0], polish=1))
+    assert jax.grad(f)(a).dtype == np.float64
     assert seen == {np.dtype(np.float64)}
 
 
@@ -349,7 +345,7 @@ class TestPolish:
             w, v = w.real, v.real
         return w, v
 
-    @pytest.mark.parametrize("kind", ["real", "with a pair", "complex"])
+    @pytest.mark.parametrize("kind", ["real", "complex"])
     def test_a_step_squares_the_error(self, kind):
         a = bulk(np.complex128 if kind == "complex" else np.float64)
         a = real_matrix() if kind == "real" else a
@@ -543,13 +539,6 @@ class TestTransformations:
         hvp = jax.jit(lambda a: jax.jvp(jax.grad(f), (a,), (e,))[1])(a)
         gradient = jax.jit(jax.grad(lambda a: loss(ieig.eigs(a, K))))
         assert relative(hvp, central_difference(gradient, a, e)) < 1e-6
-
-    def test_differences_of_freshly_found_pairs_agree(self):
-        a, e = bulk(np.complex128), random_matrix(12, N, np.complex128)
-        value = lambda a: loss(ieig.attach(a, *from_numpy(a)))
-        w, v = from_numpy(a)
-        along = jax.jvp(lambda a: loss(ieig.attach(a, w, v)), (a,), (e,))[1]
-        assert np.isclose(along, central_difference(value, a, e), rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["real", "with a pair", "with left vectors"])

@@ -44,6 +44,8 @@ def solve_bordered(
     border, coefficients = _border(pencil, basis, active)
     if solve.k == pencil.n:  # nothing outside the span
         return BorderedSolution(jnp.zeros_like(rhs), -coefficients(rhs))
+    # A real block of k = n - 1 whose cut pair is kept whole fills the space as well.
+    full = jnp.all(active) & (basis.shape[0] == basis.shape[1])
     fixed = jax.lax.stop_gradient(basis)
     scale = jax.lax.stop_gradient(jnp.max(jnp.abs(matrix)))
     scale = jnp.where(scale > 0, scale, 1)
@@ -66,10 +68,11 @@ def solve_bordered(
     system = eqx.combine(jax.lax.stop_gradient(params), static)
     outside = jax.lax.custom_linear_solve(
         matvec,
-        project(rhs),
+        jnp.where(full, 0, project(rhs)),
         lambda _, b: solve(system, b),
         lambda _, b: solve.transpose()(system.transpose(), b),
     )
+    outside = jnp.where(full, 0, outside)
     defect = pencil.mm(outside) - pencil.mass_mm(outside) @ matrix - rhs
     return BorderedSolution(outside, coefficients(defect))
 
