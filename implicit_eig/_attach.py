@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, ArrayLike, Bool, Complex, Inexact, PyTree
 
+from ._check import check_flag, check_integer, check_real
 from ._eigensolver import biorthogonal, InvariantBlock, pair_residuals
 from ._eigs import check_adjoint, solution_of_block, stop
 from ._gauge import AbstractGauge, as_gauge
@@ -46,8 +47,8 @@ def attach(
     - `eigenvalues`: shape `(k,)`, in any order, which is kept.
     - `eigenvectors`: shape `(n, k)` (or the domain's structure with a trailing axis),
         linearly independent, of any scale. Neither carries a derivative. For a real
-        operator and real pairs everything stays in real arithmetic; of a conjugate pair
-        one member or both may be given.
+        operator and real pairs the block is real; of a conjugate pair one member or both
+        may be given. Products with a real operator are real ones in either case.
     - `left_eigenvectors`: the same shape, `uᴴA = λuᴴB`, any scale; then gradients of
         eigenvalues need no linear solve.
     - `adjoint`, `gauge`, `ties`, `tie_rtol`: as in [`implicit_eig.eigs`][].
@@ -74,12 +75,10 @@ def attach(
         ```
     """
     check_ties(ties, tie_rtol)
-    if isinstance(polish, bool) or not isinstance(polish, int):
-        raise TypeError(f"`polish` must be an integer; got {polish!r}.")
-    if polish < 0:
-        raise ValueError(f"`polish` must be at least 0; got {polish}.")
-    if rtol is not None and not rtol > 0:
-        raise ValueError(f"`rtol` must be positive; got {rtol}.")
+    check_flag("throw", throw)
+    polish = check_integer("polish", polish, 0)
+    if rtol is not None:
+        check_real("rtol", rtol)
     eigenvalues = jnp.asarray(eigenvalues)
     if eigenvalues.ndim != 1 or eigenvalues.size == 0:
         raise ValueError(

@@ -1,6 +1,5 @@
 """Selected eigenpairs of any operator."""
 
-import operator as _operator_module
 from typing import Any
 
 import equinox as eqx
@@ -10,6 +9,7 @@ import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, ArrayLike, Inexact, PyTree
 
+from ._check import check_flag, check_integer
 from ._eigensolver import AbstractEigensolver, Dense, InvariantBlock, KrylovSchur
 from ._gauge import AbstractGauge, as_gauge
 from ._implicit import block_root, ImplicitAdjoint
@@ -103,6 +103,8 @@ def eigs(
     pencil = as_pencil(operator, mass, like)
     k = _check_k(k, pencil)
     check_ties(ties, tie_rtol)
+    check_flag("left", left)
+    check_flag("throw", throw)
     selection = as_selection(which, pencil.domain)
     if sigma is not None:
         selection = Nearest(sigma)
@@ -120,7 +122,7 @@ def eigs(
         selection,
         k,
         start,
-        bool(left),
+        left,
         chosen,
         adjoint.bind(pencil, chosen, selection, k, throw),
         gauge,
@@ -239,14 +241,7 @@ def _check_k(k: Any, pencil: Pencil) -> int:
                 f"{type(pencil.operator).__name__}."
             )
         return n
-    try:
-        if isinstance(k, bool):
-            raise TypeError
-        k = _operator_module.index(k)
-    except TypeError as error:
-        raise TypeError(f"`k` must be an integer; got {k!r}.") from error
-    if k < 1:
-        raise ValueError(f"`k` must be at least 1; got {k}.")
+    k = check_integer("k", k, 1)
     if k > n:
         raise ValueError(f"`k` must be at most the order n = {n}; got {k}.")
     return k
@@ -283,4 +278,6 @@ def _check_v0(v0: Any, pencil: Pencil) -> Inexact[Array, " n"] | None:
     leaves = [jnp.asarray(leaf).astype(domain.dtype) for leaf in leaves]
     start = domain.flatten(jtu.tree_unflatten(treedef, leaves))
     check_direction(start, "`v0`")
-    return start
+    # The square of a small or large entry would under- or overflow.
+    size = jnp.max(jnp.abs(start))
+    return start / jnp.where(size > 0, size, 1).astype(start.dtype)

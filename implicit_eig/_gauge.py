@@ -101,7 +101,10 @@ class UnitNorm(AbstractGauge):
 
 
 class Functional(AbstractGauge):
-    """`cᴴv = 1` for a vector `c` of the operator's domain. Derivatives reach `c`."""
+    """`cᴴv = 1` for a vector `c` of the operator's domain. Derivatives reach `c`.
+
+    A vector with `cᴴv = 0` has no such multiple: inf or NaN, derivatives too.
+    """
 
     c: PyTree[Inexact[Array, "..."]]
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Complex, Inexact
 
+from ._check import check_real
 from ._eigensolver import combine
 from ._gauge import AbstractGauge
 from ._operator import Pencil
@@ -23,8 +24,8 @@ Ties = Literal["nan", "drop"]
 def check_ties(ties: str, tie_rtol: float | None) -> None:
     if ties not in ("nan", "drop"):
         raise ValueError(f'`ties` must be "nan" or "drop"; got {ties!r}.')
-    if tie_rtol is not None and not tie_rtol >= 0:
-        raise ValueError(f"`tie_rtol` must be non-negative; got {tie_rtol}.")
+    if tie_rtol is not None:
+        check_real("tie_rtol", tie_rtol, zero=True)
 
 
 def default_tie_rtol(n: int, dtype) -> float:

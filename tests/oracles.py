@@ -69,3 +69,22 @@ def real_dot(a, b):
     """Re⟨a, b⟩ in JAX's convention for cotangents (no conjugate), over all leaves."""
     pairs = zip(jax.tree_util.tree_leaves(a), jax.tree_util.tree_leaves(b), strict=True)
     return float(sum(np.sum(np.asarray(x) * np.asarray(y)).real for x, y in pairs))
+
+
+def product_that_sees_dtypes():
+    """(a, v) ↦ a @ v, and the set that collects the dtypes of all vectors it meets,
+    tangents included."""
+    seen = set()
+
+    @jax.custom_jvp
+    def product(a, v):
+        seen.add(v.dtype)
+        return a @ v
+
+    @product.defjvp
+    def _(primals, tangents):
+        (a, v), (da, dv) = primals, tangents
+        seen.update({v.dtype, dv.dtype})
+        return product(a, v), da @ v + a @ dv
+
+    return product, seen

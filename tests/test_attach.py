@@ -15,6 +15,7 @@ import implicit_eig as ieig
 from .oracles import (
     align,
     central_difference,
+    product_that_sees_dtypes,
     random_matrix,
     real_dot,
     relative,
@@ -203,19 +204,7 @@ def test_of_a_conjugate_pair_one_member_or_both_may_be_given():
 
 
 def test_pairs_of_a_real_operator_ask_it_for_real_products_only():
-    seen = set()
-
-    @jax.custom_jvp
-    def product(a, v):
-        seen.add(v.dtype)
-        return a @ v
-
-    @product.defjvp
-    def _(primals, tangents):
-        (a, v), (da, dv) = primals, tangents
-        seen.update({v.dtype, dv.dtype})
-        return product(a, v), da @ v + a @ dv
-
+    product, seen = product_that_sees_dtypes()
     a = bulk(np.float64)
     w, v = from_numpy(a)
     f = lambda a: loss(ieig.attach(lambda x: product(a, x), w, v, like=a[0], polish=1))

@@ -183,6 +183,13 @@ def test_an_argument_of_eigs_that_cannot_be_meant_is_named(call, error, text):
         (lambda: ieig.KrylovSchur(rtol=-1.0), ValueError, "got -1.0"),
         (lambda: ieig.KrylovSchur(rtol=np.nan), ValueError, "got nan"),
         (lambda: ieig.KrylovSchur(krylov_dim=2), ValueError, "got 2"),
+        (lambda: ieig.KrylovSchur(krylov_dim=5.5), TypeError, "got 5.5"),
+        (lambda: ieig.KrylovSchur(max_restarts=1.5), TypeError, "got 1.5"),
+        (lambda: ieig.KrylovSchur(rtol="a"), TypeError, "got 'a'"),
+        (lambda: ieig.KrylovSylvester(krylov_dim=0), ValueError, "got 0"),
+        (eigs(A, 1, tie_rtol="a"), TypeError, "`tie_rtol` must be a number; got 'a'"),
+        (eigs(A, 1, throw="a"), TypeError, "`throw` must be True or False; got 'a'"),
+        (eigs(A, 1, left=1), TypeError, "`left` must be True or False; got 1"),
         (lambda: ieig.KrylovSchur(max_restarts=0), ValueError, "got 0"),
         (
             eigs(*LARGE, eigensolver=ieig.KrylovSchur(krylov_dim=3)),

@@ -2,8 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+import lineax as lx
 
-from .._operator import Pencil
+from .._operator import Pencil, SparseOperator
 from .._solution import RESULTS
 from .._which import AbstractSelection, order
 from .base import (
@@ -21,13 +22,15 @@ class Dense(AbstractEigensolver):
 
     For matrices that fit in memory, and for selections only a full spectrum can answer
     (interior eigenvalues, arbitrary callables). Left vectors come along. Cost: O(n³),
-    whatever k; an operator that is not a matrix is materialised by n products.
+    whatever k; an operator that is not a matrix is materialised by n products
+    (counted in `stats`).
 
     With a mass matrix `B` the pairs are those of `B⁻¹A`; `B` must be regular.
     """
 
     def compute(self, pencil, selection, k, *, v0, left, progress_meter):
         del v0, left, progress_meter
+        pencil, products = _materialised(pencil)
         a = pencil.operator.as_matrix()
         if pencil.mass is not None:
             b = pencil.mass.as_matrix()
@@ -38,11 +41,20 @@ class Dense(AbstractEigensolver):
         if pencil.mass is not None:
             # geev's left vectors z of B⁻¹A belong to u = B⁻ᴴz.
             u = jnp.linalg.solve(b.conj().T.astype(u.dtype), u)
-        return _select(pencil, selection, k, w, u, v, finite)
+        return _select(pencil, selection, k, w, u, v, finite, products)
+
+
+def _materialised(pencil: Pencil) -> tuple[Pencil, int]:
+    """The pencil as matrices, and the products with A that took."""
+    known = isinstance(pencil.operator, lx.MatrixLinearOperator | SparseOperator)
+    operator, mass = lx.MatrixLinearOperator(pencil.operator.as_matrix()), None
+    if pencil.mass is not None:
+        mass = lx.MatrixLinearOperator(pencil.mass.as_matrix())
+    return Pencil(operator, mass), 0 if known else pencil.n
 
 
 def _select(
-    pencil: Pencil, selection: AbstractSelection, k: int, w, u, v, finite
+    pencil: Pencil, selection: AbstractSelection, k: int, w, u, v, finite, products: int
 ) -> InvariantBlock:
     n, is_real = pencil.n, pencil.is_real
     m = min(k + 1, n) if is_real else k
@@ -70,7 +82,7 @@ def _select(
         residuals=residuals + nan,
         norm=jnp.linalg.norm(pencil.operator.as_matrix()),
         stats={
-            "num_matvecs": jnp.asarray(0),
+            "num_matvecs": jnp.asarray(products),
             "num_restarts": jnp.asarray(0),
             "num_converged": jnp.where(finite, k, 0),
         },

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Complex, Float, Inexact, Int
 
+from .._check import check_integer, check_real
 from .._operator import complex_dtype, Pencil
 from .._progress_meter import AbstractProgressMeter, NoProgressMeter
 from .._solution import RESULTS
@@ -117,15 +118,23 @@ def _norm(x: Float[Array, "c n"]) -> Float[Array, ""]:
 
 
 def _orthogonalise(
-    basis: Float[Array, "m1 c n"], w: Float[Array, "c n"]
+    basis: Float[Array, "m1 c n"],
+    w: Float[Array, "c n"],
+    admit: Callable[[Array], Array],
 ) -> tuple[Inexact[Array, " m1"], Float[Array, "c n"], Float[Array, ""]]:
     """Classical Gram–Schmidt, with a second pass where the first cancelled (Daniel,
-    Gragg, Kaufman and Stewart 1976)."""
+    Gragg, Kaufman and Stewart 1976).
+
+    What cancellation leaves of w is small, what rounding let in from outside the admitted
+    subspace is not; so that is taken out as well, or eigenvalues of the excluded part (0,
+    often a wanted one) grow out of it.
+    """
     before = _norm(w)
     h = _coefficients(basis, w)
     w = w - _combination(h, basis)
 
     def again(h, w):
+        w = to_rows(admit(from_rows(w)))
         correction = _coefficients(basis, w)
         return h + correction, w - _combination(correction, basis)
 
@@ -144,7 +153,7 @@ def _expand(
     _, c, n = basis.shape
     eps = jnp.finfo(basis.dtype).eps
     vj = jax.lax.dynamic_index_in_dim(basis, j, keepdims=False)
-    h, w, before = _orthogonalise(basis, to_rows(mv(from_rows(vj))))
+    h, w, before = _orthogonalise(basis, to_rows(mv(from_rows(vj))), admit)
     size = _norm(w)
     # An invariant subspace: the residual is rounding, so its direction means nothing.
     # Go on with a fresh direction, uncoupled.
@@ -155,8 +164,8 @@ def _expand(
         key = jax.random.fold_in(jax.random.key(1), j)
         w = jax.random.normal(key, (c, n), basis.dtype)
         w = to_rows(admit(from_rows(w)))
-        _, w, _ = _orthogonalise(basis, w / _norm(w))
-        _, w, _ = _orthogonalise(basis, w / _norm(w))
+        _, w, _ = _orthogonalise(basis, w / _norm(w), admit)
+        _, w, _ = _orthogonalise(basis, w / _norm(w), admit)
         return w / _norm(w)
 
     w = jax.lax.cond(broken, fresh, lambda w: w / size, w)
@@ -258,8 +267,8 @@ def krylov_schur(
     Returns k columns, one more in real arithmetic. A Ritz pair has converged when its
     residual is below `rtol |λ|`, or below rounding of the largest Ritz value.
 
-    `admit` projects onto the invariant subspace the run is confined to: after a
-    breakdown the run goes on with a vector that did not come out of the operator.
+    `admit` projects onto the invariant subspace the run is confined to, against rounding
+    and after a breakdown, when the run goes on with a random vector.
     """
     is_real = not jnp.iscomplexobj(v0)
     m, most = krylov_dim, krylov_dim - 1
@@ -374,14 +383,11 @@ class KrylovSchur(AbstractEigensolver):
     max_restarts: int = eqx.field(static=True, default=300)
 
     def __check_init__(self):
-        if self.rtol is not None and not self.rtol >= 0:
-            raise ValueError(f"`rtol` must be non-negative; got {self.rtol}.")
-        if self.krylov_dim is not None and self.krylov_dim < 3:
-            raise ValueError(f"`krylov_dim` must be at least 3; got {self.krylov_dim}.")
-        if self.max_restarts < 1:
-            raise ValueError(
-                f"`max_restarts` must be at least 1; got {self.max_restarts}."
-            )
+        if self.rtol is not None:
+            check_real("rtol", self.rtol, zero=True)
+        if self.krylov_dim is not None:
+            check_integer("krylov_dim", self.krylov_dim, 3)
+        check_integer("max_restarts", self.max_restarts, 1)
 
     def tolerance(self, dtype) -> float:
         eps = float(jnp.finfo(dtype).eps)

@@ -35,6 +35,9 @@ class KrylovSylvester(AbstractSylvesterSolver):
     krylov_dim: int | None = eqx.field(static=True, default=None)
     max_restarts: int = eqx.field(static=True, default=300)
 
+    def __check_init__(self):
+        KrylovSchur(self.rtol, self.krylov_dim, self.max_restarts)
+
     def solve(self, system, rhs, *, selection, k, preconditioner, rtol):
         del preconditioner
         if system.pencil.mass is not None:

@@ -1,0 +1,32 @@
+"""Options that are plain Python values, refused by name at the earliest moment."""
+
+import numbers
+import operator
+from typing import Any
+
+
+def check_integer(name: str, value: Any, least: int) -> int:
+    """`value` as an `int`, at least `least`; NumPy integers will do, bools will not."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        value = operator.index(value)
+    except TypeError as error:
+        raise TypeError(f"`{name}` must be an integer; got {value!r}.") from error
+    if value < least:
+        raise ValueError(f"`{name}` must be at least {least}; got {value}.")
+    return value
+
+
+def check_real(name: str, value: Any, *, zero: bool = False) -> None:
+    """Refuses what is not a positive (with `zero`: non-negative) number."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"`{name}` must be a number; got {value!r}.")
+    if not (float(value) >= 0 if zero else float(value) > 0):
+        sort = "non-negative" if zero else "positive"
+        raise ValueError(f"`{name}` must be {sort}; got {value}.")
+
+
+def check_flag(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` must be True or False; got {value!r}.")
