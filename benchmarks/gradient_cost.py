@@ -7,17 +7,14 @@ compilation, uncounted.
 """
 
 import functools
-import time
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-import scipy.sparse as sp
-import scipy.sparse.linalg as spla
 
 import implicit_eig as ieig
 
+from .peers import arpack, best
 from .problems import convection_diffusion, random_walk
 
 
@@ -28,31 +25,6 @@ CASES = {
     "convection-diffusion, LM": (lambda m: convection_diffusion(m, (3, 7, 0)), 60, "LM"),
     "convection-diffusion, LM (large)": (convection_diffusion, 100, "LM"),
 }
-
-
-def arpack(triplets, which):
-    values, rows, columns, n = triplets
-    a = sp.csr_array((values, (rows, columns)), shape=(n, n))
-    count = [0]
-
-    def product(v):
-        count[0] += 1
-        return a @ v
-
-    v0 = np.random.default_rng(0).normal(size=n)
-    op = spla.LinearOperator((n, n), product, dtype=float)
-    run = lambda op: spla.eigs(op, K, which=which, ncv=DIM, tol=RTOL, v0=v0)
-    run(op)
-    return count[0], best(lambda: run(a))
-
-
-def best(run, times=3):
-    seconds = []
-    for _ in range(times):
-        start = time.perf_counter()
-        jax.block_until_ready(run())
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
 
 
 def ours(triplets, which):
@@ -102,7 +74,7 @@ def main():
     print("|---|---|---|---|---|---|")
     for name, (make, m, which) in CASES.items():
         triplets = make(m)
-        theirs, their_seconds = arpack(triplets, which)
+        theirs, their_seconds = arpack(triplets, which, k=K, dim=DIM, rtol=RTOL)
         forward, seconds, both, both_seconds = ours(triplets, which)
         print(
             f"| {name} | {triplets[3]} | {theirs} ({their_seconds:.2f}) "

@@ -14,7 +14,7 @@ from ._eigensolver import AbstractEigensolver, Dense, InvariantBlock, KrylovSchu
 from ._gauge import AbstractGauge, as_gauge
 from ._implicit import block_root, ImplicitAdjoint
 from ._operator import as_pencil, Pencil
-from ._pairs import check_ties, pairs_of_block, Ties
+from ._pairs import check_ties, default_tie_rtol, pairs_of_block, Ties
 from ._progress_meter import AbstractProgressMeter, NoProgressMeter
 from ._solution import raise_unless_successful, RESULTS, Solution
 from ._which import (
@@ -73,7 +73,9 @@ def eigs(
     - `adjoint`: default [`implicit_eig.ImplicitAdjoint`][]`()`.
     - `gauge`: default [`implicit_eig.LargestReal`][]`()`.
     - `ties`, `tie_rtol`: as in [`implicit_eig.eig`][], among the selected pairs.
-        Eigenvalues that are not selected never matter.
+        Eigenvalues that are not selected never matter. The default `tie_rtol` is at
+        least ten times the largest residual over the largest `|λ|`: what an iterative
+        solver found is tied when it cannot be told apart.
     - `throw`: raise when a run fails; else see `Solution.result`. Pairs that did not
         converge have NaN derivatives, as have all pairs when a derivative's linear
         solve misses its tolerance.
@@ -191,6 +193,15 @@ def solution_of_block(
         active=block.active,
         solve=solve,
     )
+    if tie_rtol is None:
+        # Eigenvalues are not known better than their residuals.
+        worst = jnp.max(jnp.where(block.active, block.residuals, 0))
+        largest = jnp.max(jnp.where(block.active, jnp.abs(block.eigenvalues), 0))
+        known = 10 * worst / jnp.where(largest > 0, largest, 1)
+        least = default_tie_rtol(pencil.n, pencil.dtype)
+        accuracy = jnp.maximum(least, jnp.where(largest > 0, known, 0))
+    else:
+        accuracy = tie_rtol
     pairs = pairs_of_block(
         pencil,
         basis,
@@ -202,7 +213,7 @@ def solution_of_block(
         k=k,
         gauge=gauge,
         ties=ties,
-        tie_rtol=tie_rtol,
+        tie_rtol=accuracy,
     )
     condition_numbers = None
     left_eigenvectors = None

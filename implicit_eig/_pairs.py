@@ -10,7 +10,7 @@ from typing import Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Complex, Inexact
+from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact
 
 from ._check import check_real
 from ._eigensolver import combine
@@ -34,7 +34,9 @@ def default_tie_rtol(n: int, dtype) -> float:
 
 
 def tied(
-    eigenvalues: Complex[Array, " m"], active: Bool[Array, " m"], rtol: float
+    eigenvalues: Complex[Array, " m"],
+    active: Bool[Array, " m"],
+    rtol: Float[ArrayLike, ""],
 ) -> Bool[Array, "m m"]:
     """Which pairs of distinct indices have a gap ≤ rtol · max|λ|."""
     both = active[:, None] & active[None, :] & ~jnp.eye(active.size, dtype=bool)
@@ -49,7 +51,7 @@ def eigen_of_block(
     coordinates: Complex[Array, "m m"],
     *,
     active: Bool[Array, " m"],
-    tie_rtol: float,
+    tie_rtol: Float[ArrayLike, ""],
 ) -> tuple[Complex[Array, " m"], Complex[Array, "m m"]]:
     """The eigenpairs (λ, W) of L, known, made differentiable with respect to L.
 
@@ -169,11 +171,9 @@ def pairs_of_block(
     k: int,
     gauge: AbstractGauge,
     ties: Ties,
-    tie_rtol: float | None,
+    tie_rtol: Float[ArrayLike, ""],
 ) -> Eigenpairs:
     """The first k pairs of a differentiable block, in the gauge, `uᴴBv = 1`."""
-    if tie_rtol is None:
-        tie_rtol = default_tie_rtol(pencil.n, pencil.dtype)
     missing = ~active[:k]
     found = jax.lax.stop_gradient(eigenvalues), jax.lax.stop_gradient(coordinates)
     w, coordinates = eigen_of_block(matrix, *found, active=active, tie_rtol=tie_rtol)

@@ -177,8 +177,11 @@ def order(
     overlaps: Float[Array, " m"] | None,
     is_real: bool,
 ) -> Order:
-    """Sorts by key. Of a real operator's conjugate pair the better one comes first, at
-    equal keys the one with positive imaginary part, and nothing comes between them.
+    """Sorts by key. Keys that are as good as equal (±λ under "LM", an imaginary spectrum
+    under "LR") are sorted by real part, then by imaginary part, the largest first, so
+    that rounding decides nothing. Of a real operator's conjugate pair the better one
+    comes first, at equal keys the one with positive imaginary part, and nothing comes
+    between them.
 
     For a real operator the eigenvalues must come as LAPACK's `geev` gives them, partners
     side by side. NaN sorts last.
@@ -187,17 +190,31 @@ def order(
     key = selection.keys(eigenvalues, overlaps, is_real)
     key = jnp.where(jnp.isnan(key), -jnp.inf, key)
     index = jnp.arange(m)
+    if is_real:
+        # The first of a pair by position; geev puts the positive imaginary part first.
+        first = jnp.where(eigenvalues.imag < 0, index - 1, index)
+        paired = jnp.where(eigenvalues.imag > 0, index + 1, index)
+        partner = jnp.where(eigenvalues.imag < 0, index - 1, paired)
+        best, seen = jnp.maximum(key, key[partner]), eigenvalues[first]
+    else:
+        first, best, seen = index, key, eigenvalues
+    size = jnp.where(jnp.isnan(seen), 0, jnp.abs(seen))
+    ranks = [_rank(x, size) for x in (seen.imag, seen.real, best)]
     if not is_real:
-        return Order(jnp.lexsort((index, -key)), jnp.zeros(m, bool))
-    # The first of a pair by position; geev puts the positive imaginary part first.
-    first = jnp.where(eigenvalues.imag < 0, index - 1, index)
-    partner = jnp.where(
-        eigenvalues.imag > 0,
-        index + 1,
-        jnp.where(eigenvalues.imag < 0, index - 1, index),
-    )
-    best = jnp.maximum(key, key[partner])
-    permutation = jnp.lexsort((eigenvalues.imag < 0, -key, first, -best))
-    rank = first[permutation]
-    second = jnp.concatenate([jnp.zeros(1, bool), rank[1:] == rank[:-1]])
+        permutation = jnp.lexsort((index, *ranks))
+        return Order(permutation, jnp.zeros(m, bool))
+    permutation = jnp.lexsort((eigenvalues.imag < 0, -key, first, *ranks))
+    place = first[permutation]
+    second = jnp.concatenate([jnp.zeros(1, bool), place[1:] == place[:-1]])
     return Order(permutation, second)
+
+
+def _rank(x: Float[Array, " m"], size: Float[Array, " m"]) -> Int[Array, " m"]:
+    """The place of each entry, the largest first; one place for what differs by less than
+    the accuracy to be expected of eigenvalues of that `size`."""
+    falling = jnp.argsort(-x)
+    size = jnp.maximum(size, jnp.where(jnp.isfinite(x), jnp.abs(x), 0))
+    x, size = x[falling], size[falling]
+    nothing = 10 * jnp.finfo(x.dtype).eps ** (2 / 3) * jnp.maximum(size[1:], size[:-1])
+    steps = jnp.concatenate([jnp.zeros(1, bool), x[:-1] > x[1:] + nothing])
+    return jnp.zeros(x.shape, int).at[falling].set(jnp.cumsum(steps))

@@ -9,7 +9,7 @@ import pytest
 
 import implicit_eig as ieig
 
-from .oracles import random_matrix, relative
+from .oracles import random_matrix, relative, with_spectrum
 
 
 N = 61
@@ -305,6 +305,87 @@ def test_left_vectors_and_condition_numbers_come_on_request_only():
         assert relative(jnp.diagonal(u.conj().T @ x), np.ones(3)) < 1e-12
         want = kappa[[np.argmin(np.abs(w - z)) for z in s.eigenvalues]]
         np.testing.assert_allclose(s.condition_numbers, want, rtol=1e-8)
+
+
+ROOTS = np.exp(2j * np.pi * np.arange(6) / 6)
+
+
+@pytest.mark.parametrize(
+    "which, spectrum, best_first",
+    [
+        ("LM", [-2, 1, 2, 2j], [2, 2j, -2, 1]),
+        ("LM", ROOTS, ROOTS[[0, 1, 5, 2, 4, 3]]),
+        ("SM", 3 * ROOTS, 3 * ROOTS[[0, 1, 5, 2, 4, 3]]),
+        ("LR", [-1j, 3j, -2j, -1], [3j, -1j, -2j, -1]),
+        ("SI", [5, 2 - 1j, 4 - 1j, -1j], [4 - 1j, 2 - 1j, -1j, 5]),
+        (lambda z: jnp.round(z.real), [1.1, 0.9, 2 - 1j], [2 - 1j, 1.1, 0.9]),
+    ],
+)
+def test_equal_keys_are_ordered_by_rule_not_by_rounding(which, spectrum, best_first):
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        noise = 1e-14 * (rng.normal(size=len(spectrum)) + 1j * rng.normal())
+        a = np.diag(rng.permutation(np.asarray(spectrum) + noise))
+        found = ieig.eigs(a, len(spectrum), which).eigenvalues
+        np.testing.assert_allclose(found, best_first, atol=1e-12)
+
+
+def test_equal_keys_of_a_real_operator_keep_conjugate_partners_side_by_side():
+    rotation = np.array([[0.0, -1.0], [1.0, 0.0]])
+    a = np.kron(np.diag([1.0, 3.0, 2.0]), rotation)
+    a = np.block([[a, np.zeros((6, 1))], [np.zeros((1, 6)), -np.eye(1)]])
+    found = ieig.eigs(a, 7, "LR").eigenvalues
+    np.testing.assert_allclose(found, [3j, -3j, 2j, -2j, 1j, -1j, -1], atol=1e-14)
+
+
+class TestRepeatedEigenvalues:
+    """Of several copies, one Krylov space holds one."""
+
+    spectrum = np.concatenate([[5, 5, 5, 4, 4, 3.9, -5], np.linspace(-3, 3, 53)])
+    every_copy = ieig.KrylovSchur(krylov_dim=24, repeated=True)
+
+    def matrix(self):
+        return with_spectrum(0, self.spectrum)
+
+    @pytest.mark.parametrize("which, k", [("LR", 2), ("LR", 5), ("LM", 6)])
+    def test_every_copy_is_found_when_asked_for(self, which, k):
+        solution = ieig.eigs(self.matrix(), k, which, eigensolver=self.every_copy)
+        key = KEYS[which]
+        want = sorted(self.spectrum, key=key, reverse=True)[:k]
+        np.testing.assert_allclose(np.sort(solution.eigenvalues.real), np.sort(want))
+        v = np.linalg.qr(np.asarray(solution.eigenvectors))[1]
+        assert np.min(np.abs(np.diagonal(v))) > 1e-3  # independent vectors
+
+    def test_what_the_start_vector_is_blind_to_is_found_as_well(self):
+        # An exact invariant subspace without the rightmost eigenvector.
+        d = np.append(np.linspace(0, 1, 40), 9.0)
+        v0 = jnp.where(d > 5, 0.0, 1.0)
+        find = lambda repeated: ieig.eigs(
+            lambda v: d * v,
+            2,
+            "LR",
+            like=v0,
+            v0=v0,
+            eigensolver=ieig.KrylovSchur(krylov_dim=12, repeated=repeated),
+        )
+        assert np.isclose(find(True).eigenvalues[0], 9)
+
+    def test_the_gradient_of_their_projector_agrees_with_the_dense_one(self):
+        a = self.matrix()
+
+        def f(a, eigensolver):
+            s = ieig.eigs(a, 3, "LR", left=True, ties="drop", eigensolver=eigensolver)
+            projector = s.eigenvectors @ s.left_eigenvectors.conj().T
+            return jnp.sum(projector[:5].real * jnp.arange(60.0))
+
+        gradient = jax.jit(jax.grad(f), static_argnums=1)
+        assert relative(gradient(a, self.every_copy), gradient(a, ieig.Dense())) < 1e-7
+
+    def test_vectors_an_iteration_cannot_tell_apart_have_no_derivative(self):
+        f = lambda a: ieig.eigs(a, 4, "LR", eigensolver=self.every_copy).eigenvectors
+        a = self.matrix()
+        tangent = jax.jvp(f, (a,), (random_matrix(0, len(a)),))[1]
+        assert np.all(np.isnan(tangent[:, :3])) and np.all(np.isfinite(tangent[:, 3]))
 
 
 class TestARunThatStopsEarly:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Complex, Float, Inexact, Int
 
-from .._check import check_integer, check_real
+from .._check import check_flag, check_integer, check_real
 from .._operator import complex_dtype, Pencil
 from .._progress_meter import AbstractProgressMeter, NoProgressMeter
 from .._solution import RESULTS
@@ -48,6 +48,7 @@ class Ritz(NamedTuple):
     residuals: Float[Array, " m"]
     wanted: Bool[Array, " m"]
     converged: Bool[Array, " m"]
+    rounding: Float[Array, ""]
     finite: Bool[Array, ""]
 
 
@@ -150,7 +151,6 @@ def _expand(
 ) -> KrylovDecomposition:
     """One Arnoldi step: orthogonalises A v_j and appends it as v_{j+1}."""
     basis, matrix = decomposition
-    _, c, n = basis.shape
     eps = jnp.finfo(basis.dtype).eps
     vj = jax.lax.dynamic_index_in_dim(basis, j, keepdims=False)
     h, w, before = _orthogonalise(basis, to_rows(mv(from_rows(vj))), admit)
@@ -158,21 +158,23 @@ def _expand(
     # An invariant subspace: the residual is rounding, so its direction means nothing.
     # Go on with a fresh direction, uncoupled.
     broken = size <= 10 * eps * before
-
-    def fresh(w):
-        del w
-        key = jax.random.fold_in(jax.random.key(1), j)
-        w = jax.random.normal(key, (c, n), basis.dtype)
-        w = to_rows(admit(from_rows(w)))
-        _, w, _ = _orthogonalise(basis, w / _norm(w), admit)
-        _, w, _ = _orthogonalise(basis, w / _norm(w), admit)
-        return w / _norm(w)
-
-    w = jax.lax.cond(broken, fresh, lambda w: w / size, w)
+    w = jax.lax.cond(broken, lambda w: _fresh(basis, admit, j), lambda w: w / size, w)
     h = h.at[j + 1].set(jnp.where(broken, 0, size).astype(h.dtype))
     basis = jax.lax.dynamic_update_index_in_dim(basis, w, j + 1, 0)
     matrix = jax.lax.dynamic_update_index_in_dim(matrix, h, j, 1)
     return KrylovDecomposition(basis, matrix)
+
+
+def _fresh(
+    basis: Float[Array, "m1 c n"], admit: Callable[[Array], Array], seed: Int[Array, ""]
+) -> Float[Array, "c n"]:
+    """A random direction orthogonal to the basis."""
+    key = jax.random.fold_in(jax.random.key(1), seed)
+    w = jax.random.normal(key, basis.shape[1:], basis.dtype)
+    w = to_rows(admit(from_rows(w)))
+    _, w, _ = _orthogonalise(basis, w / _norm(w), admit)
+    _, w, _ = _orthogonalise(basis, w / _norm(w), admit)
+    return w / _norm(w)
 
 
 def _ritz(
@@ -195,8 +197,8 @@ def _ritz(
     perm, second = found.permutation, found.second
     values, vectors = values[perm], vectors[:, perm]
     residuals = jnp.abs(matrix[m].astype(vectors.dtype) @ vectors)
-    scale = jnp.max(jnp.abs(values))
-    enough = jnp.maximum(rtol * jnp.abs(values), 10 * eps * scale)
+    rounding = 10 * eps * jnp.max(jnp.abs(values))
+    enough = jnp.maximum(rtol * jnp.abs(values), rounding)
     index = jnp.arange(m)
     wanted = (index < k) | ((index == k) & second)
     converged = wanted & (residuals <= enough) & finite
@@ -213,6 +215,7 @@ def _ritz(
         residuals[front],
         wanted[front],
         converged[front],
+        rounding,
         finite,
     )
 
@@ -225,6 +228,57 @@ def _target_coordinates(
         return _coefficients(basis, to_rows(target.astype(complex_dtype(target.dtype))))
     parts = target.real[None], target.imag[None]
     return jax.lax.complex(*(_coefficients(basis, part) for part in parts))
+
+
+def _sharpened(
+    matrix: Inexact[Array, "m m"],
+    q: Inexact[Array, "m m"],
+    p: Int[Array, ""],
+    values: Complex[Array, " m"],
+    vectors: Complex[Array, "m m"],
+) -> Inexact[Array, "m m"]:
+    """q, whose leading p columns are to span an invariant subspace of `matrix`, to
+    rounding.
+
+    Eigenvectors of a nearly defective matrix are nearly dependent, and the orthonormal
+    basis of their span is then inaccurate by as much. Newton's method on the Riccati
+    equation of the subspace (Stewart 1973) repairs it: with T = qᴴ A q, solve
+    `T₂₂ P − P T₁₁ = −T₂₁` and turn span(q₁) into span(q₁ + q₂ P).
+    """
+    m = matrix.shape[0]
+    lead = jnp.arange(m) < p
+    across = ~lead[:, None] & lead[None, :]
+    same = lead[:, None] == lead[None, :]
+    enough = 10 * jnp.finfo(q.dtype).eps * jnp.linalg.norm(matrix)
+    gap = jnp.where(across, values[:, None] - values[None, :], 1)
+    gap = jnp.where(gap == 0, enough.astype(gap.dtype), gap)
+
+    def defect(q):
+        t = jnp.where(across, q.conj().T @ matrix @ q, 0)
+        return t, jnp.linalg.norm(t)
+
+    def newton(state):
+        q, t, size, rounds = state
+        # The Sylvester equation, by the eigenvectors of T₁₁ and T₂₂.
+        w = q.conj().T.astype(vectors.dtype) @ vectors
+        w = jnp.where(same, w, 0)
+        g = jnp.linalg.solve(w, t.astype(w.dtype) @ w) / gap
+        y = -jnp.linalg.solve(w.T, (w @ jnp.where(across, g, 0)).T).T
+        y = y if jnp.iscomplexobj(q) else y.real
+        y = jnp.where(across, y, 0)
+        better, _ = jnp.linalg.qr(q @ (jnp.eye(m, dtype=q.dtype) + y - y.conj().T))
+        t_new, size_new = defect(better)
+        improved = size_new < size
+        q = jnp.where(improved, better, q)
+        t = jnp.where(improved, t_new, t)
+        rounds = jnp.where(improved, rounds + 1, 5)
+        return q, t, jnp.minimum(size, size_new), rounds
+
+    def unfinished(state):
+        _, _, size, rounds = state
+        return (size > enough) & (rounds < 5)
+
+    return jax.lax.while_loop(unfinished, newton, (q, *defect(q), jnp.asarray(0)))[0]
 
 
 def _restart(
@@ -250,6 +304,21 @@ def _restart(
     return KrylovDecomposition(basis, matrix)
 
 
+def _begin_anew(
+    decomposition: KrylovDecomposition,
+    p: Int[Array, ""],
+    admit: Callable[[Array], Array],
+    seed: Int[Array, ""],
+) -> KrylovDecomposition:
+    """Keeps p converged vectors, whose residuals are dropped, and a random one."""
+    basis, matrix = decomposition
+    basis = jax.lax.dynamic_update_index_in_dim(basis, jnp.zeros_like(basis[0]), p, 0)
+    w = _fresh(basis, admit, seed)
+    basis = jax.lax.dynamic_update_index_in_dim(basis, w, p, 0)
+    matrix = jax.lax.dynamic_update_index_in_dim(matrix, jnp.zeros_like(matrix[0]), p, 0)
+    return KrylovDecomposition(basis, matrix)
+
+
 def krylov_schur(
     mv: Callable[[Inexact[Array, " n"]], Inexact[Array, " n"]],
     v0: Inexact[Array, " n"],
@@ -259,6 +328,7 @@ def krylov_schur(
     krylov_dim: int,
     rtol: float,
     max_restarts: int,
+    repeated: bool = False,
     admit: Callable[[Inexact[Array, " n"]], Inexact[Array, " n"]] = lambda v: v,
     progress_meter: AbstractProgressMeter = NoProgressMeter(),
 ) -> KrylovResult:
@@ -266,6 +336,12 @@ def krylov_schur(
 
     Returns k columns, one more in real arithmetic. A Ritz pair has converged when its
     residual is below `rtol |λ|`, or below rounding of the largest Ritz value.
+
+    With `repeated` the run does not end there. What was found is kept, the Krylov space
+    begins anew with a random vector, and grows until the best pair beyond the wanted ones
+    is known well enough to be no better than they; again and again while anything better
+    turns up. A Krylov space holds one vector of each eigenspace, so this is how further
+    copies of an eigenvalue are found.
 
     `admit` projects onto the invariant subspace the run is confined to, against rounding
     and after a breakdown, when the run goes on with a random vector.
@@ -289,6 +365,8 @@ def krylov_schur(
         eigenvalues: Complex[Array, " m"]
         coordinates: Complex[Array, "m m"]
         active: Bool[Array, " m"]
+        searches: Int[Array, ""]
+        found: Complex[Array, " m"]
 
     def cycle(state: State) -> State:
         decomposition = jax.lax.fori_loop(
@@ -297,8 +375,18 @@ def krylov_schur(
         ritz = _ritz(decomposition, selection, k, rtol, is_real)
         count = jnp.sum(ritz.converged)
         needed = jnp.sum(ritz.wanted)
-        done = (count == needed) | ~ritz.finite
-        last = done | (state.restarts + 1 >= max_restarts)
+        complete = (count == needed) & ritz.finite
+        values = ritz.values[:width]
+        done = complete
+        if repeated:
+            size = jnp.maximum(rtol**0.5 * jnp.abs(ritz.values[needed]), ritz.rounding)
+            settled = ritz.residuals[needed] <= size
+            complete = complete & ((state.searches == 0) | settled)
+            moved = jnp.abs(values - state.found) > 1e3 * rtol * jnp.abs(values)
+            moved = jnp.any(moved & ritz.converged[:width])
+            done = complete & (state.searches > 0) & ~moved
+        done = done | ~ritz.finite
+        last = complete | done | (state.restarts + 1 >= max_restarts)
         # Keep the wanted ones and half of the rest; more as pairs converge, so that
         # locked vectors do not eat up the room for new ones (Stathopoulos, Saad and Wu
         # 1998). At the end, the wanted ones.
@@ -306,14 +394,22 @@ def krylov_schur(
         keep = jnp.where(last, needed, keep)
         keep = keep + ritz.second[jnp.minimum(keep, m - 1)].astype(keep.dtype)
         q = schur_basis(ritz.vectors, ritz.second, is_real)
+        q = _sharpened(decomposition.matrix[:m], q, keep, ritz.values, ritz.vectors)
         coordinates = (q.conj().T.astype(ritz.vectors.dtype) @ ritz.vectors)[
             :width, :width
         ]
-        values = ritz.values[:width]
         worst = jnp.max(jnp.where(ritz.wanted, ritz.residuals, 0))
         progress_meter.step(state.restarts + 1, count, needed, worst)
+        decomposition = _restart(decomposition, q, keep, most)
+        if repeated:
+            decomposition = jax.lax.cond(
+                complete & ~done,
+                lambda d: _begin_anew(d, keep, admit, state.restarts),
+                lambda d: d,
+                decomposition,
+            )
         return State(
-            _restart(decomposition, q, keep, most),
+            decomposition,
             keep,
             state.restarts + 1,
             state.matvecs + m - state.start,
@@ -323,6 +419,8 @@ def krylov_schur(
             values,
             leading(ritz.converged[:width], coordinates),
             ritz.converged[:width],
+            state.searches + complete.astype(state.searches.dtype),
+            jnp.where(complete, values, state.found),
         )
 
     zero = jnp.asarray(0)
@@ -338,6 +436,8 @@ def krylov_schur(
         jnp.zeros(width, dtype),
         jnp.zeros((width, width), dtype),
         jnp.zeros(width, bool),
+        zero,
+        jnp.zeros(width, dtype),
     )
     end = jax.lax.while_loop(lambda s: ~s.done & (s.restarts < max_restarts), cycle, init)
     vectors = from_rows(jnp.moveaxis(end.decomposition.basis[:width], 1, 0)).T
@@ -365,8 +465,8 @@ class KrylovSchur(AbstractEigensolver):
     Finds extreme eigenvalues from products with A alone. Memory: `krylov_dim + 1`
     vectors. What converged is judged by the recurrence and verified by true residuals.
 
-    One start vector finds one copy of a repeated eigenvalue; further copies appear only
-    through rounding or after a breakdown.
+    A Krylov space of one start vector holds one copy of a repeated eigenvalue; more
+    appear only through rounding or after a breakdown. `repeated=True` looks for them.
 
     **Arguments:**
 
@@ -374,6 +474,9 @@ class KrylovSchur(AbstractEigensolver):
         of the largest eigenvalue). Default: `eps^(2/3)` of the precision.
     - `krylov_dim`: largest dimension of the Krylov space; default `max(2k + 1, 20)`.
     - `max_restarts`: default 300.
+    - `repeated`: search on, with fresh start vectors orthogonal to what was found, until
+        nothing better turns up: finds every copy of repeated eigenvalues, and what `v0`
+        was blind to. Costs about one more run, and another one for each round of copies.
 
     Standard problems only (`mass=None`).
     """
@@ -381,6 +484,7 @@ class KrylovSchur(AbstractEigensolver):
     rtol: float | None = eqx.field(static=True, default=None)
     krylov_dim: int | None = eqx.field(static=True, default=None)
     max_restarts: int = eqx.field(static=True, default=300)
+    repeated: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
         if self.rtol is not None:
@@ -388,6 +492,7 @@ class KrylovSchur(AbstractEigensolver):
         if self.krylov_dim is not None:
             check_integer("krylov_dim", self.krylov_dim, 3)
         check_integer("max_restarts", self.max_restarts, 1)
+        check_flag("repeated", self.repeated)
 
     def tolerance(self, dtype) -> float:
         eps = float(jnp.finfo(dtype).eps)
@@ -424,6 +529,7 @@ class KrylovSchur(AbstractEigensolver):
                 krylov_dim=m,
                 rtol=rtol,
                 max_restarts=self.max_restarts,
+                repeated=self.repeated,
                 progress_meter=progress_meter,
             )
 

@@ -107,7 +107,7 @@ class ImplicitAdjoint(eqx.Module):
         m, restarts = run.krylov_dim, run.max_restarts
         if self.max_steps is not None:
             restarts = max(1, self.max_steps // max(1, (m or 20) // 2))
-        return KrylovSylvester(krylov_dim=m, max_restarts=restarts)
+        return KrylovSylvester(krylov_dim=m, max_restarts=restarts, repeated=run.repeated)
 
 
 _FAILED = (

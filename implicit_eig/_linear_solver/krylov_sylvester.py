@@ -28,15 +28,19 @@ class KrylovSylvester(AbstractSylvesterSolver):
     **Arguments:**
 
     - `rtol`: tolerance of the run; default: that of `ImplicitAdjoint`.
-    - `krylov_dim`, `max_restarts`: as in `KrylovSchur`.
+    - `krylov_dim`, `max_restarts`, `repeated`: as in `KrylovSchur`.
     """
 
     rtol: float | None = eqx.field(static=True, default=None)
     krylov_dim: int | None = eqx.field(static=True, default=None)
     max_restarts: int = eqx.field(static=True, default=300)
+    repeated: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
-        KrylovSchur(self.rtol, self.krylov_dim, self.max_restarts)
+        self._run(self.rtol)
+
+    def _run(self, rtol: float | None) -> KrylovSchur:
+        return KrylovSchur(rtol, self.krylov_dim, self.max_restarts, self.repeated)
 
     def solve(self, system, rhs, *, selection, k, preconditioner, rtol):
         del preconditioner
@@ -66,8 +70,7 @@ class KrylovSylvester(AbstractSylvesterSolver):
 
         ones = active.astype(rhs.dtype)
         start = jnp.concatenate([-(right @ ones) / scale, ones])
-        rtol = rtol if self.rtol is None else self.rtol
-        run = KrylovSchur(rtol, self.krylov_dim, self.max_restarts)
+        run = self._run(rtol if self.rtol is None else self.rtol)
         found = krylov_schur(
             augmented,
             start,
@@ -76,6 +79,7 @@ class KrylovSylvester(AbstractSylvesterSolver):
             krylov_dim=run.dimension(n, k),
             rtol=run.tolerance(rhs.dtype),
             max_restarts=run.max_restarts,
+            repeated=run.repeated,
             admit=admit,
         )
         # A real run always has room for the partner of the last one.
