@@ -113,7 +113,7 @@ def biorthogonal(
     gram = left.conj().T @ pencil.mass_mm(basis)
     both = active[:, None] & active[None, :]
     gram = jnp.where(both, gram, jnp.eye(active.size, dtype=gram.dtype))
-    return jnp.linalg.solve(gram, left.conj().T).conj().T
+    return left @ jnp.linalg.inv(gram).conj().T
 
 
 def leading(active: Bool[Array, " m"], x: Inexact[Array, "m m"]) -> Inexact[Array, "m m"]:
