@@ -347,7 +347,9 @@ def krylov_schur(
         ]
         values = ritz.values[:width]
         worst = jnp.max(jnp.where(ritz.wanted, ritz.residuals, 0))
-        progress_meter.step(state.restarts + 1, count, needed, worst)
+        # In a batch, a run that is done goes round with the others.
+        ended = state.done | last
+        progress_meter.step(state.restarts + 1, count, needed, worst, ended)
         return State(
             _restart(decomposition, q, keep),
             keep,
