@@ -36,10 +36,16 @@ from .base import (
 )
 
 
-class KrylovDecomposition(NamedTuple):
-    """`A V[:m] = V H` with orthonormal rows of V: m + 1 vectors of `c` real rows."""
+# Least width of a piece in which a basis is rotated: products of this width run at full
+# speed.
+_PIECE = 4096
 
-    basis: PyTree[Float[Array, "m1 c _n"]]
+
+class KrylovDecomposition(NamedTuple):
+    """`A V[:m] = V H` with orthonormal rows of V: m + 1 vectors of `c` real rows, each in
+    `parts` of equal length."""
+
+    basis: PyTree[Float[Array, "m1 c _parts _size"]]
     matrix: Inexact[Array, "m1 m"]
 
 
@@ -69,30 +75,37 @@ class KrylovResult(NamedTuple):
     num_restarts: Int[Array, ""]
 
 
-def to_rows(x: PyTree[Inexact[Array, " _n"]]) -> PyTree[Float[Array, "c _n"]]:
+def to_rows(x: PyTree[Inexact[Array, " _n"]]) -> PyTree[Float[Array, "c _parts _size"]]:
     def rows(x):
-        return jnp.stack([x.real, x.imag]) if jnp.iscomplexobj(x) else x[None]
+        parts = jax.device_count()
+        parts = parts if x.size % parts == 0 else 1
+        rows = jnp.stack([x.real, x.imag]) if jnp.iscomplexobj(x) else x[None]
+        return rows.reshape(-1, parts, x.size // parts)
 
     return jtu.tree_map(rows, x)
 
 
-def from_rows(x: PyTree[Float[Array, "c *_n"]]) -> PyTree[Inexact[Array, "*_n"]]:
-    def vector(x):
+def from_rows(
+    x: PyTree[Float[Array, "c *_m _parts _size"]],
+) -> PyTree[Inexact[Array, "*_m _n"]]:
+    def vectors(x):
+        x = x.reshape(*x.shape[:-2], -1)
         return jax.lax.complex(x[0], x[1]) if x.shape[0] == 2 else x[0]
 
-    return jtu.tree_map(vector, x)
+    return jtu.tree_map(vectors, x)
 
 
 def _coefficients(
-    basis: PyTree[Float[Array, "m1 c _n"]], w: PyTree[Float[Array, "c _n"]]
+    basis: PyTree[Float[Array, "m1 c _parts _size"]],
+    w: PyTree[Float[Array, "c _parts _size"]],
 ) -> Inexact[Array, " m1"]:
     """⟨v_i, w⟩ for every basis vector."""
 
     def part(basis, w):
-        m1, c, n = basis.shape
+        m1, c, *_ = basis.shape
+        rows, w = basis.reshape(m1 * c, -1), w.reshape(c, -1)
         if c == 1:
-            return basis.reshape(m1, n) @ w[0]
-        rows = basis.reshape(m1 * c, n)
+            return rows @ w[0]
         with_real, with_imag = ((rows @ x).reshape(m1, 2) for x in (w[0], w[1]))
         return jax.lax.complex(
             with_real[:, 0] + with_imag[:, 1], with_imag[:, 0] - with_real[:, 1]
@@ -102,32 +115,48 @@ def _coefficients(
 
 
 def _combination(
-    h: Inexact[Array, " m1"], basis: PyTree[Float[Array, "m1 c _n"]]
-) -> PyTree[Float[Array, "c _n"]]:
+    h: Inexact[Array, " m1"], basis: PyTree[Float[Array, "m1 c _parts _size"]]
+) -> PyTree[Float[Array, "c _parts _size"]]:
     """Σ h_i v_i."""
 
     def part(basis):
-        m1, c, n = basis.shape
+        m1, c, *shape = basis.shape
+        rows = basis.reshape(m1 * c, -1)
         if c == 1:
-            return (h @ basis.reshape(m1, n))[None]
-        rows = basis.reshape(m1 * c, n)
+            return (h @ rows).reshape(c, *shape)
         real = jnp.stack([h.real, -h.imag], axis=1).reshape(-1)
         imag = jnp.stack([h.imag, h.real], axis=1).reshape(-1)
-        return jnp.stack([real @ rows, imag @ rows])
+        return jnp.stack([real @ rows, imag @ rows]).reshape(c, *shape)
 
     return jtu.tree_map(part, basis)
 
 
 def _rotate(
-    q: Inexact[Array, "m1 m1"], basis: Float[Array, "m1 c n"]
-) -> Float[Array, "m1 c n"]:
-    """The vectors Σ_i q_ij v_i."""
-    m1, c, n = basis.shape
+    q: Inexact[Array, "m1 m1"], basis: Float[Array, "m1 c parts size"]
+) -> Float[Array, "m1 c parts size"]:
+    """The vectors Σ_i q_ij v_i, in the memory of the old ones and about a vector more.
+
+    One piece of every part after the other. There are as many parts as devices: of n
+    sharded over them a part is what one of them holds, and no piece leaves it.
+    """
+    m1, c, parts, size = basis.shape
     if c == 2:
         real = jnp.stack([q.real, -q.imag], axis=1).reshape(2 * m1, m1)
         imag = jnp.stack([q.imag, q.real], axis=1).reshape(2 * m1, m1)
         q = jnp.stack([real, imag], axis=2).reshape(2 * m1, 2 * m1)
-    return (q.T @ basis.reshape(m1 * c, n)).reshape(m1, c, n)
+    width = min(size, max(_PIECE, size // (2 * m1)))
+
+    def turn(start, width, basis):
+        old = jax.lax.dynamic_slice_in_dim(basis, start, width, axis=3)
+        new = (q.T @ old.reshape(m1 * c, parts * width)).reshape(old.shape)
+        return jax.lax.dynamic_update_slice_in_dim(basis, new, start, axis=3)
+
+    basis = jax.lax.fori_loop(
+        0, size // width, lambda i, b: turn(i * width, width, b), basis
+    )
+    if size % width:
+        basis = turn(size - size % width, size % width, basis)
+    return basis
 
 
 def _sum(tree: PyTree[Array]) -> Array:
@@ -135,7 +164,7 @@ def _sum(tree: PyTree[Array]) -> Array:
     return sum(rest, start=first)
 
 
-def _norm(x: PyTree[Float[Array, "c _n"]]) -> Float[Array, ""]:
+def _norm(x: PyTree[Float[Array, "c _parts _size"]]) -> Float[Array, ""]:
     return jnp.sqrt(_sum(jtu.tree_map(lambda x: jnp.sum(x * x), x)))
 
 
@@ -149,9 +178,11 @@ def _minus(x: PyTree[Array], y: PyTree[Array]) -> PyTree[Array]:
 
 def _orthogonalise(
     basis: PyTree[Float[Array, "m1 c _n"]],
-    w: PyTree[Float[Array, "c _n"]],
+    w: PyTree[Float[Array, "c _parts _size"]],
     admit: Callable[[PyTree[Array]], PyTree[Array]],
-) -> tuple[Inexact[Array, " m1"], PyTree[Float[Array, "c _n"]], Float[Array, ""]]:
+) -> tuple[
+    Inexact[Array, " m1"], PyTree[Float[Array, "c _parts _size"]], Float[Array, ""]
+]:
     """Classical Gram–Schmidt, with a second pass where the first cancelled (Daniel,
     Gragg, Kaufman and Stewart 1976).
 
