@@ -160,8 +160,7 @@ def _rotate(
 
 
 def _sum(tree: PyTree[Array]) -> Array:
-    first, *rest = jtu.tree_leaves(tree)
-    return sum(rest, start=first)
+    return jtu.tree_reduce(jnp.add, tree)
 
 
 def _norm(x: PyTree[Float[Array, "c _parts _size"]]) -> Float[Array, ""]:
@@ -177,7 +176,7 @@ def _minus(x: PyTree[Array], y: PyTree[Array]) -> PyTree[Array]:
 
 
 def _orthogonalise(
-    basis: PyTree[Float[Array, "m1 c _n"]],
+    basis: PyTree[Float[Array, "m1 c _parts _size"]],
     w: PyTree[Float[Array, "c _parts _size"]],
     admit: Callable[[PyTree[Array]], PyTree[Array]],
 ) -> tuple[
