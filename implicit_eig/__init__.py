@@ -31,6 +31,7 @@ from ._progress_meter import (
     AbstractProgressMeter as AbstractProgressMeter,
     NoProgressMeter as NoProgressMeter,
     TextProgressMeter as TextProgressMeter,
+    TqdmProgressMeter as TqdmProgressMeter,
 )
 from ._solution import RESULTS as RESULTS, Solution as Solution
 from ._which import (

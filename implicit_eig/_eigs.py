@@ -79,7 +79,8 @@ def eigs(
     - `throw`: raise when a run fails; else see `Solution.result`. Pairs that did not
         converge have NaN derivatives, as have all pairs when a derivative's linear
         solve misses its tolerance.
-    - `progress_meter`: shows the run.
+    - `progress_meter`: shows the run: `TextProgressMeter()`, `TqdmProgressMeter()`, or
+        your own [`implicit_eig.AbstractProgressMeter`][].
 
     **Returns:** a [`implicit_eig.Solution`][]: exactly k pairs, best first, of a
     conjugate pair the one with positive imaginary part first.

@@ -158,9 +158,10 @@ def check_direction(v: Array, name: str) -> None:
     """Refuses a vector without a direction, where its values are known."""
     if isinstance(v, Tracer):
         return
-    if not np.all(np.isfinite(np.asarray(v))):
+    # No `np.asarray`: parts of v may be on other hosts.
+    if not jnp.all(jnp.isfinite(v)):
         raise ValueError(f"{name} contains NaN or inf.")
-    if not np.any(np.asarray(v)):
+    if not jnp.any(v != 0):
         raise ValueError(f"{name} is zero: it must have a direction.")
 
 

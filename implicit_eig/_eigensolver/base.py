@@ -79,14 +79,32 @@ def galerkin(
     coordinates: Complex[Array, "m m"],
 ) -> tuple[Inexact[Array, "m m"], Float[Array, " m"]]:
     """L with `A X ≈ B X L`, and the true residual norms `‖Av − λBv‖/‖v‖` of the pairs
-    (λ, X W), at one block product with A and one with B."""
+    (λ, X W), at one block product with A and one with B.
+
+    With R = A X − B X L a pair has the defect `R w + B X (L w − λ w)`, whose norm needs
+    m×m matrices only: no further block of n-vectors is formed.
+    """
     ax, bx = pencil.mm(basis), pencil.mass_mm(basis)
     if pencil.mass is None:
         matrix = basis.conj().T @ ax
     else:
         q, r = jnp.linalg.qr(bx)
         matrix = jax.scipy.linalg.solve_triangular(r, q.conj().T @ ax)
-    return matrix, pair_residuals(basis, ax, bx, eigenvalues, coordinates)
+    rest = ax - bx @ matrix
+    inside = matrix.astype(coordinates.dtype) @ coordinates - coordinates * eigenvalues
+
+    def products(left, gram, right):
+        inner = jnp.sum(left.conj() * (gram.astype(right.dtype) @ right), axis=0)
+        return inner.real
+
+    square = (
+        products(coordinates, rest.conj().T @ rest, coordinates)
+        + 2 * products(coordinates, rest.conj().T @ bx, inside)
+        + products(inside, bx.conj().T @ bx, inside)
+    )
+    size = products(coordinates, basis.conj().T @ basis, coordinates)
+    size = jnp.where(size > 0, size, 1)
+    return matrix, jnp.sqrt(jnp.maximum(square, 0) / size)
 
 
 def pair_residuals(
@@ -113,7 +131,7 @@ def biorthogonal(
     gram = left.conj().T @ pencil.mass_mm(basis)
     both = active[:, None] & active[None, :]
     gram = jnp.where(both, gram, jnp.eye(active.size, dtype=gram.dtype))
-    return jnp.linalg.solve(gram, left.conj().T).conj().T
+    return left @ jnp.linalg.inv(gram).conj().T
 
 
 def leading(active: Bool[Array, " m"], x: Inexact[Array, "m m"]) -> Inexact[Array, "m m"]:

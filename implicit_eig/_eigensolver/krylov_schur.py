@@ -7,6 +7,9 @@ Arnoldi step), `KrylovDecomposition` and `_restart` (the factorisation), `krylov
 
 A complex vector is held as two real rows. XLA's CPU products of real row-major bases run
 at BLAS speed, complex ones 3 to 6 times slower.
+
+A vector may be a pytree of arrays, so that a part of order n stays sharded over devices
+beside a small one that every device holds.
 """
 
 from collections.abc import Callable
@@ -15,7 +18,8 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Complex, Float, Inexact, Int
+import jax.tree_util as jtu
+from jaxtyping import Array, Bool, Complex, Float, Inexact, Int, PyTree
 
 from .._check import check_flag, check_integer, check_real
 from .._operator import complex_dtype, Pencil
@@ -32,10 +36,16 @@ from .base import (
 )
 
 
-class KrylovDecomposition(NamedTuple):
-    """`A V[:m] = V H` with orthonormal rows of V: m + 1 vectors of `c` real rows."""
+# Least width of a piece in which a basis is rotated: products of this width run at full
+# speed.
+_PIECE = 4096
 
-    basis: Float[Array, "m1 c n"]
+
+class KrylovDecomposition(NamedTuple):
+    """`A V[:m] = V H` with orthonormal rows of V: m + 1 vectors of `c` real rows, each in
+    `parts` of equal length."""
+
+    basis: PyTree[Float[Array, "m1 c _parts _size"]]
     matrix: Inexact[Array, "m1 m"]
 
 
@@ -55,7 +65,7 @@ class Ritz(NamedTuple):
 class KrylovResult(NamedTuple):
     """The wanted Schur vectors; `m` columns of which the `active` ones converged."""
 
-    basis: Inexact[Array, "n m"]
+    basis: PyTree[Inexact[Array, "_n m"]]
     matrix: Inexact[Array, "m m"]
     eigenvalues: Complex[Array, " m"]
     coordinates: Complex[Array, "m m"]
@@ -66,63 +76,113 @@ class KrylovResult(NamedTuple):
     num_restarts: Int[Array, ""]
 
 
-def to_rows(x: Inexact[Array, " n"]) -> Float[Array, "c n"]:
-    return jnp.stack([x.real, x.imag]) if jnp.iscomplexobj(x) else x[None]
+def to_rows(x: PyTree[Inexact[Array, " _n"]]) -> PyTree[Float[Array, "c _parts _size"]]:
+    def rows(x):
+        parts = jax.device_count()
+        parts = parts if x.size % parts == 0 else 1
+        rows = jnp.stack([x.real, x.imag]) if jnp.iscomplexobj(x) else x[None]
+        return rows.reshape(-1, parts, x.size // parts)
+
+    return jtu.tree_map(rows, x)
 
 
-def from_rows(x: Float[Array, "c *n"]) -> Inexact[Array, "*n"]:
-    return jax.lax.complex(x[0], x[1]) if x.shape[0] == 2 else x[0]
+def from_rows(
+    x: PyTree[Float[Array, "c *_m _parts _size"]],
+) -> PyTree[Inexact[Array, "*_m _n"]]:
+    def vectors(x):
+        x = x.reshape(*x.shape[:-2], -1)
+        return jax.lax.complex(x[0], x[1]) if x.shape[0] == 2 else x[0]
+
+    return jtu.tree_map(vectors, x)
 
 
 def _coefficients(
-    basis: Float[Array, "m1 c n"], w: Float[Array, "c n"]
+    basis: PyTree[Float[Array, "m1 c _parts _size"]],
+    w: PyTree[Float[Array, "c _parts _size"]],
 ) -> Inexact[Array, " m1"]:
     """⟨v_i, w⟩ for every basis vector."""
-    m1, c, n = basis.shape
-    if c == 1:
-        return basis.reshape(m1, n) @ w[0]
-    rows = basis.reshape(m1 * c, n)
-    with_real, with_imag = (rows @ w[0]).reshape(m1, 2), (rows @ w[1]).reshape(m1, 2)
-    return jax.lax.complex(
-        with_real[:, 0] + with_imag[:, 1], with_imag[:, 0] - with_real[:, 1]
-    )
+
+    def part(basis, w):
+        m1, c, *_ = basis.shape
+        rows, w = basis.reshape(m1 * c, -1), w.reshape(c, -1)
+        if c == 1:
+            return rows @ w[0]
+        with_real, with_imag = ((rows @ x).reshape(m1, 2) for x in (w[0], w[1]))
+        return jax.lax.complex(
+            with_real[:, 0] + with_imag[:, 1], with_imag[:, 0] - with_real[:, 1]
+        )
+
+    return _sum(jtu.tree_map(part, basis, w))
 
 
 def _combination(
-    h: Inexact[Array, " m1"], basis: Float[Array, "m1 c n"]
-) -> Float[Array, "c n"]:
+    h: Inexact[Array, " m1"], basis: PyTree[Float[Array, "m1 c _parts _size"]]
+) -> PyTree[Float[Array, "c _parts _size"]]:
     """Σ h_i v_i."""
-    m1, c, n = basis.shape
-    if c == 1:
-        return (h @ basis.reshape(m1, n))[None]
-    rows = basis.reshape(m1 * c, n)
-    real = jnp.stack([h.real, -h.imag], axis=1).reshape(-1)
-    imag = jnp.stack([h.imag, h.real], axis=1).reshape(-1)
-    return jnp.stack([real @ rows, imag @ rows])
+
+    def part(basis):
+        m1, c, *shape = basis.shape
+        rows = basis.reshape(m1 * c, -1)
+        if c == 1:
+            return (h @ rows).reshape(c, *shape)
+        real = jnp.stack([h.real, -h.imag], axis=1).reshape(-1)
+        imag = jnp.stack([h.imag, h.real], axis=1).reshape(-1)
+        return jnp.stack([real @ rows, imag @ rows]).reshape(c, *shape)
+
+    return jtu.tree_map(part, basis)
 
 
 def _rotate(
-    q: Inexact[Array, "m p"], basis: Float[Array, "m c n"]
-) -> Float[Array, "p c n"]:
-    """The vectors Σ_i q_ij v_i."""
-    m, c, n = basis.shape
-    if c == 1:
-        return (q.T @ basis.reshape(m, n))[:, None]
-    real = jnp.stack([q.real, -q.imag], axis=1).reshape(2 * m, -1)
-    imag = jnp.stack([q.imag, q.real], axis=1).reshape(2 * m, -1)
-    both = jnp.stack([real, imag], axis=2).reshape(2 * m, -1)
-    return (both.T @ basis.reshape(m * c, n)).reshape(-1, c, n)
+    q: Inexact[Array, "m1 m1"], basis: Float[Array, "m1 c parts size"]
+) -> Float[Array, "m1 c parts size"]:
+    """The vectors Σ_i q_ij v_i, in the memory of the old ones and about a vector more.
+
+    One piece of every part after the other. There are as many parts as devices: of n
+    sharded over them a part is what one of them holds, and no piece leaves it.
+    """
+    m1, c, parts, size = basis.shape
+    if c == 2:
+        real = jnp.stack([q.real, -q.imag], axis=1).reshape(2 * m1, m1)
+        imag = jnp.stack([q.imag, q.real], axis=1).reshape(2 * m1, m1)
+        q = jnp.stack([real, imag], axis=2).reshape(2 * m1, 2 * m1)
+    width = min(size, max(_PIECE, size // (2 * m1)))
+
+    def turn(start, width, basis):
+        old = jax.lax.dynamic_slice_in_dim(basis, start, width, axis=3)
+        new = (q.T @ old.reshape(m1 * c, parts * width)).reshape(old.shape)
+        return jax.lax.dynamic_update_slice_in_dim(basis, new, start, axis=3)
+
+    basis = jax.lax.fori_loop(
+        0, size // width, lambda i, b: turn(i * width, width, b), basis
+    )
+    if size % width:
+        basis = turn(size - size % width, size % width, basis)
+    return basis
 
 
-def _norm(x: Float[Array, "c n"]) -> Float[Array, ""]:
-    return jnp.sqrt(jnp.sum(x * x))
+def _sum(tree: PyTree[Array]) -> Array:
+    return jtu.tree_reduce(jnp.add, tree)
+
+
+def _norm(x: PyTree[Float[Array, "c _parts _size"]]) -> Float[Array, ""]:
+    return jnp.sqrt(_sum(jtu.tree_map(lambda x: jnp.sum(x * x), x)))
+
+
+def _scaled(x: PyTree[Array], size: Array) -> PyTree[Array]:
+    return jtu.tree_map(lambda x: x / size, x)
+
+
+def _minus(x: PyTree[Array], y: PyTree[Array]) -> PyTree[Array]:
+    return jtu.tree_map(jnp.subtract, x, y)
 
 
 def _orthogonalise(
-    basis: Float[Array, "m1 c n"],
-    w: Float[Array, "c n"],
-    admit: Callable[[Array], Array],
-) -> tuple[Inexact[Array, " m1"], Float[Array, "c n"], Float[Array, ""]]:
+    basis: PyTree[Float[Array, "m1 c _parts _size"]],
+    w: PyTree[Float[Array, "c _parts _size"]],
+    admit: Callable[[PyTree[Array]], PyTree[Array]],
+) -> tuple[
+    Inexact[Array, " m1"], PyTree[Float[Array, "c _parts _size"]], Float[Array, ""]
+]:
     """Classical Gram–Schmidt, with a second pass where the first cancelled (Daniel,
     Gragg, Kaufman and Stewart 1976).
 
@@ -132,49 +192,59 @@ def _orthogonalise(
     """
     before = _norm(w)
     h = _coefficients(basis, w)
-    w = w - _combination(h, basis)
+    w = _minus(w, _combination(h, basis))
 
     def again(h, w):
         w = to_rows(admit(from_rows(w)))
         correction = _coefficients(basis, w)
-        return h + correction, w - _combination(correction, basis)
+        return h + correction, _minus(w, _combination(correction, basis))
 
     h, w = jax.lax.cond(_norm(w) > before / jnp.sqrt(2), lambda h, w: (h, w), again, h, w)
     return h, w, before
 
 
 def _expand(
-    mv: Callable[[Array], Array],
-    admit: Callable[[Array], Array],
+    mv: Callable[[PyTree[Array]], PyTree[Array]],
+    admit: Callable[[PyTree[Array]], PyTree[Array]],
     j: Int[Array, ""],
     decomposition: KrylovDecomposition,
 ) -> KrylovDecomposition:
     """One Arnoldi step: orthogonalises A v_j and appends it as v_{j+1}."""
     basis, matrix = decomposition
-    eps = jnp.finfo(basis.dtype).eps
-    vj = jax.lax.dynamic_index_in_dim(basis, j, keepdims=False)
+    eps = jnp.finfo(matrix.dtype).eps
+    vj = jtu.tree_map(lambda b: jax.lax.dynamic_index_in_dim(b, j, keepdims=False), basis)
     h, w, before = _orthogonalise(basis, to_rows(mv(from_rows(vj))), admit)
     size = _norm(w)
     # An invariant subspace: the residual is rounding, so its direction means nothing.
     # Go on with a fresh direction, uncoupled.
     broken = size <= 10 * eps * before
-    w = jax.lax.cond(broken, lambda w: _fresh(basis, admit, j), lambda w: w / size, w)
+    w = jax.lax.cond(
+        broken, lambda w: _fresh(basis, admit, j), lambda w: _scaled(w, size), w
+    )
     h = h.at[j + 1].set(jnp.where(broken, 0, size).astype(h.dtype))
-    basis = jax.lax.dynamic_update_index_in_dim(basis, w, j + 1, 0)
+    basis = jtu.tree_map(
+        lambda b, w: jax.lax.dynamic_update_index_in_dim(b, w, j + 1, 0), basis, w
+    )
     matrix = jax.lax.dynamic_update_index_in_dim(matrix, h, j, 1)
     return KrylovDecomposition(basis, matrix)
 
 
 def _fresh(
-    basis: Float[Array, "m1 c n"], admit: Callable[[Array], Array], seed: Int[Array, ""]
-) -> Float[Array, "c n"]:
+    basis: PyTree[Float[Array, "m1 c _parts _size"]],
+    admit: Callable[[PyTree[Array]], PyTree[Array]],
+    seed: Int[Array, ""],
+) -> PyTree[Float[Array, "c _parts _size"]]:
     """A random direction orthogonal to the basis."""
-    key = jax.random.fold_in(jax.random.key(1), seed)
-    w = jax.random.normal(key, basis.shape[1:], basis.dtype)
-    w = to_rows(admit(from_rows(w)))
-    _, w, _ = _orthogonalise(basis, w / _norm(w), admit)
-    _, w, _ = _orthogonalise(basis, w / _norm(w), admit)
-    return w / _norm(w)
+    leaves, treedef = jtu.tree_flatten(basis)
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(1), seed), len(leaves))
+    leaves = [
+        jax.random.normal(key, x.shape[1:], x.dtype)
+        for key, x in zip(keys, leaves, strict=True)
+    ]
+    w = to_rows(admit(from_rows(jtu.tree_unflatten(treedef, leaves))))
+    for _ in range(2):
+        _, w, _ = _orthogonalise(basis, _scaled(w, _norm(w)), admit)
+    return _scaled(w, _norm(w))
 
 
 def _ritz(
@@ -186,7 +256,7 @@ def _ritz(
 ) -> Ritz:
     basis, matrix = decomposition
     m = matrix.shape[1]
-    eps = jnp.finfo(basis.dtype).eps
+    eps = jnp.finfo(matrix.dtype).eps
     finite = jnp.all(jnp.isfinite(matrix))
     projected = jnp.where(finite, matrix[:m], jnp.eye(m, dtype=matrix.dtype))
     values, vectors = jnp.linalg.eig(projected)
@@ -285,9 +355,8 @@ def _restart(
     decomposition: KrylovDecomposition,
     q: Inexact[Array, "m m"],
     p: Int[Array, ""],
-    most: int,
 ) -> KrylovDecomposition:
-    """Keeps the leading p ≤ `most` Schur vectors, and the residual vector after them."""
+    """Keeps the leading p Schur vectors, and the residual vector after them."""
     basis, matrix = decomposition
     m = matrix.shape[1]
     rotated = q.conj().T @ matrix[:m] @ q
@@ -295,64 +364,72 @@ def _restart(
     square = jnp.where(kept[:, None] & kept[None, :], rotated, 0)
     coupling = jnp.where(kept, matrix[m] @ q, 0)
     matrix = jnp.zeros_like(matrix).at[:m].set(square).at[p].set(coupling)
-    rows = jnp.arange(basis.shape[0])[:, None, None]
-    residual = basis[m]
-    front = jnp.where(rows[:most] < p, _rotate(q[:, :most], basis[:m]), 0)
-    basis = jnp.where(rows < most, basis, 0)
-    basis = basis.at[:most].set(front)
-    basis = jax.lax.dynamic_update_index_in_dim(basis, residual, p, 0)
+    # Columns 0 to p − 1 are those of q, column p picks the residual, the rest are zero.
+    turn = jnp.zeros((m + 1, m + 1), q.dtype)
+    turn = turn.at[:m, :m].set(jnp.where(kept, q, 0)).at[m, p].set(1)
+    basis = jtu.tree_map(lambda b: _rotate(turn, b), basis)
     return KrylovDecomposition(basis, matrix)
 
 
 def _begin_anew(
     decomposition: KrylovDecomposition,
     p: Int[Array, ""],
-    admit: Callable[[Array], Array],
+    anew: Bool[Array, ""],
+    admit: Callable[[PyTree[Array]], PyTree[Array]],
     seed: Int[Array, ""],
 ) -> KrylovDecomposition:
-    """Keeps p converged vectors, whose residuals are dropped, and a random one."""
+    """Of p converged vectors, a random one after them in place of their residual."""
     basis, matrix = decomposition
-    basis = jax.lax.dynamic_update_index_in_dim(basis, jnp.zeros_like(basis[0]), p, 0)
-    w = _fresh(basis, admit, seed)
-    basis = jax.lax.dynamic_update_index_in_dim(basis, w, p, 0)
-    matrix = jax.lax.dynamic_update_index_in_dim(matrix, jnp.zeros_like(matrix[0]), p, 0)
-    return KrylovDecomposition(basis, matrix)
+    residual = jtu.tree_map(
+        lambda b: jax.lax.dynamic_index_in_dim(b, p, keepdims=False), basis
+    )
+    w = jax.lax.cond(anew, lambda w: _fresh(basis, admit, seed), lambda w: w, residual)
+    basis = jtu.tree_map(
+        lambda b, w: jax.lax.dynamic_update_index_in_dim(b, w, p, 0), basis, w
+    )
+    return KrylovDecomposition(basis, matrix.at[p].multiply(jnp.where(anew, 0, 1)))
 
 
 def krylov_schur(
-    mv: Callable[[Inexact[Array, " n"]], Inexact[Array, " n"]],
-    v0: Inexact[Array, " n"],
+    mv: Callable[[PyTree[Array]], PyTree[Array]],
+    v0: PyTree[Inexact[Array, " _n"]],
     selection: AbstractSelection,
     k: int,
     *,
     krylov_dim: int,
     rtol: float,
     max_restarts: int,
+    confirm: bool = True,
     repeated: bool = False,
-    admit: Callable[[Inexact[Array, " n"]], Inexact[Array, " n"]] = lambda v: v,
+    admit: Callable[[PyTree[Array]], PyTree[Array]] = lambda v: v,
     progress_meter: AbstractProgressMeter = NoProgressMeter(),
 ) -> KrylovResult:
-    """The driver. `v0` fixes the arithmetic: real or complex.
+    """The driver. `v0` fixes the arithmetic, real or complex, and the structure of a
+    vector.
 
     Returns k columns, one more in real arithmetic. A Ritz pair has converged when its
     residual is below `rtol |λ|`, or below rounding of the largest Ritz value.
 
-    With `repeated` the run does not end there. What was found is kept, the Krylov space
-    begins anew with a random vector, and grows until the best pair beyond the wanted ones
-    is known well enough to be no better than they; again and again while anything better
-    turns up. A Krylov space holds one vector of each eigenspace, so this is how further
-    copies of an eigenvalue are found.
+    With `confirm` the run does not end there. What was found is kept, the Krylov space
+    begins anew with a random vector and grows to its full size: what `v0` was blind to,
+    because it lay in an invariant subspace, shows and has to converge. With `repeated` it
+    grows until the best pair beyond the wanted ones is known well enough to be no better
+    than they; again and again while anything better turns up. One Krylov space holds one
+    vector of each eigenspace, so this is how more copies of an eigenvalue are found.
 
     `admit` projects onto the invariant subspace the run is confined to, against rounding
     and after a breakdown, when the run goes on with a random vector.
     """
-    is_real = not jnp.iscomplexobj(v0)
-    m, most = krylov_dim, krylov_dim - 1
+    v0_dtype = jtu.tree_leaves(v0)[0].dtype
+    is_real = not jnp.issubdtype(v0_dtype, jnp.complexfloating)
+    m = krylov_dim
     width = k + 1 if is_real else k
     rows = to_rows(v0)
-    c, n = rows.shape
-    basis = jnp.zeros((m + 1, c, n), rows.dtype).at[0].set(rows / _norm(rows))
-    matrix = jnp.zeros((m + 1, m), v0.dtype)
+    first = _scaled(rows, _norm(rows))
+    basis = jtu.tree_map(
+        lambda v: jnp.zeros((m + 1, *v.shape), v.dtype).at[0].set(v), first
+    )
+    matrix = jnp.zeros((m + 1, m), v0_dtype)
 
     class State(NamedTuple):
         decomposition: KrylovDecomposition
@@ -378,6 +455,8 @@ def krylov_schur(
         complete = (count == needed) & ritz.finite
         values = ritz.values[:width]
         done = complete
+        if confirm and not repeated:
+            done = complete & (state.searches > 0)
         if repeated:
             size = jnp.maximum(rtol**0.5 * jnp.abs(ritz.values[needed]), ritz.rounding)
             settled = ritz.residuals[needed] <= size
@@ -399,14 +478,13 @@ def krylov_schur(
             :width, :width
         ]
         worst = jnp.max(jnp.where(ritz.wanted, ritz.residuals, 0))
-        progress_meter.step(state.restarts + 1, count, needed, worst)
-        decomposition = _restart(decomposition, q, keep, most)
-        if repeated:
-            decomposition = jax.lax.cond(
-                complete & ~done,
-                lambda d: _begin_anew(d, keep, admit, state.restarts),
-                lambda d: d,
-                decomposition,
+        # In a batch, a run that is done goes round with the others.
+        ended = state.done | done | (state.restarts + 1 >= max_restarts)
+        progress_meter.step(state.restarts + 1, count, needed, worst, ended)
+        decomposition = _restart(decomposition, q, keep)
+        if confirm or repeated:
+            decomposition = _begin_anew(
+                decomposition, keep, complete & ~done, admit, state.restarts
             )
         return State(
             decomposition,
@@ -424,13 +502,13 @@ def krylov_schur(
         )
 
     zero = jnp.asarray(0)
-    dtype = complex_dtype(v0.dtype)
+    dtype = complex_dtype(v0_dtype)
     init = State(
         KrylovDecomposition(basis, matrix),
         zero,
         zero,
         zero,
-        jnp.zeros((), rows.dtype),
+        jnp.zeros((), matrix.real.dtype),
         jnp.asarray(True),
         jnp.asarray(False),
         jnp.zeros(width, dtype),
@@ -440,7 +518,9 @@ def krylov_schur(
         jnp.zeros(width, dtype),
     )
     end = jax.lax.while_loop(lambda s: ~s.done & (s.restarts < max_restarts), cycle, init)
-    vectors = from_rows(jnp.moveaxis(end.decomposition.basis[:width], 1, 0)).T
+    vectors = jtu.tree_map(
+        lambda b: from_rows(jnp.moveaxis(b[:width], 1, 0)).T, end.decomposition.basis
+    )
     return KrylovResult(
         vectors,
         leading(end.active, end.decomposition.matrix[:width, :width]),

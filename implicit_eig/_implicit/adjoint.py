@@ -15,6 +15,7 @@ from .._linear_solver import (
     ProjectedSylvester,
 )
 from .._operator import as_operator, Pencil
+from .._solution import raise_if
 from .._which import AbstractSelection, Known
 
 
@@ -186,7 +187,7 @@ class SylvesterSolve(eqx.Module):
         y, _, error, _ = jax.lax.while_loop(missed, step, init)
         failed = ~(error <= self.rtol)
         if self.throw:
-            return eqx.error_if(y, failed, _FAILED)
+            return raise_if(y, (failed, _FAILED))
         return jnp.where(failed, jnp.nan, y)
 
     @staticmethod

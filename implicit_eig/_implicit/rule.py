@@ -79,9 +79,7 @@ def _left_tangent(t_pencil, pencil, x, l, c, t_x, active, solve):
     conj(C) is a right block of the transposed pencil; Z, with conj(C) = Z T and T held
     constant, is one with orthonormal columns.
     """
-    both = active[:, None] & active[None, :]
-    t = jax.lax.stop_gradient(jnp.linalg.qr(c.conj())[1])
-    t = jnp.where(both, t, jnp.eye(active.size, dtype=c.dtype))
+    t = _triangle(jax.lax.stop_gradient(c.conj()), active)
     t_inverse = jnp.linalg.inv(t)
     z, m = c.conj() @ t_inverse, t @ l.T @ t_inverse
 
@@ -96,3 +94,23 @@ def _left_tangent(t_pencil, pencil, x, l, c, t_x, active, solve):
         _along(t_pencil, pencil, lambda p: p.mass_mm(x)) + pencil.mass_mm(t_x)
     )
     return t_c - c @ drift.conj().T
+
+
+def _triangle(
+    c: Inexact[Array, "n m"], active: Bool[Array, " m"]
+) -> Inexact[Array, "m m"]:
+    """The upper triangular T with C T⁻¹ orthonormal on the active columns.
+
+    By Cholesky factorisations of Gram matrices, the first one shifted, so that C may be
+    ill-conditioned (Fukaya, Kannan, Nakatsukasa, Yamamoto and Yanagisawa 2020).
+    Householder's reflections would gather the rows of a C sharded over devices.
+    """
+    both = active[:, None] & active[None, :]
+    eye = jnp.eye(active.size, dtype=c.dtype)
+    t = eye
+    for shift in (10 * float(jnp.finfo(c.dtype).eps), 0, 0):
+        q = c @ jnp.linalg.inv(t)
+        gram = q.conj().T @ q
+        gram = jnp.where(both, gram, eye) + shift * jnp.trace(gram) * eye
+        t = jnp.linalg.cholesky(gram).conj().T @ t
+    return t

@@ -58,18 +58,18 @@ class KrylovSylvester(AbstractSylvesterSolver):
         right = rhs * (scale / size)
 
         def augmented(z):
-            y, c = z[:n, None], z[n:]
-            top = system.project(system.pencil.mm(system.restrict(y)))[:, 0]
-            return jnp.concatenate([top - right @ c, system.matrix @ c])
+            y, c = z
+            top = system.project(system.pencil.mv(system.restrict(y)))
+            return top - right @ c, system.matrix @ c
 
         def admit(z):
             # Neither the projected-out X nor columns not in use: their eigenvalues mean
             # nothing, and may be wanted ones.
-            y = system.restrict(z[:n, None])[:, 0]
-            return jnp.concatenate([y, jnp.where(active, z[n:], 0)])
+            y, c = z
+            return system.restrict(y), jnp.where(active, c, 0)
 
         ones = active.astype(rhs.dtype)
-        start = jnp.concatenate([-(right @ ones) / scale, ones])
+        start = -(right @ ones) / scale, ones
         run = self._run(rtol if self.rtol is None else self.rtol)
         found = krylov_schur(
             augmented,
@@ -79,12 +79,14 @@ class KrylovSylvester(AbstractSylvesterSolver):
             krylov_dim=run.dimension(n, k),
             rtol=run.tolerance(rhs.dtype),
             max_restarts=run.max_restarts,
+            confirm=False,  # the answer is checked
             repeated=run.repeated,
             admit=admit,
         )
         # A real run always has room for the partner of the last one.
-        vectors = found.basis[:, :m]
-        y = jnp.where(active, vectors[:n], 0)
-        c = jnp.where(both, vectors[n:], jnp.eye(m, dtype=rhs.dtype))
-        y = jnp.linalg.solve(c.T, y.T).T
+        y, c = (x[:, :m] for x in found.basis)
+        y = jnp.where(active, y, 0)
+        c = jnp.where(both, c, jnp.eye(m, dtype=rhs.dtype))
+        # Not a triangular solve, for which the n rows would be gathered.
+        y = y @ jnp.linalg.inv(c)
         return jnp.where(active, y, 0) * (size / scale)

@@ -126,4 +126,6 @@ def _block_product(
     def column(v: Array) -> Array:
         return domain.flatten(operator.mv(domain.unflatten(v)))
 
-    return jax.vmap(column, in_axes=1, out_axes=1)(x)
+    # With `in_axes=1` the transposes land between the slices of a stencil, and XLA no
+    # longer sees its halo: it would gather the block.
+    return jax.vmap(column)(x.T).T
