@@ -317,9 +317,11 @@ def complaints(a, solution, key, k, eps, *, rounding=None):
     size = backward.max()
     better = np.setdiff1d(np.nonzero(all_ranks > rank[worst] + size)[0], columns)
     for j in better:
+        copies = np.abs(oracle.values[columns] - oracle.values[j])
+        if np.min(copies) <= size:
+            continue
         if all_ranks[j] - rank[worst] <= move(j, size) + move(columns[worst], size):
             continue
-        copies = np.abs(oracle.values[columns] - oracle.values[j])
         if np.min(copies) > 2 * move(j, size):
             found.append(
                 f"{oracle.values[j]} is missing: rank {all_ranks[j]:.6g} against "
@@ -435,14 +437,25 @@ def test_a_run_is_right_or_says_that_it_is_not(program):
         Program(81, 3, "LI"),
         Program(120, 6, "SR"),
         Program(100, 3, "SM", "complex128", krylov_dim=30),
-        Program(300, 4, "LM", matrix=True),
-        Program(200, 2, "LR", "complex128"),
+        Program(60, 4, "LM", seed=1),
         Program(50, 3, "LM", "float32"),
     ],
     ids=str,
 )
 def test_every_family_is_right_or_said_to_be_wrong(program):
     assert_right_or_said_to_be_wrong(program, list(FAMILIES))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "program",
+    [Program(300, 4, "LM", matrix=True), Program(200, 2, "LR", "complex128")],
+    ids=str,
+)
+def test_a_large_problem_is_right_or_said_to_be_wrong(program):
+    assert_right_or_said_to_be_wrong(
+        program, ["outliers", "normal", "low_rank", "cyclic", "identity_plus_rank_one"]
+    )
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from implicit_eig._eigensolver.krylov_schur import (
     KrylovDecomposition,
     to_rows,
 )
-from implicit_eig._which import as_selection
+from implicit_eig._which import as_selection, order
 
 from .problems import frank
 
@@ -211,3 +211,54 @@ def test_an_invariant_subspace_is_left_uncoupled_and_orthogonally(dtype):
     below = np.abs(np.diagonal(np.asarray(last.expanded.matrix), -1))
     assert np.count_nonzero(below == 0) == M - 5 or np.count_nonzero(below == 0) == M - 6
     assert max(defects(a, last.expanded, M)) <= ROUNDING
+
+
+def double(gap):
+    def make(rng):
+        d = np.diag(np.linspace(-2, 2, M))
+        d[:2, :2] = [[3, 1], [0, 3 + gap]]
+        return d
+
+    make.__name__ = f"double_{gap}"
+    return make
+
+
+def projected_jordan(size):
+    def make(rng):
+        d = np.diag(np.linspace(-2, 2, M)) + 0.3 * np.triu(rng.normal(size=(M, M)), 2)
+        d[:size, :size] = 3 * np.eye(size) + np.eye(size, k=1)
+        return d
+
+    make.__name__ = f"jordan_{size}"
+    return make
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+@pytest.mark.parametrize(
+    "make",
+    [double(0), double(1e-9), *(projected_jordan(s) for s in (2, 3, 4, 5))],
+    ids=lambda f: f.__name__,
+)
+def test_a_cut_beside_a_nearly_defective_cluster_drops_rounding(make, dtype):
+    """The projected matrix alone, kept up to a cut that does not split the cluster."""
+    eps, worst = np.finfo(dtype).eps, 0.0
+    is_real = dtype == "float64"
+
+    @jax.jit
+    def basis_of(h):
+        w, v = jnp.linalg.eig(h)
+        found = order(as_selection("LM", None), w, None, is_real)
+        perm, second = found.permutation, found.second
+        return w[perm], schur_basis(v[:, perm], second, is_real), second
+
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        z = orthogonal(rng, M, is_real)
+        h = (z @ make(rng) @ z.conj().T).astype(dtype)
+        w, q, second = (np.asarray(x) for x in basis_of(jnp.asarray(h)))
+        rotated = q.conj().T @ h @ q
+        for p in range(1, M - 1):
+            if not second[p] and abs(w[p] - w[p - 1]) > 0.05:
+                dropped = np.linalg.norm(rotated[p:, :p], 2)
+                worst = max(worst, dropped / (eps * np.linalg.norm(h, 2)))
+    assert worst <= ROUNDING, f"{worst:.1e} eps"
