@@ -19,6 +19,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 import scipy.sparse as sp
 
 import implicit_eig as ieig
@@ -90,9 +91,7 @@ def products(triplets, dtype, k):
 
 
 def main():
-    print(
-        f"jax {jax.__version__}, scipy {sp.__name__ and __import__('scipy').__version__}"
-    )
+    print(f"jax {jax.__version__}, scipy {scipy.__version__}")
     print(
         "| matrix | dtype | k | A: SciPy ms | ours | ratio | Aᵀ: SciPy ms | ours | ratio |"
     )

@@ -325,18 +325,3 @@ def test_what_is_no_matrix_is_refused_by_name(rows, columns, n, error, text):
     with pytest.raises(error) as caught:
         ieig.SparseOperator(np.ones(len(rows) and 2), rows, columns, n)
     assert text in str(caught.value)
-
-
-def test_gradients_of_eigenpairs_reach_the_values():
-    values, rows, columns, n, matrix = make(constant_rows)
-    krylov = ieig.KrylovSchur(krylov_dim=20)
-
-    def loss(op, **kwargs):
-        s = ieig.eigs(op, 2, "LM", **kwargs)
-        return jnp.abs(s.eigenvectors[0, 0]) ** 2 + jnp.abs(s.eigenvalues[1]) ** 2
-
-    free = lambda v: loss(ieig.SparseOperator(v, rows, columns, n), eigensolver=krylov)
-    got, want = jax.jit(
-        lambda v: (jax.grad(free)(v), jax.grad(lambda v: loss(matrix(v)))(v))
-    )(values)
-    assert relative(got, want) < 1e-7

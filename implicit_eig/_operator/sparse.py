@@ -29,9 +29,9 @@ class SparseOperator(lx.AbstractLinearOperator):
     have the order given. A cotangent of the values takes O(nnz) memory.
 
     Where the indices are traced, as arguments of a jitted function, the pattern cannot be
-    known: each entry is then added on its own, which takes about twice the time, and
-    entries outside the matrix are ignored. Close over the indices, or make the operator
-    outside.
+    known: each entry is then added on its own, a product takes two to three times as
+    long, and entries outside the matrix are ignored. Close over the indices, or make the
+    operator outside.
 
     **Arguments:**
 
