@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Inexact, PyTree
 
 from .pencil import Domain, Pencil
@@ -136,7 +137,8 @@ def _from_jax_sparse(x: Any, name: str) -> SparseOperator:
     _check_matrix_shape(x.shape, name)
     module = sys.modules["jax.experimental.sparse"]
     if isinstance(x, module.BCSR):
-        x = x.to_bcoo()
+        with jax.ensure_compile_time_eval():  # indices that are known stay known
+            x = x.to_bcoo()
     if not isinstance(x, module.BCOO):
         raise TypeError(
             f"`{name}` is a {type(x).__name__}; of jax.experimental.sparse, BCOO and "
@@ -147,7 +149,14 @@ def _from_jax_sparse(x: Any, name: str) -> SparseOperator:
             f"`{name}` must be a BCOO without batch and dense dimensions; got "
             f"n_batch={x.n_batch}, n_dense={x.n_dense}. Use `jax.vmap` for batches."
         )
-    return SparseOperator(x.data, x.indices[:, 0], x.indices[:, 1], x.shape[0])
+    data, indices, n = x.data, x.indices, x.shape[0]
+    if isinstance(indices, Tracer):
+        return SparseOperator(data, indices[:, 0], indices[:, 1], n)
+    indices = np.asarray(indices)
+    inside = (indices < n).all(axis=1)
+    if not inside.all():  # padding, which stands outside the matrix
+        data, indices = data[np.flatnonzero(inside)], indices[inside]
+    return SparseOperator(data, indices[:, 0], indices[:, 1], n)
 
 
 def _is_scipy_sparse(x: Any) -> bool:

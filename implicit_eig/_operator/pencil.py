@@ -15,6 +15,8 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, DTypeLike, Inexact, PyTree
 
+from .sparse import SparseOperator
+
 
 def complex_dtype(dtype: DTypeLike) -> np.dtype:
     """The complex dtype of the same precision (also under strict promotion)."""
@@ -122,6 +124,8 @@ def _block_product(
         return jax.lax.complex(y[:, :k], y[:, k:])
     if isinstance(operator, lx.MatrixLinearOperator):
         return operator.matrix @ x
+    if isinstance(operator, SparseOperator):
+        return operator.mm(x)
 
     def column(v: Array) -> Array:
         return domain.flatten(operator.mv(domain.unflatten(v)))

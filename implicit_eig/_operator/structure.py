@@ -1,6 +1,6 @@
 """What lineax asks of an operator class of one's own."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import jax.tree_util as jtu
@@ -12,7 +12,10 @@ def _no(operator: lx.AbstractLinearOperator) -> bool:
     return False
 
 
-def promises_nothing(cls: type) -> type:
+_Class = TypeVar("_Class", bound=type)
+
+
+def promises_nothing(cls: _Class) -> _Class:
     """Class decorator: operators of this class have no structure lineax could use.
 
     lineax dispatches on the class for every such question and raises for a class it has

@@ -1,0 +1,194 @@
+"""Where the entries of a sparse matrix stand, and the products this allows.
+
+A pattern holds indices only; the values, in its order, are given with each product. It is
+found once, on the host. The product with the transpose runs over the same arrays, without
+a second copy of the values. Both are plain traced JAX, so that each is what JAX makes of
+the other when it transposes.
+"""
+
+import abc
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Inexact, Int
+
+
+# The most diagonals, or entries of a row, that a product is unrolled over: XLA makes one
+# vectorised loop of the unrolled sum, and reduces a gathered array 6 times slower.
+_MOST_DIAGONALS = 32
+_MOST_LEVELS = 16
+# Slots a diagonal pattern may have for each entry, an empty one costing as much as a
+# filled one: a gathered entry costs that many times more.
+_DIAGONAL_SLOTS = 3
+# What a piece costs beside its slots, counted in slots: its row is looked up, added to.
+_PIECE = 2
+
+
+class AbstractPattern(eqx.Module):
+    """Products of A and Aᵀ with vectors `(n,)` or blocks of columns `(n, k)`."""
+
+    n: int = eqx.field(static=True)
+
+    @abc.abstractmethod
+    def product(self, values: Inexact[Array, "l p"], x: Array) -> Array: ...
+
+    @abc.abstractmethod
+    def transposed_product(self, values: Inexact[Array, "l p"], x: Array) -> Array: ...
+
+    @abc.abstractmethod
+    def triplets(self, values: Inexact[Array, "l p"]) -> tuple[Array, Array, Array]:
+        """Values, rows and columns of one shape; empty slots are zeros."""
+
+
+class Diagonals(AbstractPattern):
+    """Few diagonals: slot (d, i) is the entry in row i and column i + offsets[d].
+    Products are sums of shifted vectors, without a lookup."""
+
+    present: Bool[Array, "d n"]
+    offsets: tuple[int, ...] = eqx.field(static=True)
+
+    def product(self, values, x):
+        y = _zeros(values, x)
+        for v, present, offset in self._diagonals(values):
+            y += _kept(_scaled(v, _shifted(x, offset)), present)
+        return y
+
+    def transposed_product(self, values, x):
+        y = _zeros(values, x)
+        for v, present, offset in self._diagonals(values):
+            y += _shifted(_kept(_scaled(v, x), present), -offset)
+        return y
+
+    def triplets(self, values):
+        i = jnp.arange(self.n)
+        columns = i + jnp.asarray(self.offsets, i.dtype)[:, None]
+        rows = jnp.broadcast_to(i, columns.shape)
+        return _kept(values, self.present), rows, jnp.clip(columns, 0, self.n - 1)
+
+    def _diagonals(self, values):
+        both = jnp.unstack(values), jnp.unstack(self.present)
+        return zip(*both, self.offsets, strict=True)
+
+
+class Pieces(AbstractPattern):
+    """Rows cut into pieces of one length: slot (l, p) is the l-th entry of piece p.
+
+    Slots left over in a piece repeat its first column, with the value zero. They are
+    entries like any other: none of them stands where the matrix has no entry.
+    """
+
+    columns: Int[Array, "l p"]
+    rows: Int[Array, " p"] | None  # None: piece p is row p
+
+    def product(self, values, x):
+        pieces = sum(
+            _scaled(v, _taken(x, columns)) for v, columns in self._levels(values)
+        )
+        if self.rows is None:
+            return pieces
+        return _zeros(values, x).at[self.rows].add(pieces, mode="promise_in_bounds")
+
+    def transposed_product(self, values, x):
+        y = _zeros(values, x)
+        pieces = x if self.rows is None else _taken(x, self.rows)
+        for v, columns in self._levels(values):
+            y = y.at[columns].add(_scaled(v, pieces), mode="promise_in_bounds")
+        return y
+
+    def triplets(self, values):
+        rows = jnp.arange(self.n) if self.rows is None else self.rows
+        return values, jnp.broadcast_to(rows, values.shape), self.columns
+
+    def _levels(self, values):
+        return zip(jnp.unstack(values), jnp.unstack(self.columns), strict=True)
+
+
+def find_pattern(
+    rows: np.ndarray, columns: np.ndarray, n: int
+) -> tuple[AbstractPattern, tuple[int, int], np.ndarray]:
+    """The pattern of the given entries, the shape of its values, and the slot in the
+    flattened values of each entry. Cost: one sort of the rows."""
+    return _find_diagonals(rows, columns, n) or _find_pieces(rows, columns, n)
+
+
+def single_entries(rows: Array, columns: Array, n: int) -> Pieces:
+    """Each entry a piece, in the order given: for indices that are not known yet."""
+    return Pieces(n, columns[None], rows)
+
+
+def _find_diagonals(rows, columns, n):
+    number = columns.astype(np.int64) - rows + (n - 1)
+    filled = np.bincount(number, minlength=2 * n - 1) > 0
+    used = np.flatnonzero(filled)
+    size = used.size * n
+    if not 0 < used.size <= _MOST_DIAGONALS or size > _DIAGONAL_SLOTS * rows.size:
+        return None
+    slots = (np.cumsum(filled) - 1)[number] * n + rows
+    present = np.zeros(size, bool)
+    present[slots] = True
+    shape = used.size, n
+    offsets = tuple(int(d) - (n - 1) for d in used)
+    return Diagonals(n, jnp.asarray(present.reshape(shape)), offsets), shape, slots
+
+
+def _find_pieces(rows, columns, n):
+    lengths = np.bincount(rows, minlength=n)
+    length, whole = _piece_length(lengths)
+    count = np.ones(n, np.int64) if whole else -(-lengths // length)
+    shape = length, int(count.sum())
+    order = np.argsort(rows, kind="stable")
+    place = np.empty_like(order)  # of an entry in its row
+    start = np.cumsum(lengths) - lengths
+    place[order] = np.arange(rows.size) - start[rows[order]]
+    piece = (np.cumsum(count) - count)[rows] + place // length
+    slots = place % length * shape[1] + piece
+    index = np.int32 if n <= np.iinfo(np.int32).max else np.int64
+    first = np.zeros(shape[1], index)
+    leads = place % length == 0
+    first[piece[leads]] = columns[leads]
+    taken = np.tile(first, length)
+    taken[slots] = columns
+    row_of = None if whole else jnp.asarray(np.repeat(np.arange(n, dtype=index), count))
+    return Pieces(n, jnp.asarray(taken.reshape(shape)), row_of), shape, slots
+
+
+def _piece_length(lengths: np.ndarray) -> tuple[int, bool]:
+    """The cheapest length of pieces, and whether each row is one piece."""
+    histogram = np.bincount(lengths)
+    longest = histogram.size - 1
+    length = np.arange(histogram.size)
+    cost = {
+        (l, False): (l + _PIECE) * int(histogram @ -(-length // l))
+        for l in range(1, min(max(longest, 1), _MOST_LEVELS) + 1)
+    }
+    if not histogram[0] and longest <= _MOST_LEVELS:
+        cost[longest, True] = longest * lengths.size
+    return min(cost, key=lambda choice: cost[choice])
+
+
+def _zeros(values: Array, x: Array) -> Array:
+    return jnp.zeros(x.shape, jnp.result_type(values, x))
+
+
+def _kept(y: Array, present: Array) -> Array:
+    """Zero where the matrix has no entry, and so is the cotangent there."""
+    present = present.reshape(present.shape + (1,) * (y.ndim - present.ndim))
+    return jnp.where(present, y, jnp.zeros_like(y))
+
+
+def _scaled(v: Array, x: Array) -> Array:
+    """diag(v) x."""
+    return v.reshape(v.shape + (1,) * (x.ndim - 1)) * x
+
+
+def _shifted(x: Array, offset: int) -> Array:
+    """y[i] = x[i + offset], zero outside."""
+    rest: Sequence[tuple[int, int, int]] = ((0, 0, 0),) * (x.ndim - 1)
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), ((-offset, offset, 0), *rest))
+
+
+def _taken(x: Array, index: Array) -> Array:
+    return x.at[index].get(mode="promise_in_bounds")
