@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Complex, Inexact
 
+from ._eigensolver import of_moderate_size, times_real
 from ._gauge import AbstractGauge, as_gauge
 from ._operator import as_matrix, complex_dtype, Domain
 from ._pairs import (
@@ -89,7 +90,9 @@ def _eig(a: Array, gauge: AbstractGauge, ties: Ties, tie_rtol: float) -> EigResu
             v = nan_tangent(v, jnp.any(tied(w, active, tie_rtol), axis=0))
         return w, v
 
-    w, v = jnp.linalg.eig(jax.lax.stop_gradient(a))
+    moderate, size = of_moderate_size(jax.lax.stop_gradient(a))
+    w, v = jnp.linalg.eig(moderate)
+    w = times_real(w, size[..., 0])
     flat = [x.reshape((-1, *x.shape[a.ndim - 2 :])) for x in (a, w, v)]
     w, v = jax.vmap(one)(*flat)
     return EigResult(w.reshape(a.shape[:-1]), v.reshape(a.shape))
@@ -97,7 +100,8 @@ def _eig(a: Array, gauge: AbstractGauge, ties: Ties, tie_rtol: float) -> EigResu
 
 @jax.custom_jvp
 def _eigvals(a: Inexact[Array, "*batch n n"]) -> Complex[Array, "*batch n"]:
-    return jnp.linalg.eigvals(a)
+    moderate, size = of_moderate_size(a)
+    return times_real(jnp.linalg.eigvals(moderate), size[..., 0])
 
 
 @_eigvals.defjvp

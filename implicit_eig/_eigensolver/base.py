@@ -134,6 +134,30 @@ def biorthogonal(
     return left @ jnp.linalg.inv(gram).conj().T
 
 
+def of_moderate_size(
+    a: Inexact[Array, "*batch n n"],
+) -> tuple[Inexact[Array, "*batch n n"], Float[Array, "*batch 1 1"]]:
+    """`a / s` and s: 1, or for entries of extreme size the power of two that makes the
+    largest of `a / s` about 1.
+
+    For `geev`, which scales matrices of extreme size itself, and in some LAPACKs forgets
+    to scale the eigenvalues back.
+    """
+    largest = jnp.max(jnp.abs(a), axis=(-2, -1), keepdims=True)
+    _, exponent = jnp.frexp(jnp.where(jnp.isfinite(largest), largest, 1))
+    least = float(jnp.finfo(a.dtype).tiny) ** 0.25
+    extreme = (largest > 0) & ((largest < least) | (largest > 1 / least))
+    size = jnp.where(extreme, jnp.ldexp(jnp.ones_like(largest), exponent - 1), 1)
+    return times_real(a, 1 / size), size
+
+
+def times_real(x: Inexact[Array, "*n"], size: Float[Array, "*n"]) -> Inexact[Array, "*n"]:
+    """`x · size`, part by part: nothing overflows on the way."""
+    if jnp.iscomplexobj(x):
+        return jax.lax.complex(x.real * size, x.imag * size)
+    return x * size
+
+
 def leading(active: Bool[Array, " m"], x: Inexact[Array, "m m"]) -> Inexact[Array, "m m"]:
     """Without the entries below the active columns, which are rounding errors."""
     return jnp.where(active[:, None] | ~active[None, :], x, 0)

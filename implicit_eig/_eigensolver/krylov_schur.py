@@ -32,7 +32,9 @@ from .base import (
     galerkin,
     InvariantBlock,
     leading,
+    of_moderate_size,
     schur_basis,
+    times_real,
 )
 
 
@@ -259,7 +261,9 @@ def _ritz(
     eps = jnp.finfo(matrix.dtype).eps
     finite = jnp.all(jnp.isfinite(matrix))
     projected = jnp.where(finite, matrix[:m], jnp.eye(m, dtype=matrix.dtype))
+    projected, size = of_moderate_size(projected)
     values, vectors = jnp.linalg.eig(projected)
+    values = times_real(values, size[0])
     target, overlaps = selection.target(), None
     if target is not None:
         overlaps = jnp.abs(_target_coordinates(basis[:m], target).conj() @ vectors)
@@ -623,7 +627,9 @@ class KrylovSchur(AbstractEigensolver):
         eps = jnp.finfo(pencil.dtype).eps
         enough = jnp.maximum(10 * rtol * jnp.abs(found.eigenvalues), 1e3 * eps * norm)
         verified = jnp.all(jnp.where(active, residuals <= enough, True))
-        active = active & verified
+        # Squares of anything smaller would underflow, and verify nothing.
+        tiny = jnp.finfo(pencil.dtype).tiny ** 0.5 / eps
+        active = active & verified & ((norm == 0) | (norm > tiny))
         converged = jnp.sum(active[:k])
         result = RESULTS.where(converged == k, RESULTS.successful, RESULTS.not_converged)
         result = RESULTS.where(found.finite, result, RESULTS.nonfinite)
