@@ -546,7 +546,14 @@ def default_start(n: int, dtype) -> Inexact[Array, " n"]:
 class KrylovSchur(AbstractEigensolver):
     """Matrix-free restarted Krylov method (Stewart, SIAM J. Matrix Anal. Appl. 23, 2001).
 
-    Finds extreme eigenvalues from products with A alone. Memory: `krylov_dim + 1`
+    Finds extreme eigenvalues from products with A alone. **Interior ones it may miss
+    without notice** ("SM", "SI" of real operators, callables that prefer the inside of
+    the spectrum): pairs at the rim converge first, and no product tells that better ones
+    exist. So it may with a `krylov_dim` far below the default. Take `Dense` there. What
+    `v0` alone would be blind to is found: once all pairs have converged, the run goes on
+    for a cycle with a fresh random vector.
+
+    Memory: `krylov_dim + 1`
     vectors. What converged is judged by the recurrence and verified by true residuals.
 
     A Krylov space of one start vector holds one copy of a repeated eigenvalue; more
