@@ -9,7 +9,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, ArrayLike, Bool, Complex, Inexact, PyTree
 
 from ._check import check_flag, check_integer, check_real
-from ._eigensolver import biorthogonal, InvariantBlock, pair_residuals
+from ._eigensolver import biorthogonal, galerkin, InvariantBlock
 from ._eigs import check_adjoint, solution_of_block, stop
 from ._gauge import AbstractGauge, as_gauge
 from ._implicit import ImplicitAdjoint, solve_bordered, SylvesterSolve
@@ -171,8 +171,7 @@ def _block(pencil, eigenvalues, vectors, left, solve, polish, rtol) -> Invariant
         basis, matrix, eigenvalues, coordinates = _newton(
             pencil, basis, matrix, coordinates, every, solve
         )
-    ax, bx = pencil.mm(basis), pencil.mass_mm(basis)
-    residuals = pair_residuals(basis, ax, bx, eigenvalues, coordinates)
+    _, residuals, ax, bx = galerkin(pencil, basis, eigenvalues, coordinates)
     scale = jnp.max(jnp.abs(eigenvalues))
     eps = float(jnp.finfo(residuals.dtype).eps)
     norm = jnp.maximum(scale, jnp.linalg.norm(ax) / k**0.5)

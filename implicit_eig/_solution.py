@@ -14,7 +14,8 @@ class RESULTS(eqx.Enumeration):
 
     successful = ""
     not_converged = (
-        "Fewer than `k` eigenpairs converged. The converged ones stand first in the "
+        "Fewer than `k` eigenpairs converged, or the run ended before it was seen that "
+        "there are no better ones. The converged ones stand first in the "
         "solution; the others are the best approximations at hand and have no "
         "derivatives. Try a larger `krylov_dim`, more `max_restarts`, a looser `rtol`, "
         "or a target `sigma`."

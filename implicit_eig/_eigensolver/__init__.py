@@ -4,9 +4,9 @@ from .base import (
     AbstractEigensolver as AbstractEigensolver,
     biorthogonal as biorthogonal,
     combine as combine,
+    galerkin as galerkin,
     InvariantBlock as InvariantBlock,
     of_moderate_size as of_moderate_size,
-    pair_residuals as pair_residuals,
     times_real as times_real,
 )
 from .dense import Dense as Dense

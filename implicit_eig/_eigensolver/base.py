@@ -1,7 +1,7 @@
 """What an eigensolver returns, and the base class of eigensolvers."""
 
 import abc
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -72,14 +72,23 @@ class AbstractEigensolver(eqx.Module):
         """
 
 
+class Galerkin(NamedTuple):
+    """`matrix` is L with `A X ≈ B X L`; `residuals` are the true ones, `‖Av − λBv‖/‖v‖`,
+    of the pairs (λ, X W)."""
+
+    matrix: Inexact[Array, "m m"]
+    residuals: Float[Array, " m"]
+    ax: Inexact[Array, "n m"]
+    bx: Inexact[Array, "n m"]
+
+
 def galerkin(
     pencil: Pencil,
     basis: Inexact[Array, "n m"],
     eigenvalues: Complex[Array, " m"],
     coordinates: Complex[Array, "m m"],
-) -> tuple[Inexact[Array, "m m"], Float[Array, " m"]]:
-    """L with `A X ≈ B X L`, and the true residual norms `‖Av − λBv‖/‖v‖` of the pairs
-    (λ, X W), at one block product with A and one with B.
+) -> Galerkin:
+    """What A and B make of the span of X, at one block product with each.
 
     With R = A X − B X L a pair has the defect `R w + B X (L w − λ w)`, whose norm needs
     m×m matrices only: no further block of n-vectors is formed.
@@ -104,20 +113,7 @@ def galerkin(
     )
     size = products(coordinates, basis.conj().T @ basis, coordinates)
     size = jnp.where(size > 0, size, 1)
-    return matrix, jnp.sqrt(jnp.maximum(square, 0) / size)
-
-
-def pair_residuals(
-    basis: Inexact[Array, "n m"],
-    ax: Inexact[Array, "n m"],
-    bx: Inexact[Array, "n m"],
-    eigenvalues: Complex[Array, " m"],
-    coordinates: Complex[Array, "m m"],
-) -> Float[Array, " m"]:
-    """`‖Av − λBv‖/‖v‖` of the pairs (λ, X W), from the products AX and BX."""
-    defect = combine(ax, coordinates) - combine(bx, coordinates) * eigenvalues
-    size = jnp.linalg.norm(combine(basis, coordinates), axis=0)
-    return jnp.linalg.norm(defect, axis=0) / jnp.where(size > 0, size, 1)
+    return Galerkin(matrix, jnp.sqrt(jnp.maximum(square, 0) / size), ax, bx)
 
 
 def biorthogonal(

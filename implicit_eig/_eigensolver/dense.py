@@ -76,7 +76,7 @@ def _select(
     wanted = (jnp.arange(m) < k) | second
     basis = schur_basis(v, second, is_real)
     coordinates = leading(wanted, basis.conj().T.astype(v.dtype) @ v)
-    matrix, residuals = galerkin(pencil, basis, w, coordinates)
+    matrix, residuals, *_ = galerkin(pencil, basis, w, coordinates)
     left_basis = biorthogonal(pencil, schur_basis(u, second, is_real), basis, wanted)
     nan = jnp.where(finite, 0.0, jnp.nan).astype(residuals.dtype)
     return InvariantBlock(

@@ -65,7 +65,8 @@ class Ritz(NamedTuple):
 
 
 class KrylovResult(NamedTuple):
-    """The wanted Schur vectors; `m` columns of which the `active` ones converged."""
+    """The wanted Schur vectors; `m` columns of which the `active` ones converged. `done`
+    tells that all did, and that the search for better ones came to its end."""
 
     basis: PyTree[Inexact[Array, "_n m"]]
     matrix: Inexact[Array, "m m"]
@@ -74,6 +75,7 @@ class KrylovResult(NamedTuple):
     active: Bool[Array, " m"]
     norm: Float[Array, ""]
     finite: Bool[Array, ""]
+    done: Bool[Array, ""]
     num_matvecs: Int[Array, ""]
     num_restarts: Int[Array, ""]
 
@@ -533,6 +535,7 @@ def krylov_schur(
         end.active,
         end.norm,
         end.finite,
+        end.done,
         end.matvecs,
         end.restarts,
     )
@@ -625,7 +628,7 @@ class KrylovSchur(AbstractEigensolver):
             )
 
         found = run(pencil)
-        matrix, residuals = galerkin(
+        matrix, residuals, *_ = galerkin(
             pencil, found.basis, found.eigenvalues, found.coordinates
         )
         width = found.active.size
@@ -638,7 +641,8 @@ class KrylovSchur(AbstractEigensolver):
         tiny = jnp.finfo(pencil.dtype).tiny ** 0.5 / eps
         active = active & verified & ((norm == 0) | (norm > tiny))
         converged = jnp.sum(active[:k])
-        result = RESULTS.where(converged == k, RESULTS.successful, RESULTS.not_converged)
+        good = (converged == k) & found.done
+        result = RESULTS.where(good, RESULTS.successful, RESULTS.not_converged)
         result = RESULTS.where(found.finite, result, RESULTS.nonfinite)
         num_matvecs = found.num_matvecs + width
         num_restarts = found.num_restarts
