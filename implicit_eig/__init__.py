@@ -7,6 +7,7 @@ from ._eigensolver import (
     Dense as Dense,
     InvariantBlock as InvariantBlock,
     KrylovSchur as KrylovSchur,
+    ShiftInvert as ShiftInvert,
 )
 from ._eigs import eigs as eigs
 from ._gauge import (
@@ -34,6 +35,7 @@ from ._progress_meter import (
     TqdmProgressMeter as TqdmProgressMeter,
 )
 from ._solution import RESULTS as RESULTS, Solution as Solution
+from ._transformation import SparseLU as SparseLU
 from ._which import (
     AbstractSelection as AbstractSelection,
     Nearest as Nearest,

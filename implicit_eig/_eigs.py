@@ -7,23 +7,34 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
-from jaxtyping import Array, ArrayLike, Inexact, PyTree
+from jaxtyping import Array, ArrayLike, Inexact, Num, PyTree
 
 from ._check import check_flag, check_integer
-from ._eigensolver import AbstractEigensolver, Dense, InvariantBlock, KrylovSchur
+from ._eigensolver import (
+    AbstractEigensolver,
+    Dense,
+    InvariantBlock,
+    KrylovSchur,
+    ShiftInvert,
+)
 from ._gauge import AbstractGauge, as_gauge
 from ._implicit import block_root, ImplicitAdjoint
-from ._operator import as_pencil, Pencil
+from ._operator import as_pencil, Domain, Pencil
 from ._pairs import check_ties, default_tie_rtol, pairs_of_block, Ties
 from ._progress_meter import AbstractProgressMeter, NoProgressMeter
 from ._solution import raise_unless_successful, RESULTS, Solution
 from ._which import (
     AbstractSelection,
     as_selection,
+    as_shift,
     check_direction,
     check_vector,
     Nearest,
 )
+
+
+# Order up to which a dense spectrum answers questions about its inside.
+_SMALL = 256
 
 
 def eigs(
@@ -63,13 +74,16 @@ def eigs(
         (real part), `"LI"`, `"SI"` (imaginary part, of real operators its modulus); a
         callable `λ -> key`, largest key first; [`implicit_eig.Nearest`][];
         [`implicit_eig.Overlap`][].
-    - `sigma`: the k eigenvalues nearest to it. Needs `Dense()` for now.
-    - `mass`: B, as `operator`; needs `Dense()` for now.
+    - `sigma`: a target, real or complex, no derivative: the k eigenvalues nearest to it,
+        by [`implicit_eig.ShiftInvert`][]. With `which` a callable or `Overlap`: the best of
+        those a Krylov space around the target shows.
+    - `mass`: B, as `operator`. Infinite eigenvalues of a singular B are left out.
     - `like`: for a callable, a vector of its domain (or its `ShapeDtypeStruct`s).
     - `v0`: start vector of iterative eigensolvers; no derivative. Default: fixed.
     - `left`: whether to return left vectors and condition numbers.
     - `eigensolver`: default `Dense()` for arrays, else `KrylovSchur()` (where its Krylov
-        space would fill the whole space, `Dense()`, noted in `stats`).
+        space would fill the whole space, `Dense()`, noted in `stats`). With a target,
+        `ShiftInvert(sigma)`, and `Dense()` up to order 256.
     - `adjoint`: default [`implicit_eig.ImplicitAdjoint`][]`()`.
     - `gauge`: default [`implicit_eig.LargestReal`][]`()`.
     - `ties`, `tie_rtol`: as in [`implicit_eig.eig`][], among the selected pairs.
@@ -89,7 +103,9 @@ def eigs(
     Python values; a run-time error under `throw`.
 
     **Cost:** `Dense`: O(n³). `KrylovSchur`: `stats["num_matvecs"]` products; a gradient
-    about as many products again, whatever the number of parameters.
+    about as many products again, whatever the number of parameters. `ShiftInvert`: one
+    factorisation, and `stats["num_solves"]` solves; a gradient about as many solves again
+    with the same factor.
 
     !!! Example
 
@@ -108,11 +124,9 @@ def eigs(
     check_ties(ties, tie_rtol)
     check_flag("left", left)
     check_flag("throw", throw)
-    selection = as_selection(which, pencil.domain)
-    if sigma is not None:
-        selection = Nearest(sigma)
+    selection, target = _target(which, sigma, eigensolver, pencil.domain)
     gauge = as_gauge(gauge, pencil.domain)
-    chosen = _choose(eigensolver, pencil, k, sigma)
+    chosen = _choose(eigensolver, pencil, k, target)
     adjoint = check_adjoint(adjoint)
     if not isinstance(progress_meter, AbstractProgressMeter):
         raise TypeError(
@@ -132,7 +146,7 @@ def eigs(
         ties,
         tie_rtol,
         progress_meter,
-        isinstance(chosen, Dense) and isinstance(eigensolver, KrylovSchur),
+        isinstance(chosen, Dense) and not isinstance(eigensolver, Dense | None),
     )
     return raise_unless_successful(solution) if throw else solution
 
@@ -157,7 +171,7 @@ def _eigs(
         stop(pencil), selection, k, v0=v0, left=left, progress_meter=progress_meter
     )
     block = stop(block)
-    solve = solve.for_pairs(block.eigenvalues, block.active)
+    solve = solve.for_block(block)
     if v0 is not None:
         zero = ~jnp.any(v0 != 0)
         result = RESULTS.where(zero, RESULTS.zero_start_vector, block.result)
@@ -259,24 +273,65 @@ def _check_k(k: Any, pencil: Pencil) -> int:
     return k
 
 
-def _choose(eigensolver, pencil: Pencil, k: int, sigma) -> AbstractEigensolver:
-    if eigensolver is None:
-        if isinstance(pencil.operator, lx.MatrixLinearOperator):
-            return Dense()
-        eigensolver = KrylovSchur()
-    if not isinstance(eigensolver, AbstractEigensolver):
+def _target(
+    which: Any, sigma: ArrayLike | None, eigensolver: Any, domain: Domain
+) -> tuple[AbstractSelection, Num[Array, ""] | None]:
+    """The selection, and the shift of a spectral transformation."""
+    selection = as_selection(which, domain)
+    if isinstance(eigensolver, ShiftInvert):
+        if sigma is not None:
+            raise ValueError(
+                f"Give the target once; got `sigma={sigma}` beside "
+                f"`eigensolver={eigensolver!r}`."
+            )
+        target = eigensolver.sigma
+    elif sigma is not None:
+        target = as_shift(sigma)
+    else:
+        return selection, selection.sigma if isinstance(selection, Nearest) else None
+    if which == "LM":
+        return Nearest(target), target
+    if isinstance(which, str | Nearest):
+        raise ValueError(
+            f"Beside a target `sigma` the eigenvalues nearest to it are wanted; got "
+            f"`which={which!r}`. Leave `which` out, or pass a callable or `Overlap`."
+        )
+    return selection, target
+
+
+def _choose(
+    eigensolver: Any, pencil: Pencil, k: int, target: Num[Array, ""] | None
+) -> AbstractEigensolver:
+    if not isinstance(eigensolver, AbstractEigensolver | None):
         raise TypeError(
             f"`eigensolver` must be an `AbstractEigensolver`; got {eigensolver!r}."
         )
-    if isinstance(eigensolver, KrylovSchur):
-        if sigma is not None:
-            raise ValueError(
-                f"`sigma={sigma}` asks for interior eigenvalues, which `KrylovSchur` "
-                "cannot find from products with A alone; take `eigensolver=Dense()`."
-            )
-        if not eigensolver.suits(pencil.n, k):
-            return Dense()
+    if eigensolver is None:
+        return _default(pencil, k, target)
+    inner = eigensolver
+    if isinstance(eigensolver, ShiftInvert):
+        inner = eigensolver.inner
+    elif isinstance(eigensolver, KrylovSchur) and target is not None:
+        raise ValueError(
+            f"The target {target} asks for interior eigenvalues, which `KrylovSchur` "
+            "cannot find from products with A alone; take `ShiftInvert(sigma, ...)` or "
+            "`Dense()`."
+        )
+    if isinstance(inner, KrylovSchur) and not inner.suits(pencil.n, k):
+        return Dense()
     return eigensolver
+
+
+def _default(
+    pencil: Pencil, k: int, target: Num[Array, ""] | None
+) -> AbstractEigensolver:
+    n, dense = pencil.n, isinstance(pencil.operator, lx.MatrixLinearOperator)
+    if not KrylovSchur().suits(n, k):
+        return Dense()
+    if target is None:
+        return Dense() if dense else KrylovSchur()
+    # The whole spectrum of a small matrix takes no longer than to compile anything else.
+    return Dense() if n <= _SMALL else ShiftInvert(target)
 
 
 def _check_v0(v0: Any, pencil: Pencil) -> Inexact[Array, " n"] | None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, Int, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, Int, Num, PyTree
 
 from ._operator import Domain
 
@@ -34,6 +34,10 @@ class AbstractSelection(eqx.Module):
     def target(self) -> Inexact[Array, " n"] | None:
         """A vector whose overlaps with the eigenvectors `keys` asks for."""
         return None
+
+    def seen(self, eigenvalues: Complex[Array, " m"]) -> Complex[Array, " m"]:
+        """The eigenvalues by whose real and imaginary parts equal keys are sorted."""
+        return eigenvalues
 
 
 class _Named(AbstractSelection):
@@ -70,21 +74,27 @@ class _Callable(AbstractSelection):
 class Nearest(AbstractSelection):
     """The eigenvalues nearest to `sigma`, nearest first."""
 
-    sigma: Complex[Array, ""]
+    sigma: Num[Array, ""]
 
     def __init__(self, sigma: ArrayLike):
-        sigma = jnp.asarray(sigma)
-        if sigma.shape != ():
-            raise ValueError(f"`sigma` must be one number; got shape {sigma.shape}.")
-        if not isinstance(sigma, Tracer) and not np.isfinite(np.asarray(sigma)):
-            raise ValueError(f"`sigma` must be finite; got {sigma}.")
-        if not jnp.iscomplexobj(sigma):
-            sigma = jax.lax.complex(*jnp.broadcast_arrays(sigma * 1.0, 0.0 * sigma))
-        self.sigma = sigma
+        self.sigma = as_shift(sigma)
 
     def keys(self, eigenvalues, overlaps, is_real):
         del overlaps, is_real
         return -jnp.abs(eigenvalues - self.sigma.astype(eigenvalues.dtype))
+
+
+def as_shift(sigma: ArrayLike) -> Num[Array, ""]:
+    """σ as an array, refused where it is not one finite number; real where it is."""
+    sigma = jnp.asarray(sigma)
+    if sigma.shape != ():
+        raise ValueError(f"`sigma` must be one number; got shape {sigma.shape}.")
+    if not isinstance(sigma, Tracer):
+        if not np.isfinite(np.asarray(sigma)):
+            raise ValueError(f"`sigma` must be finite; got {sigma}.")
+        if jnp.iscomplexobj(sigma) and sigma.imag == 0:
+            sigma = sigma.real
+    return sigma if jnp.issubdtype(sigma.dtype, jnp.inexact) else sigma * 1.0
 
 
 class Overlap(AbstractSelection):
@@ -116,6 +126,29 @@ class Known(AbstractSelection):
         del overlaps, is_real
         known = self.eigenvalues.astype(eigenvalues.dtype)
         return -jnp.min(jnp.abs(eigenvalues[:, None] - known), axis=1)
+
+
+class Shifted(AbstractSelection):
+    """Ranks θ = 1 / (λ − σ) as `inner` ranks λ."""
+
+    inner: AbstractSelection
+    sigma: Num[Array, ""]
+
+    def keys(self, eigenvalues, overlaps, is_real):
+        return self.inner.keys(self.seen(eigenvalues), overlaps, is_real)
+
+    def target(self):
+        return self.inner.target()
+
+    def seen(self, eigenvalues):
+        return unshifted(eigenvalues, self.sigma)
+
+
+def unshifted(theta: Complex[Array, " m"], sigma: Num[Array, ""]) -> Complex[Array, " m"]:
+    """λ of θ = 1 / (λ − σ); NaN where θ = 0 and λ is infinite."""
+    zero = theta == 0
+    values = sigma.astype(theta.dtype) + 1 / jnp.where(zero, 1, theta)
+    return jnp.where(zero, jnp.nan, values)
 
 
 _NAMES = ("LM", "SM", "LR", "SR", "LI", "SI")
@@ -196,9 +229,9 @@ def order(
         first = jnp.where(eigenvalues.imag < 0, index - 1, index)
         paired = jnp.where(eigenvalues.imag > 0, index + 1, index)
         partner = jnp.where(eigenvalues.imag < 0, index - 1, paired)
-        best, seen = jnp.maximum(key, key[partner]), eigenvalues[first]
+        best, seen = jnp.maximum(key, key[partner]), selection.seen(eigenvalues)[first]
     else:
-        first, best, seen = index, key, eigenvalues
+        first, best, seen = index, key, selection.seen(eigenvalues)
     size = jnp.where(jnp.isnan(seen), 0, jnp.abs(seen))
     ranks = [_rank(x, size) for x in (seen.imag, seen.real, best)]
     if not is_real:

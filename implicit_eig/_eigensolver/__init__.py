@@ -11,3 +11,4 @@ from .base import (
 )
 from .dense import Dense as Dense
 from .krylov_schur import KrylovSchur as KrylovSchur
+from .shift_invert import ShiftInvert as ShiftInvert

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Complex, Float, Inexact
 from .._operator import Pencil
 from .._progress_meter import AbstractProgressMeter
 from .._solution import RESULTS
+from .._transformation import AbstractTransformation
 from .._which import AbstractSelection
 
 
@@ -33,6 +34,8 @@ class InvariantBlock(eqx.Module):
         wanted one) and converged.
     - `residuals`: `‖A v − λ B v‖ / ‖v‖` of the pairs.
     - `norm`: an estimate of `‖A‖`.
+    - `transformation`: that of the Krylov run which found the pairs; solvers of their
+        derivatives use it, and its factor, again.
     """
 
     basis: Inexact[Array, "n m"]
@@ -45,6 +48,7 @@ class InvariantBlock(eqx.Module):
     norm: Float[Array, ""]
     stats: dict[str, Any]
     result: RESULTS
+    transformation: AbstractTransformation | None = None
 
 
 class AbstractEigensolver(eqx.Module):

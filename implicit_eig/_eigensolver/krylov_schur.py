@@ -19,12 +19,21 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
+import lineax as lx
 from jaxtyping import Array, Bool, Complex, Float, Inexact, Int, PyTree
 
 from .._check import check_flag, check_integer, check_real
 from .._operator import complex_dtype, Pencil
 from .._progress_meter import AbstractProgressMeter, NoProgressMeter
 from .._solution import RESULTS
+from .._transformation import (
+    AbstractTransformation,
+    default_linear_solver,
+    Direct,
+    Inverse,
+    MassInverted,
+    ShiftedPencil,
+)
 from .._which import AbstractSelection, order
 from .base import (
     AbstractEigensolver,
@@ -66,7 +75,8 @@ class Ritz(NamedTuple):
 
 class KrylovResult(NamedTuple):
     """The wanted Schur vectors; `m` columns of which the `active` ones converged. `done`
-    tells that all did, and that the search for better ones came to its end."""
+    tells that all did, and that the search for better ones came to its end. With x the
+    vector `rest` and b the `coupling`, `A X = X L + x bᵀ`."""
 
     basis: PyTree[Inexact[Array, "_n m"]]
     matrix: Inexact[Array, "m m"]
@@ -76,6 +86,8 @@ class KrylovResult(NamedTuple):
     norm: Float[Array, ""]
     finite: Bool[Array, ""]
     done: Bool[Array, ""]
+    rest: PyTree[Inexact[Array, " _n"]]
+    coupling: Inexact[Array, " m"]
     num_matvecs: Int[Array, ""]
     num_restarts: Int[Array, ""]
 
@@ -527,6 +539,10 @@ def krylov_schur(
     vectors = jtu.tree_map(
         lambda b: from_rows(jnp.moveaxis(b[:width], 1, 0)).T, end.decomposition.basis
     )
+    rest = jtu.tree_map(
+        lambda b: from_rows(jax.lax.dynamic_index_in_dim(b, end.start, keepdims=False)),
+        end.decomposition.basis,
+    )
     return KrylovResult(
         vectors,
         leading(end.active, end.decomposition.matrix[:width, :width]),
@@ -536,6 +552,8 @@ def krylov_schur(
         end.norm,
         end.finite,
         end.done,
+        rest,
+        end.decomposition.matrix[end.start, :width],
         end.matvecs,
         end.restarts,
     )
@@ -572,15 +590,21 @@ class KrylovSchur(AbstractEigensolver):
         nothing better turns up: finds every copy of repeated eigenvalues, and what `v0`
         was blind to. Costs about one more run, and another one for each round of copies.
 
-    Standard problems only (`mass=None`).
+    - `mass_solver`: with `mass=`, any lineax solver for B; the Krylov spaces are those of
+        B⁻¹A. Default: a factorisation, where the entries of B are known. B must be
+        regular.
     """
 
     rtol: float | None = eqx.field(static=True, default=None)
     krylov_dim: int | None = eqx.field(static=True, default=None)
     max_restarts: int = eqx.field(static=True, default=300)
     repeated: bool = eqx.field(static=True, default=False)
+    mass_solver: lx.AbstractLinearSolver | None = None
 
     def __check_init__(self):
+        solver = self.mass_solver
+        if not isinstance(solver, lx.AbstractLinearSolver | None):
+            raise TypeError(f"`mass_solver` must be a lineax solver; got {solver!r}.")
         if self.rtol is not None:
             check_real("rtol", self.rtol, zero=True)
         if self.krylov_dim is not None:
@@ -606,19 +630,41 @@ class KrylovSchur(AbstractEigensolver):
         return self.dimension(n, k) >= k + 3
 
     def compute(self, pencil, selection, k, *, v0, left, progress_meter):
-        if pencil.mass is not None:
-            raise ValueError(
-                "`KrylovSchur` solves standard problems; with `mass=` take `Dense()`."
-            )
-        n = pencil.n
-        rtol, m = self.tolerance(pencil.dtype), self.dimension(n, k)
-        v0 = default_start(n, pencil.dtype) if v0 is None else v0
+        if pencil.mass is None:
+            transformation = Direct(pencil)
+        else:
+            solver = self.mass_solver
+            if solver is None:
+                solver = default_linear_solver(
+                    [pencil.mass], "`mass`", "`KrylovSchur(mass_solver=...)`"
+                )
+            mass = ShiftedPencil(Pencil(pencil.mass, None), jnp.zeros((), pencil.dtype))
+            transformation = MassInverted(pencil, Inverse.of(mass, solver))
+        return self.block(
+            transformation, selection, k, v0=v0, left=left, progress_meter=progress_meter
+        )
 
-        def run(pencil: Pencil) -> KrylovResult:
-            return krylov_schur(
-                pencil.mv,
+    def block(
+        self,
+        transformation: AbstractTransformation,
+        selection: AbstractSelection,
+        k: int,
+        *,
+        v0: Inexact[Array, " n"] | None,
+        left: bool,
+        progress_meter: AbstractProgressMeter,
+    ) -> InvariantBlock:
+        """The wanted pairs of a pencil from Krylov spaces of its transformation."""
+        pencil = transformation.pencil
+        n, dtype = pencil.n, transformation.dtype
+        rtol, m = self.tolerance(dtype), self.dimension(n, k)
+        v0 = default_start(n, dtype) if v0 is None else v0.astype(dtype)
+
+        def run(transformation: AbstractTransformation) -> KrylovResult:
+            found = krylov_schur(
+                transformation.mv,
                 v0,
-                selection,
+                transformation.selection(selection),
                 k,
                 krylov_dim=m,
                 rtol=rtol,
@@ -626,16 +672,26 @@ class KrylovSchur(AbstractEigensolver):
                 repeated=self.repeated,
                 progress_meter=progress_meter,
             )
+            return found if transformation.inverse is None else _purified(found)
 
-        found = run(pencil)
-        matrix, residuals, *_ = galerkin(
-            pencil, found.basis, found.eigenvalues, found.coordinates
-        )
-        width = found.active.size
+        found = run(transformation)
         active, norm = found.active, found.norm
+        eigenvalues, coordinates = transformation.pairs(
+            found.eigenvalues, found.coordinates
+        )
+        matrix, residuals, _, bx = galerkin(pencil, found.basis, eigenvalues, coordinates)
+        width, products = active.size, active.size
+        size = jnp.abs(eigenvalues)
+        if pencil.mass is not None:
+            size = size * jnp.linalg.norm(bx) / width**0.5
+        if transformation.inverse is not None:
+            # θ says nothing about the size of A. A random vector does, on average.
+            start = default_start(n, pencil.dtype)
+            norm = jnp.linalg.norm(pencil.mv(start)) / jnp.linalg.norm(start)
+            products = products + 1
         # The recurrence may claim more than the pairs hold.
         eps = jnp.finfo(pencil.dtype).eps
-        enough = jnp.maximum(10 * rtol * jnp.abs(found.eigenvalues), 1e3 * eps * norm)
+        enough = jnp.maximum(10 * rtol * size, 1e3 * eps * norm)
         verified = jnp.all(jnp.where(active, residuals <= enough, True))
         # Squares of anything smaller would underflow, and verify nothing.
         tiny = jnp.finfo(pencil.dtype).tiny ** 0.5 / eps
@@ -643,42 +699,64 @@ class KrylovSchur(AbstractEigensolver):
         converged = jnp.sum(active[:k])
         good = (converged == k) & found.done
         result = RESULTS.where(good, RESULTS.successful, RESULTS.not_converged)
-        result = RESULTS.where(found.finite, result, RESULTS.nonfinite)
-        num_matvecs = found.num_matvecs + width
-        num_restarts = found.num_restarts
+        solves, num_restarts = found.num_matvecs, found.num_restarts
         left_basis = None
         if left:
-            # Aᵀ has the eigenvalues of A, its right vectors are conj(left vectors).
-            dual = run(pencil.transpose())
+            # The transposed pencil has the same eigenvalues, and conj(left vectors).
+            dual = run(transformation.transpose())
             left_basis = biorthogonal(
                 pencil, dual.basis.conj(), found.basis, active & dual.active
             )
-            defect = pencil.adjoint_mm(left_basis) - left_basis @ (
-                jnp.where(active, leading(active, matrix), 0).conj().T
+            inside = jnp.where(active, leading(active, matrix), 0).conj().T
+            defect = (
+                pencil.adjoint_mm(left_basis)
+                - pencil.adjoint_mass_mm(left_basis) @ inside
             )
-            size = jnp.linalg.norm(left_basis)
-            good = jnp.linalg.norm(jnp.where(active, defect, 0)) <= 1e3 * size * (
-                rtol * jnp.max(jnp.abs(found.eigenvalues)) + 10 * eps * norm
+            good = jnp.linalg.norm(jnp.where(active, defect, 0)) <= 1e3 * (
+                jnp.linalg.norm(left_basis)
+                * (rtol * jnp.max(jnp.where(active, size, 0)) + 10 * eps * norm)
             )
             result = RESULTS.where(
                 good | (result != RESULTS.successful), result, RESULTS.left_not_found
             )
-            num_matvecs = num_matvecs + dual.num_matvecs + width
+            solves = solves + dual.num_matvecs
+            products = products + width
             num_restarts = num_restarts + dual.num_restarts
+        result = RESULTS.where(found.finite, result, RESULTS.nonfinite)
         nan = jnp.where(found.finite, 0.0, jnp.nan).astype(residuals.dtype)
         return InvariantBlock(
             basis=found.basis,
             matrix=leading(active, matrix),
-            eigenvalues=found.eigenvalues + nan.astype(found.eigenvalues.dtype),
-            coordinates=found.coordinates,
+            eigenvalues=eigenvalues + nan.astype(eigenvalues.dtype),
+            coordinates=coordinates,
             left_basis=left_basis,
             active=active,
             residuals=residuals + nan,
             norm=norm,
-            stats={
-                "num_matvecs": num_matvecs,
-                "num_restarts": num_restarts,
-                "num_converged": converged,
-            },
+            stats=transformation.stats(solves, products)
+            | {"num_restarts": num_restarts, "num_converged": converged},
             result=result,
+            transformation=transformation,
         )
+
+
+def _purified(found: KrylovResult) -> KrylovResult:
+    """X after one more product with A, which costs none: `A X L⁻¹ = X + x bᵀL⁻¹`.
+
+    It takes out what A maps to almost nothing: of a shift-inverted operator, infinite
+    eigenvalues and eigenvalues far away, which weigh most in a residual (Ericsson and
+    Ruhe 1980; Nour-Omid, Parlett, Ericsson and Jensen 1987).
+    """
+    active = found.active
+    both = active[:, None] & active[None, :]
+    eye = jnp.eye(active.size, dtype=found.matrix.dtype)
+    inside = jnp.where(both, found.matrix, eye)
+    step = jnp.linalg.solve(inside.T, jnp.where(active, found.coupling, 0))
+    # Of [X x] with orthonormal columns the Gram matrix is known.
+    triangle = jnp.linalg.cholesky(eye + jnp.outer(step.conj(), step)).conj().T
+    inverse = jnp.linalg.inv(triangle)
+    return found._replace(
+        basis=(found.basis + jnp.outer(found.rest, step)) @ inverse,
+        matrix=triangle @ found.matrix @ inverse,
+        coordinates=triangle.astype(found.coordinates.dtype) @ found.coordinates,
+    )

@@ -1,13 +1,21 @@
 """How tangents and cotangents are solved, and how their answers are judged."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Bool, Complex, Float, Inexact
+from jaxtyping import Array, Float, Inexact
 
 from .._check import check_integer, check_real
-from .._eigensolver import AbstractEigensolver, Dense, KrylovSchur
+from .._eigensolver import (
+    AbstractEigensolver,
+    Dense,
+    InvariantBlock,
+    KrylovSchur,
+    ShiftInvert,
+)
 from .._linear_solver import (
     AbstractSylvesterSolver,
     Columnwise,
@@ -16,6 +24,7 @@ from .._linear_solver import (
 )
 from .._operator import as_operator, Pencil
 from .._solution import raise_if
+from .._transformation import AbstractTransformation, Inverse, ShiftInverted
 from .._which import AbstractSelection, Known
 
 
@@ -27,10 +36,12 @@ class ImplicitAdjoint(eqx.Module):
     - `linear_solver`: any `lineax.AbstractLinearSolver`, which then solves one shifted
         system a pair, projected to the complement of the selected subspace; or
         `KrylovSylvester(...)`, which solves all pairs at once. `None` takes
-        `KrylovSylvester` for pairs found by `KrylovSchur`, else `lineax.LU()`.
+        `KrylovSylvester` for pairs found by `KrylovSchur` or `ShiftInvert`, else
+        `lineax.LU()`.
     - `preconditioner`: an operator (anything `eigs` takes) approximating `(A − λB)⁻¹` on
         the selected eigenvalues, for iterative lineax solvers that know the option; it
-        is transposed for transposed systems.
+        is transposed for transposed systems. Default: for pairs found by `ShiftInvert`
+        its factor of A − σB.
     - `rtol`: the backward error `‖residual‖ / (‖A‖ ‖Y‖ + ‖rhs‖)` a solve must reach, in
         Frobenius norms of the blocks of all pairs: what is asked for of a small column
         is relative to the largest. It is refined up to twice, then fails. Default:
@@ -96,6 +107,8 @@ class ImplicitAdjoint(eqx.Module):
     ) -> AbstractSylvesterSolver:
         if isinstance(eigensolver, KrylovSchur):
             run = eigensolver
+        elif isinstance(eigensolver, ShiftInvert):
+            run = eigensolver.inner
         elif (
             isinstance(pencil.operator, lx.MatrixLinearOperator)
             or pencil.mass is not None
@@ -124,33 +137,41 @@ class SylvesterSolve(eqx.Module):
     """A solver with its orders: `solve(system, rhs)` solves, checks, refines, reports."""
 
     solver: AbstractSylvesterSolver
-    preconditioner: Pencil | None
+    preconditioner: Pencil | Inverse | None
     selection: AbstractSelection
     k: int = eqx.field(static=True)
     rtol: float = eqx.field(static=True)
     throw: bool = eqx.field(static=True)
+    transformation: AbstractTransformation | None = None
+    norm: Float[Array, ""] | None = None
 
-    def for_pairs(
-        self, eigenvalues: Complex[Array, " m"], active: Bool[Array, " m"]
-    ) -> "SylvesterSolve":
-        """Once the pairs are known: a selection that asks for overlaps means nothing to
-        an augmented operator, so look for the eigenvalues themselves."""
-        if self.selection.target() is None:
-            return self
-        known = Known(jnp.where(active, eigenvalues, eigenvalues[0]))
-        return eqx.tree_at(lambda s: s.selection, self, known)
+    def for_block(self, block: InvariantBlock) -> "SylvesterSolve":
+        """Once the pairs are known: with what their eigensolver leaves behind."""
+        selection, preconditioner = self.selection, self.preconditioner
+        if selection.target() is not None:
+            # Overlaps mean nothing to an augmented operator: look for the eigenvalues.
+            values = block.eigenvalues
+            selection = Known(jnp.where(block.active, values, values[0]))
+        transformation = block.transformation
+        if preconditioner is None and isinstance(transformation, ShiftInverted):
+            preconditioner = transformation.inverse
+        return dataclasses.replace(
+            self,
+            selection=selection,
+            preconditioner=preconditioner,
+            transformation=transformation,
+            norm=block.norm,
+        )
 
     def transpose(self) -> "SylvesterSolve":
-        preconditioner = self.preconditioner
-        if preconditioner is not None:
-            preconditioner = preconditioner.transpose()
-        return SylvesterSolve(
-            self.solver.transpose(),
-            preconditioner,
-            self.selection,
-            self.k,
-            self.rtol,
-            self.throw,
+        def transposed(x):
+            return None if x is None else x.transpose()
+
+        return dataclasses.replace(
+            self,
+            solver=self.solver.transpose(),
+            preconditioner=transposed(self.preconditioner),
+            transformation=transposed(self.transformation),
         )
 
     def __call__(
@@ -164,6 +185,7 @@ class SylvesterSolve(eqx.Module):
                 selection=self.selection,
                 k=self.k,
                 preconditioner=self.preconditioner,
+                transformation=self.transformation,
                 rtol=self.rtol,
             )
             # The part along the border comes from the right side's rounding only.
@@ -190,16 +212,19 @@ class SylvesterSolve(eqx.Module):
             return raise_if(y, (failed, _FAILED))
         return jnp.where(failed, jnp.nan, y)
 
-    @staticmethod
-    def _backward_error(system, y, residual, rhs) -> Float[Array, ""]:
+    def _backward_error(self, system, y, residual, rhs) -> Float[Array, ""]:
         """‖residual‖ / (‖A‖ ‖Y‖ + ‖rhs‖) of the whole block, with a lower bound for ‖A‖.
 
         Not relative to the right side alone: nearly tied neighbours make the solution,
         not the error, large. Not column by column: a loss on one pair leaves rounding
         errors for the others' right sides, which no solver can solve to their own size.
+        Nor below the rounding of a product with A, far from whose norm the pairs may be.
         """
         size = jnp.linalg.norm(y)
         image = jnp.linalg.norm(rhs - residual)
         norm = jnp.maximum(system.scale, image / jnp.where(size > 0, size, 1))
+        if self.norm is not None:
+            rounding = 100 * jnp.finfo(rhs.dtype).eps * self.norm / self.rtol
+            norm = jnp.maximum(norm, rounding)
         error = jnp.linalg.norm(residual)
         return jnp.where(error > 0, error / (norm * size + jnp.linalg.norm(rhs)), error)

@@ -88,7 +88,9 @@ def _left_tangent(t_pencil, pencil, x, l, c, t_x, active, solve):
         return transposed.mm(z) - transposed.mass_mm(z) @ m
 
     rhs = _along(t_pencil, pencil, residual)
-    outside = solve_bordered(pencil.transpose(), z, m, -rhs, active, solve).outside
+    outside = solve_bordered(
+        pencil.transpose(), z, m, -rhs, active, solve.transpose()
+    ).outside
     t_c = (outside @ t).conj()
     drift = t_c.conj().T @ pencil.mass_mm(x) + c.conj().T @ (
         _along(t_pencil, pencil, lambda p: p.mass_mm(x)) + pencil.mass_mm(t_x)

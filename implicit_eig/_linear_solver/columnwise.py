@@ -16,6 +16,7 @@ import lineax as lx
 from jaxtyping import Array, Complex, Inexact
 
 from .._operator import complex_dtype, Pencil, promises_nothing
+from .._transformation import Inverse
 from .system import AbstractSylvesterSolver, dot, ProjectedSylvester, times
 
 
@@ -24,8 +25,8 @@ class Columnwise(AbstractSylvesterSolver):
 
     linear_solver: lx.AbstractLinearSolver
 
-    def solve(self, system, rhs, *, selection, k, preconditioner, rtol):
-        del selection, k
+    def solve(self, system, rhs, *, selection, k, preconditioner, transformation, rtol):
+        del selection, k, transformation
         t, u = complex_schur(system.matrix)
         m = t.shape[0]
         above = jnp.triu(t, 1)
@@ -130,7 +131,7 @@ class _Projected(lx.AbstractLinearOperator):
     """Q M P y + C Eᴴ y / τ: what M ≈ (A − λB)⁻¹ is to the projected system."""
 
     system: ProjectedSylvester
-    inverse: Pencil
+    inverse: Pencil | Inverse
     dtype: Any
 
     def mv(self, vector):

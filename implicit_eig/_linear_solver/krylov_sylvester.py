@@ -15,6 +15,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from .._eigensolver.krylov_schur import krylov_schur, KrylovSchur
+from .._transformation import Direct
 from .system import AbstractSylvesterSolver
 
 
@@ -42,25 +43,35 @@ class KrylovSylvester(AbstractSylvesterSolver):
     def _run(self, rtol: float | None) -> KrylovSchur:
         return KrylovSchur(rtol, self.krylov_dim, self.max_restarts, self.repeated)
 
-    def solve(self, system, rhs, *, selection, k, preconditioner, rtol):
+    def solve(self, system, rhs, *, selection, k, preconditioner, transformation, rtol):
         del preconditioner
-        if system.pencil.mass is not None:
-            raise ValueError(
-                "`KrylovSylvester` solves standard problems; with `mass=` take a "
-                "lineax solver, such as `ImplicitAdjoint(linear_solver=lx.LU())`."
-            )
+        if transformation is None:
+            if system.pencil.mass is not None:
+                raise ValueError(
+                    "`KrylovSylvester` solves standard problems, and those of pairs that "
+                    "`KrylovSchur` or `ShiftInvert` found; for others with `mass=` take "
+                    "a lineax solver: `ImplicitAdjoint(linear_solver=lx.LU())`."
+                )
+            transformation = Direct(system.pencil)
+        matrix, rhs = transformation.sylvester(system.matrix, rhs)
+        # C maps span(BX) into span(X), and so does the transposed one with span(X)ᵀ:
+        # what it makes of the complement is cut off on the same side.
+        rhs = system.restrict(rhs)
+        selection = transformation.selection(selection)
         n, m = rhs.shape
         active = system.active
         both = active[:, None] & active[None, :]
         size = jnp.max(jnp.linalg.norm(rhs, axis=0))
         size = jnp.where(size > 0, size, 1)
-        scale, size = system.scale.astype(rhs.dtype), size.astype(rhs.dtype)
+        scale = jnp.max(jnp.abs(matrix))
+        scale = jnp.where(scale > 0, scale, 1)
+        scale, size = scale.astype(rhs.dtype), size.astype(rhs.dtype)
         right = rhs * (scale / size)
 
         def augmented(z):
             y, c = z
-            top = system.project(system.pencil.mv(system.restrict(y)))
-            return top - right @ c, system.matrix @ c
+            top = system.restrict(transformation.mv(system.restrict(y)))
+            return top - right @ c, matrix @ c
 
         def admit(z):
             # Neither the projected-out X nor columns not in use: their eigenvalues mean

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Inexact
 
 from .._operator import Pencil
+from .._transformation import AbstractTransformation, Inverse
 from .._which import AbstractSelection
 
 
@@ -87,11 +88,13 @@ class AbstractSylvesterSolver(eqx.Module):
         *,
         selection: AbstractSelection,
         k: int,
-        preconditioner: Pencil | None,
+        preconditioner: Pencil | Inverse | None,
+        transformation: AbstractTransformation | None,
         rtol: float,
     ) -> Inexact[Array, "n m"]:
-        """`selection` and `k` are those by which the pairs were found, so that a solver
-        can find the same part of the spectrum again; `preconditioner` approximates
+        """`selection` and `k` are those by which the pairs were found, and
+        `transformation` that of the Krylov run which found them, if one did, so that a
+        solver can find the same part of the spectrum again; `preconditioner` approximates
         `(A − λB)⁻¹`; `rtol` is the backward error aimed at."""
 
     def transpose(self) -> "AbstractSylvesterSolver":

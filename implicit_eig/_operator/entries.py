@@ -1,0 +1,119 @@
+"""The entries of operators that are sparse matrices, or made of such."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array
+
+from .counting import CountingOperator
+from .sparse import SparseOperator
+
+
+Triplets = tuple[Array, Array, Array]
+
+
+@functools.singledispatch
+def entries(operator: lx.AbstractLinearOperator) -> Triplets | None:
+    """Values, rows and columns, each of shape `(nnz,)`, where duplicates add up; `None`
+    for an operator whose entries are not at hand."""
+    del operator
+    return None
+
+
+@entries.register(SparseOperator)
+def _(operator):
+    values, rows, columns = operator.pattern.triplets(operator.values)
+    if operator.transposed:
+        rows, columns = columns, rows
+    return tuple(jnp.ravel(x) for x in (values, rows, columns))
+
+
+@entries.register(lx.IdentityLinearOperator)
+def _(operator):
+    structure = operator.in_structure()
+    if not isinstance(structure, jax.ShapeDtypeStruct):  # a pytree
+        return None
+    return _diagonal(jnp.ones(structure.shape, structure.dtype))
+
+
+@entries.register(lx.DiagonalLinearOperator)
+def _(operator):
+    if not isinstance(operator.diagonal, jax.Array):
+        return None
+    return _diagonal(operator.diagonal)
+
+
+@entries.register(lx.TridiagonalLinearOperator)
+def _(operator):
+    index = jnp.arange(operator.diagonal.size, dtype=jnp.int32)
+    lower, upper = index[1:], index[:-1]
+    return (
+        jnp.concatenate(
+            [operator.diagonal, operator.lower_diagonal, operator.upper_diagonal]
+        ),
+        jnp.concatenate([index, lower, upper]),
+        jnp.concatenate([index, upper, lower]),
+    )
+
+
+@entries.register(CountingOperator)
+def _(operator):
+    return entries(operator.operator)
+
+
+@entries.register(lx.TaggedLinearOperator)
+def _(operator):
+    return entries(operator.operator)
+
+
+@entries.register(lx.NegLinearOperator)
+def _(operator):
+    return _scaled(entries(operator.operator), -1)
+
+
+@entries.register(lx.MulLinearOperator)
+def _(operator):
+    return _scaled(entries(operator.operator), operator.scalar)
+
+
+@entries.register(lx.DivLinearOperator)
+def _(operator):
+    return _scaled(entries(operator.operator), 1 / operator.scalar)
+
+
+@entries.register(lx.AddLinearOperator)
+def _(operator):
+    return together(entries(operator.operator1), entries(operator.operator2))
+
+
+def together(first: Triplets | None, second: Triplets | None) -> Triplets | None:
+    """The entries of a sum."""
+    if first is None or second is None:
+        return None
+    dtype = jnp.promote_types(first[0].dtype, second[0].dtype)
+    index = jnp.promote_types(first[1].dtype, second[1].dtype)
+    dtypes = dtype, index, index
+    return tuple(
+        jnp.concatenate([x.astype(d), y.astype(d)])
+        for x, y, d in zip(first, second, dtypes, strict=True)
+    )
+
+
+def _scaled(triplets: Triplets | None, scalar) -> Triplets | None:
+    if triplets is None:
+        return None
+    values, rows, columns = triplets
+    scalar = jnp.asarray(scalar)
+    dtype = jnp.promote_types(values.dtype, scalar.dtype)
+    if not jnp.issubdtype(scalar.dtype, jnp.complexfloating):
+        dtype = values.dtype
+    return values.astype(dtype) * scalar.astype(dtype), rows, columns
+
+
+def _diagonal(values: Array) -> Triplets | None:
+    if values.ndim != 1:
+        return None
+    index = jnp.arange(values.size, dtype=jnp.int32)
+    return values, index, index

@@ -1,0 +1,129 @@
+"""The inverse of A − σB, or of B, as an operator: a linear solver and what it keeps."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Inexact, Num, PyTree
+
+from .._operator import complex_dtype, entries, Pencil, promises_nothing, together
+from .sparse_lu import SparseLU
+
+
+_DIRECT = SparseLU, lx.LU, lx.QR, lx.SVD, lx.Cholesky, lx.AutoLinearSolver
+
+
+@promises_nothing
+class ShiftedPencil(lx.AbstractLinearOperator):
+    """A − σB on flat vectors."""
+
+    pencil: Pencil
+    sigma: Num[Array, ""]
+
+    @property
+    def _dtype(self) -> Any:
+        return jnp.promote_types(self.pencil.dtype, self.sigma.dtype)
+
+    def mv(self, vector):
+        x = vector[:, None]
+        return (self.pencil.mm(x) - self.sigma * self.pencil.mass_mm(x))[:, 0]
+
+    def as_matrix(self):
+        a, dtype = self.pencil.operator.as_matrix(), self._dtype
+        if self.pencil.mass is None:
+            b = jnp.eye(self.pencil.n, dtype=dtype)
+        else:
+            b = self.pencil.mass.as_matrix().astype(dtype)
+        return a.astype(dtype) - self.sigma.astype(dtype) * b
+
+    def transpose(self):
+        return ShiftedPencil(self.pencil.transpose(), self.sigma)
+
+    def in_structure(self):
+        return jax.ShapeDtypeStruct((self.pencil.n,), self._dtype)
+
+    def out_structure(self):
+        return self.in_structure()
+
+
+@entries.register(ShiftedPencil)
+def _(operator):
+    mass = operator.pencil.mass
+    if mass is None:
+        structure = jax.ShapeDtypeStruct((operator.pencil.n,), operator.pencil.dtype)
+        mass = lx.IdentityLinearOperator(structure)
+    shift = entries(mass * -operator.sigma)
+    return together(entries(operator.pencil.operator), shift)
+
+
+class Inverse(eqx.Module):
+    """x ↦ M⁻¹ x on flat vectors and blocks of them, for an operator M on flat vectors.
+
+    A factorisation is made once, when this is; an iteration runs with each product. How
+    good a product is, is not looked at here: those who use it judge their results.
+    """
+
+    solver: lx.AbstractLinearSolver
+    state: PyTree
+    options: dict[str, Any]
+    structure: jax.ShapeDtypeStruct = eqx.field(static=True)
+
+    @classmethod
+    def of(
+        cls,
+        operator: lx.AbstractLinearOperator,
+        solver: lx.AbstractLinearSolver,
+        preconditioner: lx.AbstractLinearOperator | None = None,
+    ) -> "Inverse":
+        options = {}
+        if preconditioner is not None:
+            options["preconditioner"] = preconditioner
+        structure = operator.in_structure()
+        return cls(solver, solver.init(operator, options), options, structure)
+
+    @property
+    def dtype(self) -> Any:
+        return self.structure.dtype
+
+    @property
+    def factorised(self) -> bool:
+        """Whether making this took a factorisation."""
+        return isinstance(self.solver, _DIRECT)
+
+    def mv(self, x: Inexact[Array, " n"]) -> Inexact[Array, " n"]:
+        if jnp.iscomplexobj(x) and not jnp.issubdtype(self.dtype, jnp.complexfloating):
+            return jax.lax.complex(self.mv(x.real), self.mv(x.imag))
+        x = x.astype(self.dtype)
+        return self.solver.compute(self.state, x, self.options)[0]
+
+    def mm(self, x: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+        return jax.vmap(self.mv)(x.T).T
+
+    def transpose(self) -> "Inverse":
+        state, options = self.solver.transpose(self.state, self.options)
+        return Inverse(self.solver, state, options, self.structure)
+
+
+def default_linear_solver(
+    operators: list[lx.AbstractLinearOperator], name: str, remedy: str
+) -> lx.AbstractLinearSolver:
+    """A factorisation for what is made of `operators`, where their entries are at hand."""
+    if any(isinstance(operator, lx.MatrixLinearOperator) for operator in operators):
+        return lx.LU()
+    if all(entries(operator) is not None for operator in operators):
+        return SparseLU()
+    kinds = " and ".join(type(operator).__name__ for operator in operators)
+    raise ValueError(
+        f"{name} cannot be factorised: the entries of {kinds} are not known. Pass "
+        f"{remedy}: `lineax.LU()` (which makes the matrix, by n products), or an "
+        "iterative one such as `lineax.GMRES(...)`."
+    )
+
+
+def shift_dtype(pencil: Pencil, sigma: Num[Array, ""]) -> Any:
+    """The dtype of products with (A − σB)⁻¹."""
+    if jnp.iscomplexobj(sigma):
+        return complex_dtype(pencil.dtype)
+    return pencil.dtype
