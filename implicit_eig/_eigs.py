@@ -75,8 +75,8 @@ def eigs(
         callable `λ -> key`, largest key first; [`implicit_eig.Nearest`][];
         [`implicit_eig.Overlap`][].
     - `sigma`: a target, real or complex, no derivative: the k eigenvalues nearest to it,
-        by [`implicit_eig.ShiftInvert`][]. With `which` a callable or `Overlap`: the best of
-        those a Krylov space around the target shows.
+        by [`implicit_eig.ShiftInvert`][]. With `which` a callable or `Overlap`: the best
+        of those a Krylov space around the target shows.
     - `mass`: B, as `operator`. Infinite eigenvalues of a singular B are left out.
     - `like`: for a callable, a vector of its domain (or its `ShapeDtypeStruct`s).
     - `v0`: start vector of iterative eigensolvers; no derivative. Default: fixed.

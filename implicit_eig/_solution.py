@@ -24,6 +24,14 @@ class RESULTS(eqx.Enumeration):
         "NaN or inf was met: the operator, the mass matrix or the start vector `v0` "
         "contains or produces non-finite values, so no eigenpairs exist."
     )
+    infinite = (
+        "Fewer than `k` eigenvalues are finite: the mass matrix is singular. What stands "
+        "after the finite ones has no derivatives."
+    )
+    singular = (
+        "The pencil A − λB is singular, or its mass matrix B where it has to be inverted: "
+        "no eigenvalues can be told. Take `sigma`, or another target."
+    )
     zero_start_vector = "The start vector `v0` is zero (or underflows to zero)."
     residual_too_large = (
         "The residual of an eigenpair is too large for it to be an eigenpair of this "
@@ -79,6 +87,8 @@ def raise_unless_successful(solution: Solution) -> Solution:
     failures = (
         RESULTS.not_converged,
         RESULTS.nonfinite,
+        RESULTS.infinite,
+        RESULTS.singular,
         RESULTS.zero_start_vector,
         RESULTS.residual_too_large,
         RESULTS.dependent,

@@ -23,6 +23,7 @@ ONE = ieig.ImplicitAdjoint
 RUNTIME = (RuntimeError, jax.errors.JaxRuntimeError)
 
 
+LIKE = jax.ShapeDtypeStruct(BIG[0].shape, BIG.dtype)
 LARGE = (lx.MatrixLinearOperator(BIG), 1, "LR")
 
 
@@ -169,8 +170,12 @@ def test_what_is_no_square_operator_is_refused(public, operator, kwargs, error, 
         (eigs(A, 1, mass=jnp.eye(4)), ValueError, "(4,)"),
         (eigs(A, 1, mass=jnp.ones((5, 4))), ValueError, "(5, 4)"),
         (eigs(A, 1, mass="matrix"), TypeError, "str"),
-        (eigs(*LARGE, mass=jnp.eye(30)), ValueError, "mass="),
-        (eigs(*LARGE, sigma=3.5), ValueError, "sigma=3.5"),
+        (
+            eigs(*LARGE, mass=lx.FunctionLinearOperator(lambda v: v, LIKE)),
+            ValueError,
+            "mass_solver",
+        ),
+        (eigs(*LARGE, sigma=3.5), ValueError, "3.5"),
     ],
 )
 def test_an_argument_of_eigs_that_cannot_be_meant_is_named(call, error, text):
@@ -371,12 +376,18 @@ class TestNonFiniteOperators:
                 jax.jit(lambda v: f(v, True).eigenvalues)(jnp.zeros(30))
             )
 
-    def test_a_singular_mass_matrix_is_reported(self):
-        b = jnp.eye(5).at[0, 0].set(0.0)
-        with pytest.raises(RUNTIME, match="mass"):
+    def test_a_singular_mass_matrix_leaves_too_few_eigenvalues(self):
+        b = jnp.zeros((5, 5)).at[0, 0].set(1.0)
+        with pytest.raises(RUNTIME, match="mass matrix is singular"):
             ieig.eigs(A, 2, mass=b)
         solution = ieig.eigs(A, 2, mass=b, throw=False)
-        assert solution.result != ieig.RESULTS.successful
+        assert solution.result == ieig.RESULTS.infinite
+        assert np.isfinite(solution.eigenvalues).tolist() == [True, False]
+
+    def test_a_singular_pencil_is_reported(self):
+        a, b = jnp.diag(jnp.array([1.0, 2.0, 0.0])), jnp.diag(jnp.array([1.0, 1.0, 0.0]))
+        with pytest.raises(RUNTIME, match="pencil A − λB is singular"):
+            ieig.eigs(a, 2, mass=b)
 
 
 class TestSmallestProblems:

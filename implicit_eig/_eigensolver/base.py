@@ -51,6 +51,17 @@ class InvariantBlock(eqx.Module):
     transformation: AbstractTransformation | None = None
 
 
+def without(
+    block: InvariantBlock, useless: Bool[Array, ""], result: RESULTS
+) -> InvariantBlock:
+    """The block, reported by `result` and without derivatives where it is `useless`."""
+    return eqx.tree_at(
+        lambda b: (b.active, b.result),
+        block,
+        (block.active & ~useless, RESULTS.where(useless, result, block.result)),
+    )
+
+
 class AbstractEigensolver(eqx.Module):
     """Finds the selected eigenpairs of a pencil. No derivatives: they are the rule's.
 
@@ -102,7 +113,12 @@ def galerkin(
         matrix = basis.conj().T @ ax
     else:
         q, r = jnp.linalg.qr(bx)
-        matrix = jax.scipy.linalg.solve_triangular(r, q.conj().T @ ax)
+        # B may map a column that is not in use to nothing.
+        size = jnp.abs(jnp.diagonal(r))
+        kept = size > r.shape[0] * jnp.finfo(size.dtype).eps * jnp.max(size)
+        r = jnp.where(kept[:, None], r, jnp.eye(r.shape[0], dtype=r.dtype))
+        right = jnp.where(kept[:, None], q.conj().T @ ax, 0)
+        matrix = jax.scipy.linalg.solve_triangular(r, right)
     rest = ax - bx @ matrix
     inside = matrix.astype(coordinates.dtype) @ coordinates - coordinates * eigenvalues
 

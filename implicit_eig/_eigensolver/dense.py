@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from .._operator import Pencil, SparseOperator
 from .._solution import RESULTS
@@ -18,6 +18,7 @@ from .base import (
     schur_basis,
     times_real,
 )
+from .dense_pencil import eig_of_pencil, PencilEig
 
 
 class Dense(AbstractEigensolver):
@@ -28,25 +29,27 @@ class Dense(AbstractEigensolver):
     whatever k; an operator that is not a matrix is materialised by n products
     (counted in `stats`).
 
-    With a mass matrix `B` the pairs are those of `B⁻¹A`; `B` must be regular.
+    With a mass matrix B the pairs are those of B⁻¹A, or where B is singular or close to
+    it, of (A − σB)⁻¹B, without its zeros: infinite eigenvalues, which `stats` counts as
+    `num_infinite`. Every pair's residual is checked then.
     """
 
     def compute(self, pencil, selection, k, *, v0, left, progress_meter):
         del v0, left, progress_meter
         pencil, size, products = _materialised(pencil)
         a = pencil.operator.as_matrix()
-        if pencil.mass is not None:
-            b = pencil.mass.as_matrix()
-            a = jnp.linalg.solve(b, a)
+        eye = jnp.eye(pencil.n, dtype=a.dtype)
         finite = jnp.all(jnp.isfinite(a))
-        a = jnp.where(finite, a, jnp.eye(pencil.n, dtype=a.dtype))
-        a, rest = of_moderate_size(a)
-        w, u, v = jax.lax.linalg.eig(a)
-        w = times_real(w, rest[0])
-        if pencil.mass is not None:
-            # geev's left vectors z of B⁻¹A belong to u = B⁻ᴴz.
-            u = jnp.linalg.solve(b.conj().T.astype(u.dtype), u)
-        return _select(pencil, selection, k, w, u, v, finite, size, products)
+        if pencil.mass is None:
+            w, u, v = jax.lax.linalg.eig(jnp.where(finite, a, eye))
+            none = jnp.zeros(pencil.n, bool)
+            found = PencilEig(w, u, v, none, jnp.asarray(False))
+        else:
+            b = pencil.mass.as_matrix()
+            finite = finite & jnp.all(jnp.isfinite(b))
+            a, b = (jnp.where(finite, x, eye) for x in (a, b))
+            found = eig_of_pencil(a, b)
+        return _select(pencil, selection, k, found, finite, size, products)
 
 
 def _materialised(pencil: Pencil) -> tuple[Pencil, Float[Array, ""], int]:
@@ -60,23 +63,45 @@ def _materialised(pencil: Pencil) -> tuple[Pencil, Float[Array, ""], int]:
 
 
 def _select(
-    pencil: Pencil, selection: AbstractSelection, k: int, w, u, v, finite, size, products
+    pencil: Pencil,
+    selection: AbstractSelection,
+    k: int,
+    pairs: PencilEig,
+    finite: Bool[Array, ""],
+    size: Float[Array, ""],
+    products: int,
 ) -> InvariantBlock:
     """The block of A from the eigenpairs of A/s, where nothing has an extreme size."""
     n, is_real = pencil.n, pencil.is_real
     m = min(k + 1, n) if is_real else k
+    w, u, v = pairs.eigenvalues, pairs.left, pairs.right
     target = selection.target()
     overlaps = None
     if target is not None:
         overlaps = jnp.abs(target.conj().astype(v.dtype) @ v)
     found = order(selection, times_real(w, size), overlaps, is_real)
     perm, second = found.permutation[:m], found.second[:m]
-    w, v, u = w[perm], v[:, perm], u[:, perm]
+    v, u, infinite = v[:, perm], u[:, perm], pairs.infinite[perm]
+    w = jnp.where(infinite, jnp.inf, w[perm])
     # Column k is there for the partner of column k − 1, or idle.
-    wanted = (jnp.arange(m) < k) | second
+    wanted = ((jnp.arange(m) < k) | second) & ~infinite
     basis = schur_basis(v, second, is_real)
     coordinates = leading(wanted, basis.conj().T.astype(v.dtype) @ v)
-    matrix, residuals, *_ = galerkin(pencil, basis, w, coordinates)
+    matrix, residuals, *_ = galerkin(
+        pencil, basis, jnp.where(infinite, 0, w), coordinates
+    )
+    good = jnp.ones(m, bool)
+    if pencil.mass is not None:
+        norms = [jnp.linalg.norm(x.as_matrix()) for x in (pencil.operator, pencil.mass)]
+        eps = jnp.finfo(residuals.dtype).eps
+        good = residuals <= eps**0.5 * (norms[0] + jnp.abs(w) * norms[1])
+    enough = jnp.sum(pairs.infinite) <= pencil.n - k
+    result = RESULTS.where(
+        jnp.all(good | ~wanted), RESULTS.successful, RESULTS.residual_too_large
+    )
+    result = RESULTS.where(enough, result, RESULTS.infinite)
+    result = RESULTS.where(pairs.singular, RESULTS.singular, result)
+    wanted = wanted & good & ~pairs.singular
     left_basis = biorthogonal(pencil, schur_basis(u, second, is_real), basis, wanted)
     nan = jnp.where(finite, 0.0, jnp.nan).astype(residuals.dtype)
     return InvariantBlock(
@@ -91,7 +116,8 @@ def _select(
         stats={
             "num_matvecs": jnp.asarray(products),
             "num_restarts": jnp.asarray(0),
-            "num_converged": jnp.where(finite, k, 0),
+            "num_converged": jnp.sum((wanted & finite)[:k]),
+            "num_infinite": jnp.sum(pairs.infinite),
         },
-        result=RESULTS.where(finite, RESULTS.successful, RESULTS.nonfinite),
+        result=RESULTS.where(finite, result, RESULTS.nonfinite),
     )

@@ -44,6 +44,7 @@ from .base import (
     of_moderate_size,
     schur_basis,
     times_real,
+    without,
 )
 
 
@@ -630,19 +631,22 @@ class KrylovSchur(AbstractEigensolver):
         return self.dimension(n, k) >= k + 3
 
     def compute(self, pencil, selection, k, *, v0, left, progress_meter):
+        options = {"v0": v0, "left": left, "progress_meter": progress_meter}
         if pencil.mass is None:
-            transformation = Direct(pencil)
-        else:
-            solver = self.mass_solver
-            if solver is None:
-                solver = default_linear_solver(
-                    [pencil.mass], "`mass`", "`KrylovSchur(mass_solver=...)`"
-                )
-            mass = ShiftedPencil(Pencil(pencil.mass, None), jnp.zeros((), pencil.dtype))
-            transformation = MassInverted(pencil, Inverse.of(mass, solver))
-        return self.block(
-            transformation, selection, k, v0=v0, left=left, progress_meter=progress_meter
-        )
+            return self.block(Direct(pencil), selection, k, **options)
+        solver = self.mass_solver
+        if solver is None:
+            solver = default_linear_solver(
+                [pencil.mass], "`mass`", "`KrylovSchur(mass_solver=...)`"
+            )
+        mass = ShiftedPencil(Pencil(pencil.mass, None), jnp.zeros((), pencil.dtype))
+        inverse = Inverse.of(mass, solver)
+        random = default_start(pencil.n, pencil.dtype)
+        norm = jnp.linalg.norm(mass.mv(random)) / jnp.linalg.norm(random)
+        _, singular = inverse.is_singular(random, norm)
+        block = self.block(MassInverted(pencil, inverse), selection, k, **options)
+        block.stats["num_solves"] += 1
+        return without(block, singular & jnp.isfinite(norm), RESULTS.singular)
 
     def block(
         self,

@@ -1,12 +1,15 @@
 """Shift-invert: the eigenvalues nearest to a target, by Krylov spaces of (A − σB)⁻¹B."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, ArrayLike, Inexact, Num
+from jaxtyping import Array, ArrayLike, Num
 
 from .._operator import as_operator, Pencil
+from .._solution import RESULTS
 from .._transformation import (
     default_linear_solver,
     Inverse,
@@ -15,7 +18,7 @@ from .._transformation import (
     ShiftInverted,
 )
 from .._which import as_shift
-from .base import AbstractEigensolver
+from .base import AbstractEigensolver, without
 from .krylov_schur import default_start, KrylovSchur
 
 
@@ -75,23 +78,24 @@ class ShiftInvert(AbstractEigensolver):
             preconditioner = as_operator(
                 self.preconditioner, pencil.operator.in_structure(), name="preconditioner"
             )
-        v0 = default_start(pencil.n, sigma.dtype) if v0 is None else v0
 
         def inverse(sigma: Array) -> Inverse:
             return Inverse.of(ShiftedPencil(pencil, sigma), solver, preconditioner)
 
-        transformation, start, factorizations = _regular(pencil, sigma, inverse, v0)
+        transformation, singular, tries = _regular(pencil, sigma, inverse)
+        start = default_start(pencil.n, sigma.dtype) if v0 is None else v0
         block = self.inner.block(
             transformation,
             selection,
             k,
-            v0=start,
+            # In the range of (A − σB)⁻¹B: without a part along infinite eigenvalues.
+            v0=start if pencil.mass is None else transformation.mv(start),
             left=left,
             progress_meter=progress_meter,
         )
-        block.stats["num_solves"] += factorizations
-        block.stats["num_factorizations"] *= factorizations
-        return block
+        block.stats["num_solves"] += tries + (pencil.mass is not None)
+        block.stats["num_factorizations"] *= tries
+        return without(block, singular, RESULTS.singular)
 
     def _solver(self, pencil: Pencil) -> lx.AbstractLinearSolver:
         if self.linear_solver is not None:
@@ -104,36 +108,37 @@ class ShiftInvert(AbstractEigensolver):
         )
 
 
-def _regular(pencil: Pencil, sigma: Array, inverse, v0: Inexact[Array, " n"]):
-    """The transformation with a shift at which A − σB is regular, a start vector in the
-    range of (A − σB)⁻¹B, and the number of shifts tried."""
+def _regular(pencil: Pencil, sigma: Array, inverse: Callable[[Array], Inverse]):
+    """The transformation with a shift at which A − σB is regular, whether there was none,
+    and the number of shifts tried."""
     random = default_start(pencil.n, pencil.dtype)
-    eps = jnp.finfo(pencil.dtype).eps
-    norm = jnp.linalg.norm(pencil.mv(random)) / jnp.linalg.norm(random)
-    mass = pencil.mass_mm(random[:, None])
-    step = norm / jnp.where(norm > 0, jnp.linalg.norm(mass), 1)
-    step = eps ** (2 / 3) * jnp.where(step > 0, step * jnp.linalg.norm(random), 1)
+    norms = [
+        jnp.linalg.norm(x) / jnp.linalg.norm(random)
+        for x in (pencil.mv(random), pencil.mass_mm(random[:, None]))
+    ]
+    step = jnp.finfo(pencil.dtype).eps ** (2 / 3) * norms[0]
+    step = jnp.where(norms[0] > 0, step / jnp.where(norms[1] > 0, norms[1], 1), 1)
 
     def attempt(sigma):
         transformation = ShiftInverted(pencil, inverse(sigma), sigma)
-        start = transformation.mv(v0.astype(sigma.dtype))
-        size = jnp.linalg.norm(start) / jnp.linalg.norm(v0)
-        # ‖(A − σB)⁻¹‖ is about √n of this, for a random vector.
-        near = size * jnp.sqrt(pencil.n) * norm * 100 * eps > 1
-        return eqx.partition(transformation, eqx.is_array), start, near | ~(size > 0)
+        start = random.astype(sigma.dtype)
+        size = norms[0] + jnp.abs(sigma) * norms[1]
+        _, singular = transformation.inverse.is_singular(start, size)
+        # NaN in the pencil is for the run to find.
+        return eqx.partition(transformation, eqx.is_array), singular & jnp.isfinite(size)
 
     def again(state):
-        _, _, sigma, singular, tries = state
+        _, _, singular, tries = state
         return singular & (tries < 4)
 
     def move(state):
-        *_, sigma, _, tries = state
+        _, sigma, _, tries = state
         sigma = sigma + (step * 10.0 ** (tries - 1)).astype(sigma.dtype)
-        (dynamic, _), start, singular = attempt(sigma)
-        return dynamic, start, sigma, singular, tries + 1
+        (dynamic, _), singular = attempt(sigma)
+        return dynamic, sigma, singular, tries + 1
 
-    (dynamic, static), start, singular = attempt(sigma)
-    dynamic, start, _, _, tries = jax.lax.while_loop(
-        again, move, (dynamic, start, sigma, singular, jnp.asarray(1))
+    (dynamic, static), singular = attempt(sigma)
+    dynamic, _, singular, tries = jax.lax.while_loop(
+        again, move, (dynamic, sigma, singular, jnp.asarray(1))
     )
-    return eqx.combine(dynamic, static), start, tries
+    return eqx.combine(dynamic, static), singular, tries

@@ -27,7 +27,7 @@ def _(operator):
     values, rows, columns = operator.pattern.triplets(operator.values)
     if operator.transposed:
         rows, columns = columns, rows
-    return tuple(jnp.ravel(x) for x in (values, rows, columns))
+    return values.ravel(), rows.ravel(), columns.ravel()
 
 
 @entries.register(lx.IdentityLinearOperator)
@@ -94,11 +94,11 @@ def together(first: Triplets | None, second: Triplets | None) -> Triplets | None
         return None
     dtype = jnp.promote_types(first[0].dtype, second[0].dtype)
     index = jnp.promote_types(first[1].dtype, second[1].dtype)
-    dtypes = dtype, index, index
-    return tuple(
-        jnp.concatenate([x.astype(d), y.astype(d)])
-        for x, y, d in zip(first, second, dtypes, strict=True)
-    )
+
+    def joined(i: int, dtype) -> Array:
+        return jnp.concatenate([x[i].astype(dtype) for x in (first, second)])
+
+    return joined(0, dtype), joined(1, index), joined(2, index)
 
 
 def _scaled(triplets: Triplets | None, scalar) -> Triplets | None:

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Inexact, Num, PyTree
+from jaxtyping import Array, Bool, Float, Inexact, Num, PyTree
 
 from .._operator import complex_dtype, entries, Pencil, promises_nothing, together
 from .sparse_lu import SparseLU
@@ -101,6 +101,16 @@ class Inverse(eqx.Module):
     def mm(self, x: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
         return jax.vmap(self.mv)(x.T).T
 
+    def is_singular(
+        self, x: Inexact[Array, " n"], norm: Float[Array, ""]
+    ) -> tuple[Inexact[Array, " n"], Bool[Array, ""]]:
+        """M⁻¹ x, and whether it tells that M, of the given norm, is singular to rounding,
+        for a random x: then ‖M⁻¹‖ is about √n ‖M⁻¹ x‖ / ‖x‖."""
+        y = self.mv(x)
+        size = jnp.linalg.norm(y) / jnp.linalg.norm(x)
+        eps = jnp.finfo(size.dtype).eps
+        return y, ~(size * norm * x.size**0.5 * 100 * eps < 1)
+
     def transpose(self) -> "Inverse":
         state, options = self.solver.transpose(self.state, self.options)
         return Inverse(self.solver, state, options, self.structure)
@@ -109,7 +119,7 @@ class Inverse(eqx.Module):
 def default_linear_solver(
     operators: list[lx.AbstractLinearOperator], name: str, remedy: str
 ) -> lx.AbstractLinearSolver:
-    """A factorisation for what is made of `operators`, where their entries are at hand."""
+    """A factorisation of what is made of `operators`, where their entries are known."""
     if any(isinstance(operator, lx.MatrixLinearOperator) for operator in operators):
         return lx.LU()
     if all(entries(operator) is not None for operator in operators):

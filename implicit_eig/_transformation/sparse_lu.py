@@ -1,9 +1,9 @@
 """Sparse LU factorisation: SciPy's SuperLU, on the host.
 
 A factor lives on the host, where JAX cannot hold it. The program holds a number instead,
-and the matrix. Factors that take more memory than a quarter of the machine's are given up,
-oldest first; one that is asked for afterwards is made again. So nothing is ever freed too
-early, and nothing piles up.
+and the matrix. Factors that take more than a quarter of the machine's memory together are
+given up, oldest first; one that is asked for afterwards is made again. So nothing is ever
+freed too early, and nothing piles up.
 """
 
 import collections

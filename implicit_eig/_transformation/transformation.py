@@ -1,7 +1,7 @@
 """Spectral transformations: the operator C whose Krylov spaces are built.
 
-C has the eigenvectors of the pencil `A v = λ B v`, and eigenvalues θ that are functions of
-the λ. What a Krylov space of C finds first, an extreme θ, is then what is wanted.
+C has the eigenvectors of the pencil `A v = λ B v`, and eigenvalues θ that are functions
+of the λ. What a Krylov space of C finds first, an extreme θ, is then what is wanted.
 (SLEPc's ST; Ericsson and Ruhe 1980.)
 """
 
