@@ -46,3 +46,55 @@ def convection_diffusion(m, p=(25.0, 50.0, 250.0)):
     columns = np.concatenate([c.ravel() for _, c, _ in parts])
     values = np.concatenate([np.full(r.size, v) for r, _, v in parts])
     return values, rows, columns, m * m
+
+
+def brusselator(m, length=0.51302, d=(0.008, 0.004), alpha=2.0, beta=5.45):
+    """The linearised reaction–diffusion tube of order 2m (Saad's MVMBWM); at this length
+    the rightmost pair is ±2.1395i."""
+    t = [x * ((m + 1) / length) ** 2 for x in d]
+    i = np.arange(m)
+    one = np.ones(m)
+    blocks = [
+        (i, i, -2 * t[0] + beta - 1),
+        (i, m + i, alpha**2),
+        (m + i, i, -beta),
+        (m + i, m + i, -2 * t[1] - alpha**2),
+    ]
+    for first, diffusion in ((0, t[0]), (m, t[1])):
+        blocks += [(first + i[1:], first + i[:-1], diffusion)]
+        blocks += [(first + i[:-1], first + i[1:], diffusion)]
+    rows = np.concatenate([r for r, _, _ in blocks])
+    columns = np.concatenate([c for _, c, _ in blocks])
+    values = np.concatenate([v * one[: r.size] for r, _, v in blocks])
+    return values, rows, columns, 2 * m
+
+
+def waveguide(m, wavelength=1.55, width=1.5, height=0.22, size=(4.0, 2.0)):
+    """Semi-vectorial modes, quasi-TE, of a silicon strip in oxide, lengths in µm:
+    ∂x ε⁻¹ ∂x (ε E) + ∂y² E + k₀² ε E = β² E, on 2m×m points. Not symmetric where ε jumps."""
+    nx, ny = 2 * m, m
+    x = (np.arange(nx) + 0.5) / nx * size[0] - size[0] / 2
+    y = (np.arange(ny) + 0.5) / ny * size[1] - size[1] / 2
+    inside = (np.abs(x)[:, None] < width / 2) & (np.abs(y) < height / 2)
+    epsilon = np.where(inside, 3.476**2, 1.444**2)
+    hx, hy = size[0] / nx, size[1] / ny
+    k0 = 2 * np.pi / wavelength
+    number = np.arange(nx * ny).reshape(nx, ny)
+    # Between two cells of a row 1/ε is that of their mean.
+    between = 2 / (epsilon[1:] + epsilon[:-1]) / hx**2
+    loss = np.zeros_like(epsilon)
+    loss[1:] += between
+    loss[:-1] += between
+    # Outside there is nothing but oxide, and E = 0.
+    loss[[0, -1]] += 1 / epsilon[[0, -1]] / hx**2
+    parts = [
+        (number[1:], number[:-1], between * epsilon[:-1]),
+        (number[:-1], number[1:], between * epsilon[1:]),
+        (number[:, 1:], number[:, :-1], np.full((nx, ny - 1), 1 / hy**2)),
+        (number[:, :-1], number[:, 1:], np.full((nx, ny - 1), 1 / hy**2)),
+        (number, number, k0**2 * epsilon - loss * epsilon - 2 / hy**2),
+    ]
+    rows, columns, values = (
+        np.concatenate([p[i].ravel() for p in parts]) for i in range(3)
+    )
+    return values, rows, columns, nx * ny

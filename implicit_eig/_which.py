@@ -90,10 +90,11 @@ def as_shift(sigma: ArrayLike) -> Num[Array, ""]:
     if sigma.shape != ():
         raise ValueError(f"`sigma` must be one number; got shape {sigma.shape}.")
     if not isinstance(sigma, Tracer):
-        if not np.isfinite(np.asarray(sigma)):
+        known = np.asarray(sigma)
+        if not np.isfinite(known):
             raise ValueError(f"`sigma` must be finite; got {sigma}.")
-        if jnp.iscomplexobj(sigma) and sigma.imag == 0:
-            sigma = sigma.real
+        if np.iscomplexobj(known) and known.imag == 0:
+            sigma = jnp.asarray(known.real)
     return sigma if jnp.issubdtype(sigma.dtype, jnp.inexact) else sigma * 1.0
 
 

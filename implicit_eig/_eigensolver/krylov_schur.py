@@ -665,7 +665,7 @@ class KrylovSchur(AbstractEigensolver):
         v0 = default_start(n, dtype) if v0 is None else v0.astype(dtype)
 
         def run(transformation: AbstractTransformation) -> KrylovResult:
-            found = krylov_schur(
+            return krylov_schur(
                 transformation.mv,
                 v0,
                 transformation.selection(selection),
@@ -676,40 +676,45 @@ class KrylovSchur(AbstractEigensolver):
                 repeated=self.repeated,
                 progress_meter=progress_meter,
             )
-            return found if transformation.inverse is None else _purified(found)
 
         found = run(transformation)
-        active, norm = found.active, found.norm
-        eigenvalues, coordinates = transformation.pairs(
-            found.eigenvalues, found.coordinates
-        )
-        matrix, residuals, _, bx = galerkin(pencil, found.basis, eigenvalues, coordinates)
-        width, products = active.size, active.size
-        size = jnp.abs(eigenvalues)
-        if pencil.mass is not None:
-            size = size * jnp.linalg.norm(bx) / width**0.5
-        if transformation.inverse is not None:
+        solves, products = found.num_matvecs, found.active.size
+        num_restarts, norm = found.num_restarts, found.norm
+        if transformation.inverse is None:
+            pairs = _pairs(transformation, found, rtol, norm)
+        else:
             # θ says nothing about the size of A. A random vector does, on average.
-            start = default_start(n, pencil.dtype)
-            norm = jnp.linalg.norm(pencil.mv(start)) / jnp.linalg.norm(start)
+            random = default_start(n, pencil.dtype)
+            norm = jnp.linalg.norm(pencil.mv(random)) / jnp.linalg.norm(random)
             products = products + 1
-        # The recurrence may claim more than the pairs hold.
-        eps = jnp.finfo(pencil.dtype).eps
-        enough = jnp.maximum(10 * rtol * size, 1e3 * eps * norm)
-        verified = jnp.all(jnp.where(active, residuals <= enough, True))
+            found = _purified(found)
+            first = _pairs(transformation, found, rtol, norm)
+            # Close to one eigenvalue the rounding errors of its θ drown the others'.
+            pairs = jax.lax.cond(
+                first.verified,
+                lambda _: first,
+                lambda found: _pairs(
+                    transformation, _multiplied(transformation, found), rtol, norm
+                ),
+                found,
+            )
+            solves = solves + jnp.where(first.verified, 0, found.active.size)
+        active, matrix, size = found.active & pairs.verified, pairs.matrix, pairs.size
         # Squares of anything smaller would underflow, and verify nothing.
+        eps = jnp.finfo(pencil.dtype).eps
         tiny = jnp.finfo(pencil.dtype).tiny ** 0.5 / eps
-        active = active & verified & ((norm == 0) | (norm > tiny))
+        active = active & ((norm == 0) | (norm > tiny))
         converged = jnp.sum(active[:k])
         good = (converged == k) & found.done
         result = RESULTS.where(good, RESULTS.successful, RESULTS.not_converged)
-        solves, num_restarts = found.num_matvecs, found.num_restarts
         left_basis = None
         if left:
             # The transposed pencil has the same eigenvalues, and conj(left vectors).
             dual = run(transformation.transpose())
+            if transformation.inverse is not None:
+                dual = _purified(dual)
             left_basis = biorthogonal(
-                pencil, dual.basis.conj(), found.basis, active & dual.active
+                pencil, dual.basis.conj(), pairs.basis, active & dual.active
             )
             inside = jnp.where(active, leading(active, matrix), 0).conj().T
             defect = (
@@ -724,24 +729,83 @@ class KrylovSchur(AbstractEigensolver):
                 good | (result != RESULTS.successful), result, RESULTS.left_not_found
             )
             solves = solves + dual.num_matvecs
-            products = products + width
+            products = products + active.size
             num_restarts = num_restarts + dual.num_restarts
         result = RESULTS.where(found.finite, result, RESULTS.nonfinite)
-        nan = jnp.where(found.finite, 0.0, jnp.nan).astype(residuals.dtype)
+        nan = jnp.where(found.finite, 0.0, jnp.nan).astype(norm.dtype)
         return InvariantBlock(
-            basis=found.basis,
+            basis=pairs.basis,
             matrix=leading(active, matrix),
-            eigenvalues=eigenvalues + nan.astype(eigenvalues.dtype),
-            coordinates=coordinates,
+            eigenvalues=pairs.eigenvalues + nan.astype(pairs.eigenvalues.dtype),
+            coordinates=pairs.coordinates,
             left_basis=left_basis,
             active=active,
-            residuals=residuals + nan,
+            residuals=pairs.residuals + nan,
             norm=norm,
             stats=transformation.stats(solves, products)
             | {"num_restarts": num_restarts, "num_converged": converged},
             result=result,
             transformation=transformation,
         )
+
+
+class _Pairs(NamedTuple):
+    """Eigenpairs of a pencil from a run's Schur vectors, and what their residuals say;
+    `size` is |λ| ‖B‖."""
+
+    basis: Inexact[Array, "n m"]
+    matrix: Inexact[Array, "m m"]
+    eigenvalues: Complex[Array, " m"]
+    coordinates: Complex[Array, "m m"]
+    residuals: Float[Array, " m"]
+    size: Float[Array, " m"]
+    verified: Bool[Array, ""]
+
+
+def _pairs(
+    transformation: AbstractTransformation,
+    found: KrylovResult,
+    rtol: float,
+    norm: Float[Array, ""],
+) -> _Pairs:
+    pencil = transformation.pencil
+    values, coordinates = transformation.pairs(found.eigenvalues, found.coordinates)
+    matrix, residuals, _, bx = galerkin(pencil, found.basis, values, coordinates)
+    size = jnp.abs(values)
+    if pencil.mass is not None:
+        size = size * jnp.linalg.norm(bx) / found.active.size**0.5
+    # The recurrence may claim more than the pairs hold.
+    eps = jnp.finfo(pencil.dtype).eps
+    enough = jnp.maximum(10 * rtol * size, 1e3 * eps * norm)
+    verified = jnp.all(jnp.where(found.active, residuals <= enough, True))
+    return _Pairs(found.basis, matrix, values, coordinates, residuals, size, verified)
+
+
+def _multiplied(
+    transformation: AbstractTransformation, found: KrylovResult
+) -> KrylovResult:
+    """X after one more product with C, `C X L⁻¹`, orthonormal again.
+
+    In eigenvectors rather than Schur vectors, where these are not close to dependent: the
+    coupling of a Schur vector to one with a far larger θ would let its rounding in.
+    """
+    active = found.active
+    both = active[:, None] & active[None, :]
+    eye = jnp.eye(active.size, dtype=found.matrix.dtype)
+    inside = jnp.where(both, found.matrix, eye)
+    w = jnp.where(both, found.coordinates, eye.astype(found.coordinates.dtype))
+    if not jnp.iscomplexobj(inside):
+        # Of a pair (w, w̄), w first: its real and imaginary parts.
+        w = jnp.where(found.eigenvalues.imag < 0, w.imag, w.real)
+    w = w / jnp.linalg.norm(w, axis=0).astype(w.dtype)
+    apart = jnp.linalg.svd(w, compute_uv=False)[-1] > jnp.finfo(w.dtype).eps ** 0.5
+    w = jnp.where(apart, w, eye)
+    inverse = jnp.linalg.inv(w)
+    image = jax.vmap(transformation.mv)((found.basis @ w).T).T
+    image = image @ jnp.linalg.inv(inverse @ inside @ w)
+    basis, r = jnp.linalg.qr(jnp.where(active, image, found.basis))
+    coordinates = (r @ inverse).astype(found.coordinates.dtype) @ found.coordinates
+    return found._replace(basis=basis, coordinates=leading(active, coordinates))
 
 
 def _purified(found: KrylovResult) -> KrylovResult:
