@@ -126,7 +126,7 @@ def eigs(
     check_flag("throw", throw)
     selection, target = _target(which, sigma, eigensolver, pencil.domain)
     gauge = as_gauge(gauge, pencil.domain)
-    chosen = _choose(eigensolver, pencil, k, target)
+    chosen = _choose(eigensolver, pencil, k, sigma, target)
     adjoint = check_adjoint(adjoint)
     if not isinstance(progress_meter, AbstractProgressMeter):
         raise TypeError(
@@ -293,14 +293,18 @@ def _target(
         return Nearest(target), target
     if isinstance(which, str | Nearest):
         raise ValueError(
-            f"Beside a target `sigma` the eigenvalues nearest to it are wanted; got "
-            f"`which={which!r}`. Leave `which` out, or pass a callable or `Overlap`."
+            f"Beside the target `sigma={target}` the eigenvalues nearest to it are "
+            f"wanted; got `which={which!r}`. Leave `which` out, or pass a callable or `Overlap`."
         )
     return selection, target
 
 
 def _choose(
-    eigensolver: Any, pencil: Pencil, k: int, target: Num[Array, ""] | None
+    eigensolver: Any,
+    pencil: Pencil,
+    k: int,
+    sigma: ArrayLike | None,
+    target: Num[Array, ""] | None,
 ) -> AbstractEigensolver:
     if not isinstance(eigensolver, AbstractEigensolver | None):
         raise TypeError(
@@ -311,10 +315,10 @@ def _choose(
     inner = eigensolver
     if isinstance(eigensolver, ShiftInvert):
         inner = eigensolver.inner
-    elif isinstance(eigensolver, KrylovSchur) and target is not None:
+    elif isinstance(eigensolver, KrylovSchur) and sigma is not None:
         raise ValueError(
-            f"The target {target} asks for interior eigenvalues, which `KrylovSchur` "
-            "cannot find from products with A alone; take `ShiftInvert(sigma, ...)` or "
+            f"`sigma={sigma}` asks for interior eigenvalues, which `KrylovSchur` cannot "
+            "find from products with A alone; take `ShiftInvert(sigma, ...)` or "
             "`Dense()`."
         )
     if isinstance(inner, KrylovSchur) and not inner.suits(pencil.n, k):

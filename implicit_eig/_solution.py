@@ -29,8 +29,8 @@ class RESULTS(eqx.Enumeration):
         "after the finite ones has no derivatives."
     )
     singular = (
-        "The pencil A − λB is singular, or its mass matrix B where it has to be inverted: "
-        "no eigenvalues can be told. Take `sigma`, or another target."
+        "The pencil A − λB is singular, or the mass matrix B where it has to be "
+        "inverted: no eigenvalues can be told. Take `sigma`, or another target."
     )
     zero_start_vector = "The start vector `v0` is zero (or underflows to zero)."
     residual_too_large = (

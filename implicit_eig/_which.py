@@ -31,6 +31,11 @@ class AbstractSelection(eqx.Module):
         conjugate pairs.
         """
 
+    @property
+    def keeps_pairs(self) -> bool:
+        """Whether a real operator's conjugate pairs are wanted as pairs."""
+        return True
+
     def target(self) -> Inexact[Array, " n"] | None:
         """A vector whose overlaps with the eigenvectors `keys` asks for."""
         return None
@@ -79,6 +84,11 @@ class Nearest(AbstractSelection):
     def __init__(self, sigma: ArrayLike):
         self.sigma = as_shift(sigma)
 
+    @property
+    def keeps_pairs(self):
+        # Of a pair one member is near a complex target, the other one is not.
+        return not jnp.iscomplexobj(self.sigma)
+
     def keys(self, eigenvalues, overlaps, is_real):
         del overlaps, is_real
         return -jnp.abs(eigenvalues - self.sigma.astype(eigenvalues.dtype))
@@ -93,8 +103,8 @@ def as_shift(sigma: ArrayLike) -> Num[Array, ""]:
         known = np.asarray(sigma)
         if not np.isfinite(known):
             raise ValueError(f"`sigma` must be finite; got {sigma}.")
-        if np.iscomplexobj(known) and known.imag == 0:
-            sigma = jnp.asarray(known.real)
+        if np.iscomplexobj(known) and np.imag(known) == 0:
+            sigma = jnp.asarray(np.real(known))
     return sigma if jnp.issubdtype(sigma.dtype, jnp.inexact) else sigma * 1.0
 
 
@@ -224,21 +234,22 @@ def order(
     m = eigenvalues.shape[0]
     key = selection.keys(eigenvalues, overlaps, is_real)
     key = jnp.where(jnp.isnan(key), -jnp.inf, key)
-    index = jnp.arange(m)
+    index, seen = jnp.arange(m), selection.seen(eigenvalues)
     if is_real:
         # The first of a pair by position; geev puts the positive imaginary part first.
         first = jnp.where(eigenvalues.imag < 0, index - 1, index)
         paired = jnp.where(eigenvalues.imag > 0, index + 1, index)
         partner = jnp.where(eigenvalues.imag < 0, index - 1, paired)
-        best, seen = jnp.maximum(key, key[partner]), selection.seen(eigenvalues)[first]
+        best = jnp.maximum(key, key[partner])
     else:
-        first, best, seen = index, key, selection.seen(eigenvalues)
+        first, best = index, key
+    negative, seen = seen.imag < 0, seen[first]
     size = jnp.where(jnp.isnan(seen), 0, jnp.abs(seen))
     ranks = [_rank(x, size) for x in (seen.imag, seen.real, best)]
     if not is_real:
         permutation = jnp.lexsort((index, *ranks))
         return Order(permutation, jnp.zeros(m, bool))
-    permutation = jnp.lexsort((eigenvalues.imag < 0, -key, first, *ranks))
+    permutation = jnp.lexsort((negative, -key, first, *ranks))
     place = first[permutation]
     second = jnp.concatenate([jnp.zeros(1, bool), place[1:] == place[:-1]])
     return Order(permutation, second)

@@ -175,7 +175,7 @@ def test_what_is_no_square_operator_is_refused(public, operator, kwargs, error, 
             ValueError,
             "mass_solver",
         ),
-        (eigs(*LARGE, sigma=3.5), ValueError, "3.5"),
+        (eigs(*LARGE, sigma=3.5), ValueError, "sigma=3.5"),
     ],
 )
 def test_an_argument_of_eigs_that_cannot_be_meant_is_named(call, error, text):

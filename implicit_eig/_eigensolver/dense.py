@@ -72,7 +72,7 @@ def _select(
     products: int,
 ) -> InvariantBlock:
     """The block of A from the eigenpairs of A/s, where nothing has an extreme size."""
-    n, is_real = pencil.n, pencil.is_real
+    n, is_real = pencil.n, pencil.is_real and selection.keeps_pairs
     m = min(k + 1, n) if is_real else k
     w, u, v = pairs.eigenvalues, pairs.left, pairs.right
     target = selection.target()

@@ -77,6 +77,9 @@ def _of_singular_mass(a: Array, b: Array) -> PencilEig:
     x = jnp.where(infinite, basis @ y, x)
     u = jnp.linalg.solve(shifted.conj().T.astype(z.dtype), basis @ z)
     w = jnp.where(infinite, jnp.nan, sigma.astype(theta.dtype) + 1 / theta)
+    if not jnp.iscomplexobj(a):
+        # The inverse turns conjugate pairs round. As geev gives them:
+        w, u, x = w.conj(), u.conj(), x.conj()
     return PencilEig(w, u, x, infinite, singular)
 
 

@@ -661,6 +661,8 @@ class KrylovSchur(AbstractEigensolver):
         """The wanted pairs of a pencil from Krylov spaces of its transformation."""
         pencil = transformation.pencil
         n, dtype = pencil.n, transformation.dtype
+        if not selection.keeps_pairs:
+            dtype = complex_dtype(dtype)
         rtol, m = self.tolerance(dtype), self.dimension(n, k)
         v0 = default_start(n, dtype) if v0 is None else v0.astype(dtype)
 
@@ -769,7 +771,7 @@ def _pairs(
     norm: Float[Array, ""],
 ) -> _Pairs:
     pencil = transformation.pencil
-    values, coordinates = transformation.pairs(found.eigenvalues, found.coordinates)
+    values, coordinates = transformation.eigenvalues(found.eigenvalues), found.coordinates
     matrix, residuals, _, bx = galerkin(pencil, found.basis, values, coordinates)
     size = jnp.abs(values)
     if pencil.mass is not None:

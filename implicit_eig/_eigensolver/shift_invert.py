@@ -93,7 +93,7 @@ class ShiftInvert(AbstractEigensolver):
             left=left,
             progress_meter=progress_meter,
         )
-        block.stats["num_solves"] += tries + (pencil.mass is not None)
+        block.stats["num_solves"] += tries + int(pencil.mass is not None)
         block.stats["num_factorizations"] *= tries
         return without(block, singular, RESULTS.singular)
 

@@ -5,9 +5,11 @@ import functools
 import jax
 import jax.numpy as jnp
 import lineax as lx
+import numpy as np
 from jaxtyping import Array
 
 from .counting import CountingOperator
+from .pencil import complex_dtype
 from .sparse import SparseOperator
 
 
@@ -92,8 +94,8 @@ def together(first: Triplets | None, second: Triplets | None) -> Triplets | None
     """The entries of a sum."""
     if first is None or second is None:
         return None
-    dtype = jnp.promote_types(first[0].dtype, second[0].dtype)
-    index = jnp.promote_types(first[1].dtype, second[1].dtype)
+    dtype = np.promote_types(first[0].dtype, second[0].dtype)
+    index = np.promote_types(first[1].dtype, second[1].dtype)
 
     def joined(i: int, dtype) -> Array:
         return jnp.concatenate([x[i].astype(dtype) for x in (first, second)])
@@ -106,9 +108,9 @@ def _scaled(triplets: Triplets | None, scalar) -> Triplets | None:
         return None
     values, rows, columns = triplets
     scalar = jnp.asarray(scalar)
-    dtype = jnp.promote_types(values.dtype, scalar.dtype)
-    if not jnp.issubdtype(scalar.dtype, jnp.complexfloating):
-        dtype = values.dtype
+    dtype = values.dtype
+    if jnp.iscomplexobj(scalar):
+        dtype = complex_dtype(dtype)
     return values.astype(dtype) * scalar.astype(dtype), rows, columns
 
 

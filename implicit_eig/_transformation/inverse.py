@@ -15,6 +15,13 @@ from .sparse_lu import SparseLU
 _DIRECT = SparseLU, lx.LU, lx.QR, lx.SVD, lx.Cholesky, lx.AutoLinearSolver
 
 
+def shift_dtype(pencil: Pencil, sigma: Num[Array, ""]) -> Any:
+    """The dtype of products with (A − σB)⁻¹."""
+    if jnp.iscomplexobj(sigma):
+        return complex_dtype(pencil.dtype)
+    return pencil.dtype
+
+
 @promises_nothing
 class ShiftedPencil(lx.AbstractLinearOperator):
     """A − σB on flat vectors."""
@@ -24,11 +31,12 @@ class ShiftedPencil(lx.AbstractLinearOperator):
 
     @property
     def _dtype(self) -> Any:
-        return jnp.promote_types(self.pencil.dtype, self.sigma.dtype)
+        return shift_dtype(self.pencil, self.sigma)
 
     def mv(self, vector):
         x = vector[:, None]
-        return (self.pencil.mm(x) - self.sigma * self.pencil.mass_mm(x))[:, 0]
+        shift = self.sigma.astype(x.dtype)
+        return (self.pencil.mm(x) - shift * self.pencil.mass_mm(x))[:, 0]
 
     def as_matrix(self):
         a, dtype = self.pencil.operator.as_matrix(), self._dtype
@@ -130,10 +138,3 @@ def default_linear_solver(
         f"{remedy}: `lineax.LU()` (which makes the matrix, by n products), or an "
         "iterative one such as `lineax.GMRES(...)`."
     )
-
-
-def shift_dtype(pencil: Pencil, sigma: Num[Array, ""]) -> Any:
-    """The dtype of products with (A − σB)⁻¹."""
-    if jnp.iscomplexobj(sigma):
-        return complex_dtype(pencil.dtype)
-    return pencil.dtype

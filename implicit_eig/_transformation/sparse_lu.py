@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Inexact, Int
 
 from .._operator import entries
+from .host import host_call
 
 
 class _Factors:
@@ -72,7 +73,8 @@ def _splu(values: np.ndarray, rows: np.ndarray, columns: np.ndarray, n: int) -> 
     matrix.eliminate_zeros()
     # A structurally symmetric matrix (a mesh) fills in less under minimum degree of
     # A + Aᵀ: half the entries, and half the time, of COLAMD on 2-D grids.
-    pattern = sp.csc_array((np.ones(matrix.nnz, bool), matrix.indices, matrix.indptr))
+    ones = np.ones(matrix.nnz, bool)
+    pattern = sp.csc_array((ones, matrix.indices, matrix.indptr), shape=(n, n))
     mirrored = pattern.multiply(pattern.T).nnz
     spec = "MMD_AT_PLUS_A" if mirrored > 0.9 * matrix.nnz else "COLAMD"
     try:
@@ -92,7 +94,6 @@ def _make(number, values, rows, columns, n: int) -> int:
 
 
 def _factorise(values, rows, columns, *, n: int):
-    values, rows, columns = (np.asarray(x) for x in (values, rows, columns))
     shape = np.broadcast_shapes(*(x.shape[:-1] for x in (values, rows, columns)))
     values, rows, columns = (
         np.broadcast_to(x, (*shape, x.shape[-1])) for x in (values, rows, columns)
@@ -100,12 +101,11 @@ def _factorise(values, rows, columns, *, n: int):
     numbers = np.empty(shape, np.int32)
     for at in np.ndindex(shape):
         numbers[at] = _make(_factors.new(), values[at], rows[at], columns[at], n)
-    return numbers
+    return (numbers,)
 
 
 def _solve(number, b, *, trans: str):
     """x, and whether the factor was there."""
-    number, b = np.asarray(number), np.asarray(b)
     shape = np.broadcast_shapes(number.shape, b.shape[:-1])
     x, there = np.zeros((*shape, b.shape[-1]), b.dtype), np.ones(shape, bool)
     if number.size == 1:  # one factor, a block of right sides
@@ -128,9 +128,6 @@ def _solve_block(number: int, b, x, there, trans: str):
 
 def _solve_again(there, number, values, rows, columns, b, *, n: int, trans: str):
     """With factors that were given up, made again under their old numbers."""
-    there, number, values, rows, columns, b = (
-        np.asarray(x) for x in (there, number, values, rows, columns, b)
-    )
     leading = (x.shape[:-1] for x in (values, rows, columns, b))
     shape = np.broadcast_shapes(there.shape, number.shape, *leading)
     values, rows, columns, b = (
@@ -138,15 +135,15 @@ def _solve_again(there, number, values, rows, columns, b, *, n: int, trans: str)
     )
     x = np.zeros(b.shape, b.dtype)
     if there.all():  # a batch goes both ways
-        return x
+        return (x,)
     number = np.broadcast_to(number, shape)
     # One after the other: a batch may have more factors than there is room for.
     for at in np.ndindex(shape):
         one = int(number[at])
         if one != _SINGULAR and _factors.get(one) is None:
             _make(one, values[at], rows[at], columns[at], n)
-        x[at], _ = _solve(one, b[at], trans=trans)
-    return x
+        x[at], _ = _solve_block(one, b[at], x[at], np.ones((), bool), trans)
+    return (x,)
 
 
 class _State(eqx.Module):
@@ -200,12 +197,8 @@ class SparseLU(lx.AbstractLinearSolver[_State]):
                 "`SparseLU` needs SciPy: `pip install implicit_eig[scipy]`."
             ) from error
         n = operator.in_size()
-        number = jax.pure_callback(
-            lambda *x: _factorise(*x, n=n),
-            jax.ShapeDtypeStruct((), jnp.int32),
-            *triplets,
-            vmap_method="expand_dims",
-        )
+        scalar = jax.ShapeDtypeStruct((), jnp.int32)
+        (number,) = host_call(_factorise, (scalar,), *triplets, n=n)
         return _State(number, *triplets, n)
 
     def compute(self, state, vector, options):
@@ -238,26 +231,15 @@ class SparseLU(lx.AbstractLinearSolver[_State]):
 def _solved(state: _State, b: Inexact[Array, " n"]) -> Inexact[Array, " n"]:
     trans, n = "T" if state.transposed else "N", state.n
     shape = jax.ShapeDtypeStruct(b.shape, b.dtype)
-    x, there = jax.pure_callback(
-        lambda *x: _solve(*x, trans=trans),
-        (shape, jax.ShapeDtypeStruct((), bool)),
-        state.number,
-        b,
-        vmap_method="expand_dims",
-    )
+    there = jax.ShapeDtypeStruct((), bool)
+    x, there = host_call(_solve, (shape, there), state.number, b, trans=trans)
 
-    def again(there: Bool[Array, ""]):
+    def again(there: Bool[Array, ""]) -> Array:
         # The matrix goes to the host in this case only.
-        return jax.pure_callback(
-            lambda *x: _solve_again(*x, n=n, trans=trans),
-            shape,
-            there,
-            state.number,
-            state.values,
-            state.rows,
-            state.columns,
-            b,
-            vmap_method="expand_dims",
+        matrix = state.values, state.rows, state.columns
+        (x,) = host_call(
+            _solve_again, (shape,), there, state.number, *matrix, b, n=n, trans=trans
         )
+        return x
 
     return jax.lax.cond(there, lambda _: x, again, there)

@@ -46,12 +46,9 @@ class AbstractTransformation(eqx.Module):
         """Ranks θ as `selection` ranks λ."""
         return selection
 
-    def pairs(
-        self, theta: Complex[Array, " m"], coordinates: Complex[Array, "m m"]
-    ) -> tuple[Complex[Array, " m"], Complex[Array, "m m"]]:
-        """λ and the coordinates of vectors, from those of C; of a real operator's
-        conjugate pair the one with positive imaginary part comes first in both."""
-        return theta, coordinates
+    def eigenvalues(self, theta: Complex[Array, " m"]) -> Complex[Array, " m"]:
+        """λ of θ."""
+        return theta
 
     def stats(
         self, num_steps: Int[Array, ""], num_products: int
@@ -115,12 +112,8 @@ class ShiftInverted(AbstractTransformation):
     def selection(self, selection):
         return Shifted(selection, self.sigma)
 
-    def pairs(self, theta, coordinates):
-        values = unshifted(theta, self.sigma)
-        if jnp.issubdtype(self.dtype, jnp.complexfloating):
-            return values, coordinates
-        # The inverse turns a pair round.
-        return values.conj(), coordinates.conj()
+    def eigenvalues(self, theta):
+        return unshifted(theta, self.sigma)
 
     def stats(self, num_steps, num_products):
         return {

@@ -1,0 +1,90 @@
+"""Calls of NumPy functions on the host.
+
+Not `jax.pure_callback`: it hands arrays over through JAX, and where XLA has one thread,
+which waits for the callback, nobody is left to copy them (a deadlock; jax#24255).
+"""
+
+import functools
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
+from jaxtyping import Array
+
+
+_host_call_p = Primitive("implicit_eig_host_call")
+_host_call_p.multiple_results = True
+
+
+def host_call(
+    fn: Callable[..., tuple[Any, ...]],
+    results: tuple[jax.ShapeDtypeStruct, ...],
+    *args: Array,
+    **options: Hashable,
+) -> tuple[Array, ...]:
+    """`fn(*args, **options)`, run by NumPy on the host.
+
+    Under `vmap` arguments have a further leading axis, of length 1 where they are not
+    batched, and so must the results. `fn` must be pure, up to what it caches.
+    """
+    options_ = tuple(sorted(options.items()))
+    return tuple(_host_call_p.bind(*args, fn=fn, results=results, options=options_))
+
+
+@functools.cache
+def _compiled(**params):
+    return jax.jit(functools.partial(_host_call_p.bind, **params))
+
+
+@_host_call_p.def_impl
+def _(*args, **params):
+    return _compiled(**params)(*args)
+
+
+@_host_call_p.def_abstract_eval
+def _(*avals, fn, results, options):
+    del fn, options
+    return [
+        avals[0].update(shape=r.shape, dtype=r.dtype, weak_type=False) for r in results
+    ]
+
+
+def _lowered(ctx, *args, fn, results, options):
+    del results
+
+    def call(*arrays):
+        return tuple(fn(*arrays, **dict(options)))
+
+    out, *_ = mlir.emit_python_callback(
+        ctx,
+        call,
+        None,
+        list(args),
+        ctx.avals_in,
+        ctx.avals_out,
+        has_side_effect=False,
+        returns_token=False,
+    )
+    return out
+
+
+mlir.register_lowering(_host_call_p, _lowered)
+
+
+def _batched(args, axes, *, fn, results, options):
+    size = next(
+        x.shape[axis] for x, axis in zip(args, axes, strict=True) if axis is not None
+    )
+    args = [
+        x[None] if axis is None else jnp.moveaxis(x, axis, 0)
+        for x, axis in zip(args, axes, strict=True)
+    ]
+    results = tuple(jax.ShapeDtypeStruct((size, *r.shape), r.dtype) for r in results)
+    out = _host_call_p.bind(*args, fn=fn, results=results, options=options)
+    return out, [0] * len(out)
+
+
+batching.primitive_batchers[_host_call_p] = _batched
