@@ -294,7 +294,8 @@ def _target(
     if isinstance(which, str | Nearest):
         raise ValueError(
             f"Beside the target `sigma={target}` the eigenvalues nearest to it are "
-            f"wanted; got `which={which!r}`. Leave `which` out, or pass a callable or `Overlap`."
+            f"wanted; got `which={which!r}`. Leave `which` out, or pass a callable or "
+            "`Overlap`."
         )
     return selection, target
 

@@ -286,6 +286,7 @@ def _ritz(
     perm, second = found.permutation, found.second
     values, vectors = values[perm], vectors[:, perm]
     residuals = jnp.abs(matrix[m].astype(vectors.dtype) @ vectors)
+    residuals = residuals * _least_part(basis, vectors)
     rounding = 10 * eps * jnp.max(jnp.abs(values))
     enough = jnp.maximum(rtol * jnp.abs(values), rounding)
     index = jnp.arange(m)
@@ -307,6 +308,23 @@ def _ritz(
         rounding,
         finite,
     )
+
+
+def _least_part(
+    basis: PyTree[Float[Array, "m1 c _parts _size"]], vectors: Complex[Array, "m m"]
+) -> Float[Array, " m"]:
+    """How much larger a residual is in one part of a Ritz vector, relative to that part,
+    than in the whole: 1 for a vector of one part.
+
+    The first part is taken for the large one, and never looked at.
+    """
+    worst = jnp.ones(vectors.shape[1], vectors.real.dtype)
+    for part in jtu.tree_leaves(basis)[1:]:
+        rows = from_rows(jnp.moveaxis(part, 1, 0)).astype(vectors.dtype)
+        size = jnp.linalg.norm(rows[:-1].T @ vectors, axis=0)
+        tiny = jnp.finfo(size.dtype).tiny
+        worst = jnp.maximum(worst, jnp.linalg.norm(rows[-1]) / jnp.maximum(size, tiny))
+    return worst
 
 
 def _target_coordinates(
