@@ -4,6 +4,7 @@ from ._attach import attach as attach
 from ._eig import eig as eig, EigResult as EigResult, eigvals as eigvals
 from ._eigensolver import (
     AbstractEigensolver as AbstractEigensolver,
+    Arpack as Arpack,
     Dense as Dense,
     InvariantBlock as InvariantBlock,
     KrylovSchur as KrylovSchur,

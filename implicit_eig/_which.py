@@ -45,7 +45,7 @@ class AbstractSelection(eqx.Module):
         return eigenvalues
 
 
-class _Named(AbstractSelection):
+class Named(AbstractSelection):
     name: str = eqx.field(static=True)
 
     def keys(self, eigenvalues, overlaps, is_real):
@@ -178,7 +178,7 @@ def as_selection(which: Any, domain: Domain) -> AbstractSelection:
                 f"`which` must be one of {', '.join(_NAMES)}, a callable, `Nearest` or "
                 f"`Overlap`; got {which!r}."
             )
-        return _Named(which)
+        return Named(which)
     if callable(which):
         return _Callable(which)
     raise TypeError(

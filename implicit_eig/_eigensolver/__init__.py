@@ -1,5 +1,6 @@
 """Finds the block (X, L) of the selected pairs. No derivatives."""
 
+from .arpack import Arpack as Arpack
 from .base import (
     AbstractEigensolver as AbstractEigensolver,
     biorthogonal as biorthogonal,

@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Complex, Float, Inexact
+from jaxtyping import Array, Bool, Complex, Float, Inexact, Int
 
 from .._operator import Pencil
 from .._progress_meter import AbstractProgressMeter
 from .._solution import RESULTS
 from .._transformation import AbstractTransformation
-from .._which import AbstractSelection
+from .._which import AbstractSelection, order
 
 
 class InvariantBlock(eqx.Module):
@@ -50,6 +50,60 @@ class InvariantBlock(eqx.Module):
     result: RESULTS
     transformation: AbstractTransformation | None = None
 
+    @classmethod
+    def from_pairs(
+        cls,
+        pencil: Pencil,
+        selection: AbstractSelection,
+        k: int,
+        eigenvalues: Complex[Array, " p"],
+        eigenvectors: Complex[Array, "n p"],
+        *,
+        rtol: float | None = None,
+        stats: dict[str, Any] | None = None,
+    ) -> "InvariantBlock":
+        """The k best of p ≥ k eigenpairs found in any way, of which those count as
+        converged that have a residual of at most `rtol · |λ|` (default: `sqrt(eps)`), or
+        of rounding. Vectors of unit norm; NaN where there is none.
+
+        For a real pencil conjugate partners must stand side by side, the positive
+        imaginary part first, as `geev` gives them; give p > k where the pair at k may be
+        cut. Without left basis: `eigs(left=True)` then reports that none was found.
+        """
+        is_real = pencil.is_real and selection.keeps_pairs
+        perm, second, wanted = choose(selection, k, eigenvalues, eigenvectors, is_real)
+        w, v = eigenvalues[perm], eigenvectors[:, perm]
+        # Something to stand for a vector that does not exist.
+        there = jnp.all(jnp.isfinite(v), axis=0) & jnp.isfinite(w)
+        start = jax.random.normal(jax.random.key(0), v.shape, v.real.dtype)
+        v, w = jnp.where(there, v, start.astype(v.dtype)), jnp.where(there, w, 0)
+        basis = schur_basis(v, second, is_real)
+        coordinates = leading(wanted, basis.conj().T.astype(v.dtype) @ v)
+        matrix, residuals, ax, bx = galerkin(pencil, basis, w, coordinates)
+        eps = float(jnp.finfo(residuals.dtype).eps)
+        norm = jnp.maximum(jnp.max(jnp.abs(w)), jnp.linalg.norm(ax) / w.size**0.5)
+        size = jnp.abs(w) * jnp.linalg.norm(bx) / w.size**0.5
+        rtol = eps**0.5 if rtol is None else rtol
+        enough = jnp.maximum(rtol * size, 1e3 * eps * norm)
+        active = wanted & there & (residuals <= enough)
+        converged = jnp.sum(active[:k])
+        counts = {"num_matvecs": 0, "num_restarts": 0, "num_converged": converged}
+        counts |= {} if stats is None else stats
+        return cls(
+            basis=basis,
+            matrix=leading(active, matrix),
+            eigenvalues=jnp.where(there, w, jnp.nan),
+            coordinates=coordinates,
+            left_basis=None,
+            active=active,
+            residuals=jnp.where(there, residuals, jnp.nan),
+            norm=norm,
+            stats={name: jnp.asarray(count) for name, count in counts.items()},
+            result=RESULTS.where(
+                converged == k, RESULTS.successful, RESULTS.not_converged
+            ),
+        )
+
 
 def without(
     block: InvariantBlock, useless: Bool[Array, ""], result: RESULTS
@@ -67,6 +121,30 @@ class AbstractEigensolver(eqx.Module):
 
     A subclass implements `compute`. Whatever it runs, the derivative of its pairs is
     taken by the implicit rule at the pairs it returns.
+
+    !!! Example
+
+        Subspace iteration (Bauer 1957), for eigenvalues of largest modulus:
+
+        ```python
+        class SubspaceIteration(ieig.AbstractEigensolver):
+            num_steps: int = 300
+
+            def compute(self, pencil, selection, k, *, v0, left, progress_meter):
+                x = jax.random.normal(jax.random.key(0), (pencil.n, 2 * k), pencil.dtype)
+
+                def step(_, x):
+                    return jnp.linalg.qr(pencil.mm(x))[0]
+
+                x = jax.lax.fori_loop(0, self.num_steps, step, x)
+                w, y = jnp.linalg.eig(x.conj().T @ pencil.mm(x))
+                return ieig.InvariantBlock.from_pairs(
+                    pencil, selection, k, w, x.astype(y.dtype) @ y,
+                    stats={"num_matvecs": 2 * k * (self.num_steps + 1)},
+                )
+
+        ieig.eigs(a, k=2, eigensolver=SubspaceIteration())
+        ```
     """
 
     @abc.abstractmethod
@@ -134,6 +212,24 @@ def galerkin(
     size = products(coordinates, basis.conj().T @ basis, coordinates)
     size = jnp.where(size > 0, size, 1)
     return Galerkin(matrix, jnp.sqrt(jnp.maximum(square, 0) / size), ax, bx)
+
+
+def choose(
+    selection: AbstractSelection,
+    k: int,
+    eigenvalues: Complex[Array, " p"],
+    eigenvectors: Complex[Array, "n p"],
+    is_real: bool,
+) -> tuple[Int[Array, " m"], Bool[Array, " m"], Bool[Array, " m"]]:
+    """The k best, and of a real operator one more: their indices, which are second of a
+    pair, which are wanted (the last one may be there for nothing)."""
+    m = min(k + 1, eigenvalues.size) if is_real else k
+    target, overlaps = selection.target(), None
+    if target is not None:
+        overlaps = jnp.abs(target.conj().astype(eigenvectors.dtype) @ eigenvectors)
+    found = order(selection, eigenvalues, overlaps, is_real)
+    second = found.second[:m]
+    return found.permutation[:m], second, (jnp.arange(m) < k) | second
 
 
 def biorthogonal(

@@ -7,10 +7,11 @@ from jaxtyping import Array, Bool, Float
 
 from .._operator import Pencil, SparseOperator
 from .._solution import RESULTS
-from .._which import AbstractSelection, order
+from .._which import AbstractSelection
 from .base import (
     AbstractEigensolver,
     biorthogonal,
+    choose,
     galerkin,
     InvariantBlock,
     leading,
@@ -72,25 +73,18 @@ def _select(
     products: int,
 ) -> InvariantBlock:
     """The block of A from the eigenpairs of A/s, where nothing has an extreme size."""
-    n, is_real = pencil.n, pencil.is_real and selection.keeps_pairs
-    m = min(k + 1, n) if is_real else k
+    is_real = pencil.is_real and selection.keeps_pairs
     w, u, v = pairs.eigenvalues, pairs.left, pairs.right
-    target = selection.target()
-    overlaps = None
-    if target is not None:
-        overlaps = jnp.abs(target.conj().astype(v.dtype) @ v)
-    found = order(selection, times_real(w, size), overlaps, is_real)
-    perm, second = found.permutation[:m], found.second[:m]
+    perm, second, wanted = choose(selection, k, times_real(w, size), v, is_real)
     v, u, infinite = v[:, perm], u[:, perm], pairs.infinite[perm]
     w = jnp.where(infinite, jnp.inf, w[perm])
-    # Column k is there for the partner of column k − 1, or idle.
-    wanted = ((jnp.arange(m) < k) | second) & ~infinite
+    wanted = wanted & ~infinite
     basis = schur_basis(v, second, is_real)
     coordinates = leading(wanted, basis.conj().T.astype(v.dtype) @ v)
     matrix, residuals, *_ = galerkin(
         pencil, basis, jnp.where(infinite, 0, w), coordinates
     )
-    good = jnp.ones(m, bool)
+    good = jnp.ones(w.shape, bool)
     if pencil.mass is not None:
         norms = [jnp.linalg.norm(x.as_matrix()) for x in (pencil.operator, pencil.mass)]
         eps = jnp.finfo(residuals.dtype).eps
