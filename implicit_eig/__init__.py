@@ -20,6 +20,7 @@ from ._gauge import (
 from ._implicit import ImplicitAdjoint as ImplicitAdjoint
 from ._linear_solver import (
     AbstractSylvesterSolver as AbstractSylvesterSolver,
+    DeflatedGMRES as DeflatedGMRES,
     KrylovSylvester as KrylovSylvester,
     ProjectedSylvester as ProjectedSylvester,
 )

@@ -86,6 +86,13 @@ def complex_schur(
     return t, u[index]  # the reversal is its own inverse
 
 
+def precondition(inverse: Pencil, y: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+    """M Y; of a complex M its real part where Y is real, as in ARPACK's mode 3."""
+    if jnp.iscomplexobj(y) or inverse.is_real:
+        return inverse.mm(y)
+    return inverse.mm(y.astype(inverse.dtype)).real
+
+
 @promises_nothing
 class _Shifted(lx.AbstractLinearOperator):
     """y ↦ P (A − t B) Q y + τ E Cᴴ y."""
@@ -135,7 +142,7 @@ class _Projected(lx.AbstractLinearOperator):
 
     def mv(self, vector):
         s, y = self.system, vector[:, None]
-        outside = s.restrict(self.inverse.mm(s.project(y)))
+        outside = s.restrict(precondition(self.inverse, s.project(y)))
         inside = times(s.domain_basis, dot(s.range_basis, y))
         return (outside + inside / s.scale.astype(y.dtype))[:, 0]
 
