@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Complex, Inexact
+from jaxtyping import Array, Inexact
 
 from .._operator import complex_dtype, Pencil, promises_nothing
 from .system import AbstractSylvesterSolver, dot, ProjectedSylvester, times
@@ -58,13 +58,16 @@ class Columnwise(AbstractSylvesterSolver):
 
 def complex_schur(
     a: Inexact[Array, "m m"],
-) -> tuple[Complex[Array, "m m"], Complex[Array, "m m"]]:
+) -> tuple[Inexact[Array, "m m"], Inexact[Array, "m m"]]:
     """T and unitary U with a ≈ U T Uᴴ, for small matrices.
 
     U of a triangular matrix mixes nothing, nor of a lower triangular one (the transposed
     L), which is upper triangular backwards. What stands below the diagonal within the
     tolerance L was found with is left out: LAPACK would make arbitrary rotations of it.
+    A single real value stays real, so its system is a real one.
     """
+    if a.shape[0] == 1:
+        return a, jnp.ones_like(a)
     a = a.astype(complex_dtype(a.dtype))
     below, above = jnp.linalg.norm(jnp.tril(a, -1)), jnp.linalg.norm(jnp.triu(a, 1))
     index = jnp.arange(a.shape[0])
@@ -98,7 +101,7 @@ class _Shifted(lx.AbstractLinearOperator):
     """y ↦ P (A − t B) Q y + τ E Cᴴ y."""
 
     system: ProjectedSylvester
-    shift: Complex[Array, ""]
+    shift: Inexact[Array, ""]
 
     def mv(self, vector):
         s, y = self.system, vector[:, None]
