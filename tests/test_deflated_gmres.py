@@ -54,7 +54,9 @@ def sparse(a):
 
 @pytest.mark.parametrize("preconditioned", [False, True])
 @pytest.mark.parametrize("dtype", [np.float64, np.complex128, np.float32, np.complex64])
-@pytest.mark.parametrize("kind", [lambda a: a, apply, sparse], ids=["array", "function", "sparse"])
+@pytest.mark.parametrize(
+    "kind", [lambda a: a, apply, sparse], ids=["array", "function", "sparse"]
+)
 def test_gradients_agree_with_the_dense_formula(kind, dtype, preconditioned):
     n = 50
     a = matrix(n, dtype)
@@ -95,14 +97,18 @@ def test_a_real_operator_only_ever_meets_real_vectors():
 
 def test_of_a_complex_preconditioner_a_real_operator_takes_the_real_part():
     a = matrix(60)
-    inverse = jnp.linalg.inv(a.astype(complex) - jnp.asarray(2.9 + 0.9j) * jnp.eye(60, dtype=complex))
+    inverse = jnp.linalg.inv(
+        a.astype(complex) - jnp.asarray(2.9 + 0.9j) * jnp.eye(60, dtype=complex)
+    )
     f = lambda a, m: loss(ieig.eigs(a, K, "LR", adjoint=by_gmres(m)))
     want = jax.grad(of_dense)(a)
     assert relative(jax.jit(jax.grad(f))(a, inverse), want) < 1e-9
     # One column of a real block: lineax solvers then see a real system, too.
     pair = jnp.asarray([2.0]), jnp.eye(20)[:, :1]
     b = jnp.diag(jnp.arange(2.0, 22.0)) + jnp.triu(random_matrix(3, 20), 1) / 20
-    inverse = jnp.linalg.inv(b.astype(complex) - jnp.asarray(2.0 + 0.3j) * jnp.eye(20, dtype=complex))
+    inverse = jnp.linalg.inv(
+        b.astype(complex) - jnp.asarray(2.0 + 0.3j) * jnp.eye(20, dtype=complex)
+    )
     for solver in (ieig.DeflatedGMRES(), lx.GMRES(1e-12, 1e-12)):
         adjoint = ieig.ImplicitAdjoint(solver, inverse)
         g = lambda b, s: ieig.attach(b, *pair, adjoint=s).eigenvectors[3, 0].real
@@ -113,7 +119,9 @@ class TestCounts:
     """Products against the least there can be. A solve's check takes one product a column
     more; the products of the Jacobian and of S are those of any gradient."""
 
-    def solve(self, spectrum, selected, rhs, *, tied=False, inverse=None, dtype=float, **kw):
+    def solve(
+        self, spectrum, selected, rhs, *, tied=False, inverse=None, dtype=float, **kw
+    ):
         """Products with A and with M of one solve, and its answer's residual."""
         n, m = len(spectrum), selected
         v = np.eye(n) + np.random.default_rng(0).normal(size=(n, n)) / np.sqrt(n)
@@ -137,7 +145,9 @@ class TestCounts:
         residual = relative(system.mm(y), b)
         return products, applied and sum(applied.counts()), residual
 
-    one = staticmethod(lambda n, m: jnp.asarray(np.random.default_rng(1).normal(size=(n, m))))
+    one = staticmethod(
+        lambda n, m: jnp.asarray(np.random.default_rng(1).normal(size=(n, m)))
+    )
 
     def test_one_pair_takes_as_many_products_as_there_are_other_eigenvalues(self):
         products, _, residual = self.solve([5.0] + 10 * [1.0, 2.0, 3.0], 1, self.one)
@@ -187,7 +197,10 @@ class TestCounts:
         assert together == applied and residual < 1e-8
         apart = sum(
             self.solve(
-                spectrum, 4, lambda n, m, j=j: self.one(n, m) * (jnp.arange(m) == j).astype(float), inverse=inverse
+                spectrum,
+                4,
+                lambda n, m, j=j: self.one(n, m) * (jnp.arange(m) == j).astype(float),
+                inverse=inverse,
             )[0]
             for j in range(4)
         )
@@ -200,7 +213,9 @@ class TestCounts:
         assert products == 3
 
     def test_nothing_to_solve_takes_no_product(self):
-        products, _, _ = self.solve([5.0, 1.0, 2.0, 3.0], 1, lambda n, m: jnp.zeros((n, m)))
+        products, _, _ = self.solve(
+            [5.0, 1.0, 2.0, 3.0], 1, lambda n, m: jnp.zeros((n, m))
+        )
         assert products == 0
 
     def test_recycling_saves_products_where_cycles_are_short(self):
@@ -219,7 +234,9 @@ class TestCounts:
         x = jnp.eye(n + 1)[:, :1]
         counting = ieig.CountingOperator(apply(a))
         pencil = ieig._operator.Pencil(counting, None)
-        system = ieig.ProjectedSylvester(pencil, x, x, jnp.zeros((1, 1)), jnp.asarray(1.0))
+        system = ieig.ProjectedSylvester(
+            pencil, x, x, jnp.zeros((1, 1)), jnp.asarray(1.0)
+        )
         b = jnp.eye(n + 1)[:, 1:2]
         y = ieig.DeflatedGMRES().solve(
             system, b, selection=None, k=1, preconditioner=None, rtol=1e-10

@@ -26,19 +26,24 @@ class ImplicitAdjoint(eqx.Module):
 
     - `linear_solver`: any `lineax.AbstractLinearSolver`, which then solves one shifted
         system a pair, projected to the complement of the selected subspace; or
-        `KrylovSylvester(...)`, which solves all pairs at once. `None` takes
-        `KrylovSylvester` for pairs found by `KrylovSchur`, else `lineax.LU()`.
+        `KrylovSylvester(...)` or `DeflatedGMRES(...)`, which solve all pairs at once.
+        `None` takes `KrylovSylvester` for pairs found by `KrylovSchur`, else
+        `lineax.LU()`.
     - `preconditioner`: an operator (anything `eigs` takes) approximating `(A − λB)⁻¹` on
-        the selected eigenvalues, for iterative lineax solvers that know the option; it
-        is transposed for transposed systems.
+        the selected eigenvalues, for `DeflatedGMRES` and iterative lineax solvers that
+        know the option; it is transposed for transposed systems. Where the system is
+        real, the real part of a complex one is taken.
     - `rtol`: the backward error `‖residual‖ / (‖A‖ ‖Y‖ + ‖rhs‖)` a solve must reach, in
         Frobenius norms of the blocks of all pairs: what is asked for of a small column
         is relative to the largest. It is refined up to twice, then fails. Default:
         `eps^(2/3)`.
-    - `max_steps`: largest number of products with A in one run of `KrylovSylvester`;
-        lineax solvers carry their own.
+    - `max_steps`: largest number of products with A in one run of the default
+        `KrylovSylvester`; a solver that is given carries its own.
 
-    A solve that misses `rtol` raises under `throw=True`, else gives NaN.
+    A solve that misses `rtol` raises under `throw=True`. Else it gives NaN: in forward
+    mode for the pairs whose own systems missed it (left vectors: for all, being dual to
+    all right ones), in reverse mode for the gradient it is part of, which is a sum over
+    the pairs. Members of a batch fail each for itself.
     """
 
     linear_solver: lx.AbstractLinearSolver | AbstractSylvesterSolver | None = None
@@ -57,9 +62,9 @@ class ImplicitAdjoint(eqx.Module):
             check_real("rtol", self.rtol)
         if self.max_steps is not None:
             check_integer("max_steps", self.max_steps, 1)
-            if isinstance(self.linear_solver, lx.AbstractLinearSolver):
+            if self.linear_solver is not None:
                 raise ValueError(
-                    "Give `max_steps` to the lineax solver itself; got "
+                    "Give a limit on its steps to the linear solver itself; got "
                     f"`max_steps={self.max_steps}` beside {self.linear_solver!r}."
                 )
 
@@ -113,8 +118,8 @@ class ImplicitAdjoint(eqx.Module):
 
 _FAILED = (
     "The linear solve for a tangent or cotangent of the selected eigenpairs missed its "
-    "tolerance (`ImplicitAdjoint.rtol`). The eigenvalues may be too close to unselected "
-    "ones, or the solver is not suited: pass another `linear_solver` to "
+    "tolerance: {} (`ImplicitAdjoint.rtol={:.1e}`). The eigenvalues may be too close to "
+    "unselected ones, or the solver is not suited: pass another `linear_solver` to "
     "`adjoint=ImplicitAdjoint(...)`, a preconditioner, more steps, or a looser `rtol`. "
     "With `throw=False` such derivatives are NaN instead."
 )
@@ -154,8 +159,14 @@ class SylvesterSolve(eqx.Module):
         )
 
     def __call__(
-        self, system: ProjectedSylvester, rhs: Inexact[Array, "n m"]
-    ) -> Inexact[Array, "n m"]:
+        self,
+        system: ProjectedSylvester,
+        rhs: Inexact[Array, "n m"],
+        coordinates: Complex[Array, "m m"] | None = None,
+    ) -> tuple[Inexact[Array, "n m"], Bool[Array, " m"]]:
+        """The solution, and what of it missed the tolerance: which pairs, where the
+        eigenvectors W of the system's matrix are given, else all or none."""
+
         def step(state):
             y, residual, _, rounds = state
             y = y + self.solver.solve(
@@ -184,11 +195,36 @@ class SylvesterSolve(eqx.Module):
         rhs = system.project(rhs)
         infinite = jnp.asarray(jnp.inf, rhs.real.dtype)
         init = (jnp.zeros_like(rhs), rhs, infinite, jnp.asarray(0))
-        y, _, error, _ = jax.lax.while_loop(missed, step, init)
+        y, residual, error, _ = jax.lax.while_loop(missed, step, init)
         failed = ~(error <= self.rtol)
         if self.throw:
-            return raise_if(y, (failed, _FAILED))
-        return jnp.where(failed, jnp.nan, y)
+            y = raise_if(y, *self._messages(error))
+        m = rhs.shape[1]
+        if coordinates is None or self.throw:
+            return y, jnp.broadcast_to(failed, (m,))
+        return y, jax.lax.cond(
+            failed,
+            lambda: ~(self._errors(system, y, residual, rhs, coordinates) <= self.rtol),
+            lambda: jnp.zeros(m, bool),
+        )
+
+    def _messages(self, error: Float[Array, ""]) -> list[tuple[Bool[Array, ""], str]]:
+        """What to raise. A message cannot hold a number that is known at run time only,
+        so there is one for each size of the error."""
+        bounds = [self.rtol, 10 * self.rtol, 1000 * self.rtol, float("inf")]
+        reached = "the backward error it reached is {}"
+        sizes = [
+            reached.format("less than 10 times as large"),
+            reached.format("10 to 1000 times as large"),
+            reached.format("more than 1000 times as large"),
+            "it reached no finite answer",
+        ]
+        above = [error > bound for bound in bounds[:3]] + [~jnp.isfinite(error)]
+        below = [*above[1:3], above[3], jnp.zeros_like(above[3])]
+        return [
+            (more & ~yet_more, _FAILED.format(size, self.rtol))
+            for more, yet_more, size in zip(above, below, sizes, strict=True)
+        ]
 
     @staticmethod
     def _backward_error(system, y, residual, rhs) -> Float[Array, ""]:
@@ -203,3 +239,22 @@ class SylvesterSolve(eqx.Module):
         norm = jnp.maximum(system.scale, image / jnp.where(size > 0, size, 1))
         error = jnp.linalg.norm(residual)
         return jnp.where(error > 0, error / (norm * size + jnp.linalg.norm(rhs)), error)
+
+    @staticmethod
+    def _errors(system, y, residual, rhs, coordinates) -> Float[Array, " m"]:
+        """The backward errors of the pairs, of a block that missed its tolerance.
+
+        In eigen-coordinates the block decouples: the derivative of pair i follows from
+        `Y w_i` alone, which solves a system of its own with the residual `R w_i`. (Not so
+        the columns of Y: one that failed spoils those it is coupled to.) What is asked
+        for of a small right side is relative to the block's, as ever; but not to the
+        block's solution, in which a column that failed may be of any size.
+        """
+
+        def sizes(x: Array) -> Float[Array, " m"]:
+            return jnp.linalg.norm(x.astype(coordinates.dtype) @ coordinates, axis=0)
+
+        size, image, error = sizes(y), sizes(rhs - residual), sizes(residual)
+        norm = jnp.maximum(system.scale, image / jnp.where(size > 0, size, 1))
+        bound = norm * size + jnp.linalg.norm(rhs)
+        return jnp.where(error > 0, error / bound, error)

@@ -44,7 +44,9 @@ class Columnwise(AbstractSylvesterSolver):
                 y = lx.linear_solve(
                     operator, b, self.linear_solver, options=options, throw=False
                 ).value
-                return system.restrict(y[:, None])[:, 0]
+                y = system.restrict(y[:, None])[:, 0]
+                # A solver that broke down must not spoil other columns' answers.
+                return jnp.where(jnp.all(jnp.isfinite(y)), y, 0)
 
             # A loss on one pair leaves rounding errors here for the others. Columns that
             # are not in use are always zero, and their shift may be an eigenvalue.

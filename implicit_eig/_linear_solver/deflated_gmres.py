@@ -183,7 +183,9 @@ class _Run(eqx.Module):
 
     def search(
         self, space: _Space
-    ) -> tuple[_Space, Complex[Array, "d m"], Complex[Array, "rows m"], Bool[Array, " m"]]:
+    ) -> tuple[
+        _Space, Complex[Array, "d m"], Complex[Array, "rows m"], Bool[Array, " m"]
+    ]:
         """One cycle: coefficients and residuals of all columns of the Schur form, and
         which of them are short of the tolerance."""
         right = times(space.right, self.u)
