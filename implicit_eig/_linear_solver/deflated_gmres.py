@@ -172,8 +172,9 @@ class _Run(eqx.Module):
         zeros = jnp.zeros((rows, self.restart), rhs.dtype)
 
         def add(carry, column):
-            *carry, h = _append(self.system.project, *carry, column)
-            return tuple(carry), h
+            basis, used = carry
+            basis, used, h = _append(self.system.project, basis, used, column)
+            return (basis, used), h
 
         # No direction is made of rounding errors.
         rhs = jnp.where(self.negligible(rhs), 0, rhs)
