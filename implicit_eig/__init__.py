@@ -21,6 +21,7 @@ from ._implicit import ImplicitAdjoint as ImplicitAdjoint
 from ._linear_solver import (
     AbstractSylvesterSolver as AbstractSylvesterSolver,
     DeflatedGMRES as DeflatedGMRES,
+    JaxoptSolver as JaxoptSolver,
     KrylovSylvester as KrylovSylvester,
     ProjectedSylvester as ProjectedSylvester,
 )
@@ -34,6 +35,7 @@ from ._progress_meter import (
     TextProgressMeter as TextProgressMeter,
     TqdmProgressMeter as TqdmProgressMeter,
 )
+from ._residual import eigenpair_residual as eigenpair_residual
 from ._solution import RESULTS as RESULTS, Solution as Solution
 from ._which import (
     AbstractSelection as AbstractSelection,

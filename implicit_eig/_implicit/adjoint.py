@@ -11,10 +11,11 @@ from .._eigensolver import AbstractEigensolver, Dense, KrylovSchur
 from .._linear_solver import (
     AbstractSylvesterSolver,
     Columnwise,
+    JaxoptSolver,
     KrylovSylvester,
     ProjectedSylvester,
 )
-from .._operator import as_operator, Pencil
+from .._operator import as_operator, complex_dtype, Pencil
 from .._solution import raise_if
 from .._which import AbstractSelection, Known
 
@@ -24,8 +25,9 @@ class ImplicitAdjoint(eqx.Module):
 
     **Arguments:**
 
-    - `linear_solver`: any `lineax.AbstractLinearSolver`, which then solves one shifted
-        system a pair, projected to the complement of the selected subspace; or
+    - `linear_solver`: any `lineax.AbstractLinearSolver` (or a `JaxoptSolver`), which then
+        solves one shifted system a pair, projected to the complement of the selected
+        subspace; or
         `KrylovSylvester(...)` or `DeflatedGMRES(...)`, which solve all pairs at once.
         `None` takes `KrylovSylvester` for pairs found by `KrylovSchur`, else
         `lineax.LU()`.
@@ -78,6 +80,9 @@ class ImplicitAdjoint(eqx.Module):
     ) -> "SylvesterSolve":
         """Chooses the solver for pairs of `pencil` found by `eigensolver`."""
         solver = self.linear_solver
+        if isinstance(solver, JaxoptSolver) and (k > 1 or not pencil.is_real):
+            # Shifted systems are complex, but for a single real pair.
+            solver.check(complex_dtype(pencil.dtype))
         if isinstance(solver, lx.AbstractLinearSolver):
             solver = Columnwise(solver)
         elif solver is None:

@@ -25,7 +25,7 @@ from .adjoint import SylvesterSolve
 
 
 class BorderedSolution(eqx.Module):
-    """Y and S. `mark` is zero, with NaN for the pairs whose solve missed its tolerance."""
+    """Y and S. `mark` is zero, NaN for the pairs whose solve missed its tolerance."""
 
     outside: Inexact[Array, "n m"]  # Y
     inside: Inexact[Array, "m m"]  # S
