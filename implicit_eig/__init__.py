@@ -22,6 +22,8 @@ from ._gauge import (
 from ._implicit import ImplicitAdjoint as ImplicitAdjoint
 from ._linear_solver import (
     AbstractSylvesterSolver as AbstractSylvesterSolver,
+    DeflatedGMRES as DeflatedGMRES,
+    JaxoptSolver as JaxoptSolver,
     KrylovSylvester as KrylovSylvester,
     ProjectedSylvester as ProjectedSylvester,
 )
@@ -35,6 +37,7 @@ from ._progress_meter import (
     TextProgressMeter as TextProgressMeter,
     TqdmProgressMeter as TqdmProgressMeter,
 )
+from ._residual import eigenpair_residual as eigenpair_residual
 from ._solution import RESULTS as RESULTS, Solution as Solution
 from ._transformation import SparseLU as SparseLU
 from ._which import (

@@ -91,8 +91,8 @@ def eigs(
         least ten times the largest residual over the largest `|λ|`: what an iterative
         solver found is tied when it cannot be told apart.
     - `throw`: raise when a run fails; else see `Solution.result`. Pairs that did not
-        converge have NaN derivatives, as have all pairs when a derivative's linear
-        solve misses its tolerance.
+        converge have NaN derivatives, as have those whose linear solve for a derivative
+        misses its tolerance ([`implicit_eig.ImplicitAdjoint`][]).
     - `progress_meter`: shows the run: `TextProgressMeter()`, `TqdmProgressMeter()`, or
         your own [`implicit_eig.AbstractProgressMeter`][].
 
@@ -200,11 +200,12 @@ def solution_of_block(
     tie_rtol: float | None,
 ) -> Solution:
     """The data's way down: block → rule → pairs → what the user sees."""
-    basis, matrix, left_basis = block_root(
+    basis, matrix, left_basis, mark = block_root(
         pencil,
         block.basis,
         block.matrix,
         block.left_basis,
+        coordinates=jnp.where(block.active, block.coordinates, 0),
         active=block.active,
         solve=solve,
     )
@@ -224,6 +225,8 @@ def solution_of_block(
         left_basis if left else None,
         block.eigenvalues,
         block.coordinates,
+        # Eigenvalues need no solve where there is a left basis.
+        marks=(mark if left_basis is None else None, mark),
         active=block.active,
         k=k,
         gauge=gauge,

@@ -167,13 +167,18 @@ def pairs_of_block(
     eigenvalues: Complex[Array, " m"],
     coordinates: Complex[Array, "m m"],
     *,
+    marks: tuple[Float[Array, " m"] | None, Float[Array, " m"]],
     active: Bool[Array, " m"],
     k: int,
     gauge: AbstractGauge,
     ties: Ties,
     tie_rtol: Float[ArrayLike, ""],
 ) -> Eigenpairs:
-    """The first k pairs of a differentiable block, in the gauge, `uᴴBv = 1`."""
+    """The first k pairs of a differentiable block, in the gauge, `uᴴBv = 1`.
+
+    `marks` are zeros to be added to the eigenvalues and to the vectors: their tangents
+    are NaN where the linear solve for a pair failed.
+    """
     missing = ~active[:k]
     found = jax.lax.stop_gradient(eigenvalues), jax.lax.stop_gradient(coordinates)
     w, coordinates = eigen_of_block(matrix, *found, active=active, tie_rtol=tie_rtol)
@@ -189,4 +194,8 @@ def pairs_of_block(
         overlap = jnp.sum(left.conj() * pencil.mass_mm(right), axis=0)
         left = left / jnp.where(missing, jnp.nan, overlap.conj())
         left = nan_tangent(left, no_vector)
-    return Eigenpairs(nan_tangent(w[:k], missing), nan_tangent(right, no_vector), left)
+    values, right = nan_tangent(w[:k], missing), nan_tangent(right, no_vector)
+    of_values, of_vectors = marks
+    if of_values is not None:
+        values = values + of_values[:k].astype(values.dtype)
+    return Eigenpairs(values, right + of_vectors[:k].astype(right.dtype), left)

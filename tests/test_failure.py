@@ -10,6 +10,7 @@ import pytest
 from jax.experimental import sparse
 
 import implicit_eig as ieig
+from implicit_eig._linear_solver import Columnwise
 
 from .oracles import random_matrix, relative
 
@@ -556,3 +557,148 @@ class TestSolvesThatFail:
         assert np.all(np.isnan(jax.jit(jax.grad(lambda a: f(a, False)))(A)))
         with pytest.raises(RUNTIME, match="missed its tolerance"):
             jax.block_until_ready(jax.jit(jax.grad(lambda a: f(a, True)))(A))
+
+
+FEW_STEPS = {
+    "lineax GMRES": lx.GMRES(1e-12, 1e-12, restart=3, max_steps=3),
+    "DeflatedGMRES": ieig.DeflatedGMRES(restart=4, max_restarts=1),
+}
+
+
+class TestPairsThatFailAlone:
+    """Two pairs: a step or two of GMRES solve the system of the first, the second needs
+    many. In the direction E the first pair moves into the easy part."""
+
+    n = 42
+
+    def problem(self, second=9.0, hard=True):
+        n = self.n
+        easy, rest = np.ones(10), np.linspace(-8.0, 8.9, 30) if hard else 2 * np.ones(30)
+        a = np.diag(np.concatenate([[10.0, second], easy, rest]))
+        a[0, 1] = 0.0 if hard else 0.5
+        e = np.zeros((n, n))
+        e[2:12, 0] = 1.0
+        e[12:, 1] = 1.0
+        return jnp.asarray(a), jnp.asarray(e)
+
+    def pairs(self, a, solver, throw=False):
+        s = ieig.eigs(a, 2, "LR", adjoint=ONE(solver), throw=throw)
+        return s.eigenvalues, s.eigenvectors
+
+    def tangents(self, a, e, solver, **kwargs):
+        return jax.jvp(lambda a: self.pairs(a, solver, **kwargs), (a,), (e,))[1]
+
+    @pytest.mark.parametrize("jit", [False, True])
+    @pytest.mark.parametrize("solver", FEW_STEPS.values(), ids=FEW_STEPS)
+    def test_forward_only_their_own_tangents_are_nan(self, solver, jit):
+        a, e = self.problem()
+        tangents = lambda a, e: self.tangents(a, e, solver)
+        (t_w, t_v) = (jax.jit(tangents) if jit else tangents)(a, e)
+        want_w, want_v = self.tangents(a, e, lx.LU())
+        assert np.all(np.isnan(t_v[:, 1]))
+        assert relative(t_v[:, 0], want_v[:, 0]) < 1e-10
+        # Dense: eigenvalues take no solve.
+        assert relative(t_w, want_w) < 1e-10
+        with pytest.raises(RUNTIME, match="missed its tolerance"):
+            jax.block_until_ready(
+                jax.jit(lambda a, e: self.tangents(a, e, solver, throw=True))(a, e)
+            )
+
+    def test_a_pair_that_a_failed_column_is_coupled_to_fails_as_well(self):
+        # Of the block the first column fails; the second pair's vector has a part in it.
+        a, e = self.problem()
+        a = a.at[0, 1].set(3.0)
+        e = jnp.zeros_like(e).at[12:, 0].set(1.0)
+        _, t_v = self.tangents(a, e, FEW_STEPS["lineax GMRES"])
+        assert np.all(np.isnan(t_v))
+
+    @pytest.mark.parametrize("solver", FEW_STEPS.values(), ids=FEW_STEPS)
+    def test_in_a_batch_members_and_pairs_fail_one_by_one(self, solver):
+        a, e = self.problem()
+        easy, _ = self.problem(hard=False)
+        batch = jnp.stack([a, easy, a.at[0, 0].set(jnp.nan)])
+        run = jax.jit(jax.vmap(lambda a: self.tangents(a, e, solver)[1]))
+        one, two, three = run(batch)
+        want = jax.jit(jax.vmap(lambda a: self.tangents(a, e, lx.LU())[1]))(batch)
+        assert relative(one[:, 0], want[0][:, 0]) < 1e-10
+        assert np.all(np.isnan(one[:, 1]))
+        assert relative(two, want[1]) < 1e-10
+        assert np.all(np.isnan(three))
+
+    @pytest.mark.parametrize("solver", FEW_STEPS.values(), ids=FEW_STEPS)
+    def test_reverse_rows_of_a_jacobian_fail_one_by_one(self, solver):
+        a, _ = self.problem()
+
+        def entries(a, solver):
+            v = self.pairs(a, solver)[1].real
+            return jnp.stack([jnp.sum(v[2:12, 0]), jnp.sum(v[12:, 1])])
+
+        rows = jax.jit(jax.jacrev(lambda a: entries(a, solver)))(a)
+        want = jax.jit(jax.jacrev(lambda a: entries(a, lx.LU())))(a)
+        assert relative(rows[0], want[0]) < 1e-10
+        assert np.all(np.isnan(rows[1]))
+
+    def test_second_derivatives_of_a_block_that_failed_are_nan(self):
+        a, e = self.problem()
+        solver = FEW_STEPS["lineax GMRES"]
+        # A direction in which no solve fails, so that only the first one is to blame.
+        d = jnp.diag(jnp.zeros(self.n).at[2:7].set(1.0))
+        first = lambda a: self.tangents(a, e, solver)[1]
+        t_v, second = jax.jit(lambda a: jax.jvp(first, (a,), (d,)))(a)
+        assert np.all(np.isfinite(t_v[:, 0])) and np.all(np.isnan(second))
+
+    def test_krylov_sylvester_keeps_the_pairs_that_converged(self):
+        a, e = self.problem(second=8.95)
+        a = a.at[0, 0].set(1000.0)
+
+        def tangents(adjoint):
+            mv = lambda a: lambda v: a @ v
+            krylov = ieig.KrylovSchur(krylov_dim=24)
+            f = lambda a: ieig.eigs(
+                mv(a),
+                2,
+                "LR",
+                like=a[0],
+                adjoint=adjoint,
+                eigensolver=krylov,
+                throw=False,
+            )
+            pick = lambda a: (f(a).eigenvalues, f(a).eigenvectors)
+            return jax.jit(lambda a: jax.jvp(pick, (a,), (e,))[1])(a)
+
+        t_w, t_v = tangents(ONE(ieig.KrylovSylvester(krylov_dim=7, max_restarts=1)))
+        want_w, want_v = tangents(ONE(lx.LU()))
+        assert np.isnan(t_w[1]) and np.all(np.isnan(t_v[:, 1]))
+        assert relative(t_v[:, 0], want_v[:, 0]) < 1e-9
+        assert abs(t_w[0] - want_w[0]) < 1e-9
+
+    def test_left_vectors_are_kept_dual_to_all_right_ones(self):
+        a, e = self.problem()
+
+        def f(a):
+            adjoint = ONE(FEW_STEPS["lineax GMRES"])
+            s = ieig.eigs(a, 2, "LR", left=True, adjoint=adjoint, throw=False)
+            return s.eigenvalues, s.eigenvectors, s.left_eigenvectors
+
+        _, (t_w, t_v, t_u) = jax.jit(lambda a: jax.jvp(f, (a,), (e,)))(a)
+        assert np.all(np.isfinite(t_w)) and np.all(np.isfinite(t_v[:, 0]))
+        assert np.all(np.isnan(t_v[:, 1])) and np.all(np.isnan(t_u))
+
+    @pytest.mark.parametrize(
+        "noise, text",
+        [
+            (1e-10, "less than 10 times"),
+            (1e-9, "10 to 1000 times"),
+            (1e-3, "more than 1000 times"),
+            (np.nan, "no finite answer"),
+        ],
+    )
+    def test_the_error_says_how_far_off_it_is(self, noise, text):
+        class Noisy(ieig.AbstractSylvesterSolver):
+            def solve(self, system, rhs, **kwargs):
+                exact = Columnwise(lx.LU()).solve(system, rhs, **kwargs)
+                return exact + noise * random_matrix(0, rhs.shape[0])[:, : rhs.shape[1]]
+
+        a, e = self.problem()
+        with pytest.raises(RUNTIME, match=f"(?s){text}.*rtol=3.7e-11"):
+            self.tangents(a, e, Noisy(), throw=True)[1].block_until_ready()

@@ -158,10 +158,12 @@ def _eigs(values, rows, columns, v0, sigma, *, k, which, targeted, tol, ncv, max
 def _one(values, rows, columns, v0, sigma, *, k, which, tol, ncv, maxiter):
     """Eigenvalues, vectors and the number of products (of solves, with a target). For
     real matrices partners stand side by side, none is alone."""
-    import scipy.sparse as sp
+    import scipy.sparse
     import scipy.sparse.linalg
 
-    spla: Any = scipy.sparse.linalg  # its types leave out what its options return
+    # Their types leave out what options change.
+    sp: Any = scipy.sparse
+    spla: Any = scipy.sparse.linalg
     n, nothing = v0.size, (np.zeros(0), np.zeros((v0.size, 0)), 0)
     if not (np.isfinite(values).all() and np.isfinite(v0).all()):
         return nothing

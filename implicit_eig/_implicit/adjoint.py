@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact
 
 from .._check import check_integer, check_real
 from .._eigensolver import (
@@ -19,10 +19,11 @@ from .._eigensolver import (
 from .._linear_solver import (
     AbstractSylvesterSolver,
     Columnwise,
+    JaxoptSolver,
     KrylovSylvester,
     ProjectedSylvester,
 )
-from .._operator import as_operator, Pencil
+from .._operator import as_operator, complex_dtype, Pencil
 from .._solution import raise_if
 from .._transformation import AbstractTransformation, Inverse, ShiftInverted
 from .._which import AbstractSelection, Known
@@ -33,23 +34,27 @@ class ImplicitAdjoint(eqx.Module):
 
     **Arguments:**
 
-    - `linear_solver`: any `lineax.AbstractLinearSolver`, which then solves one shifted
-        system a pair, projected to the complement of the selected subspace; or
-        `KrylovSylvester(...)`, which solves all pairs at once. `None` takes
-        `KrylovSylvester` for pairs found by `KrylovSchur` or `ShiftInvert`, else
-        `lineax.LU()`.
+    - `linear_solver`: any `lineax.AbstractLinearSolver` (or a `JaxoptSolver`), which then
+        solves one shifted system a pair, projected to the complement of the selected
+        subspace; or `KrylovSylvester(...)` or `DeflatedGMRES(...)`, which solve all pairs
+        at once. `None` takes `KrylovSylvester` for pairs found by `KrylovSchur` or
+        `ShiftInvert`, else `lineax.LU()`.
     - `preconditioner`: an operator (anything `eigs` takes) approximating `(A − λB)⁻¹` on
-        the selected eigenvalues, for iterative lineax solvers that know the option; it
-        is transposed for transposed systems. Default: for pairs found by `ShiftInvert`
-        its factor of A − σB.
+        the selected eigenvalues, for `DeflatedGMRES` and iterative lineax solvers that
+        know the option; it is transposed for transposed systems. Where the system is
+        real, the real part of a complex one is taken. Default: for pairs found by
+        `ShiftInvert` its factor of A − σB.
     - `rtol`: the backward error `‖residual‖ / (‖A‖ ‖Y‖ + ‖rhs‖)` a solve must reach, in
         Frobenius norms of the blocks of all pairs: what is asked for of a small column
         is relative to the largest. It is refined up to twice, then fails. Default:
         `eps^(2/3)`.
-    - `max_steps`: largest number of products with A in one run of `KrylovSylvester`;
-        lineax solvers carry their own.
+    - `max_steps`: largest number of products with A in one run of the default
+        `KrylovSylvester`; a solver that is given carries its own.
 
-    A solve that misses `rtol` raises under `throw=True`, else gives NaN.
+    A solve that misses `rtol` raises under `throw=True`. Else it gives NaN: in forward
+    mode for the pairs whose own systems missed it (left vectors: for all, being dual to
+    all right ones), in reverse mode for the gradient it is part of, which is a sum over
+    the pairs. Members of a batch fail each for itself.
     """
 
     linear_solver: lx.AbstractLinearSolver | AbstractSylvesterSolver | None = None
@@ -68,9 +73,9 @@ class ImplicitAdjoint(eqx.Module):
             check_real("rtol", self.rtol)
         if self.max_steps is not None:
             check_integer("max_steps", self.max_steps, 1)
-            if isinstance(self.linear_solver, lx.AbstractLinearSolver):
+            if self.linear_solver is not None:
                 raise ValueError(
-                    "Give `max_steps` to the lineax solver itself; got "
+                    "Give a limit on its steps to the linear solver itself; got "
                     f"`max_steps={self.max_steps}` beside {self.linear_solver!r}."
                 )
 
@@ -84,6 +89,9 @@ class ImplicitAdjoint(eqx.Module):
     ) -> "SylvesterSolve":
         """Chooses the solver for pairs of `pencil` found by `eigensolver`."""
         solver = self.linear_solver
+        if isinstance(solver, JaxoptSolver) and (k > 1 or not pencil.is_real):
+            # Shifted systems are complex, but for a single real pair.
+            solver.check(complex_dtype(pencil.dtype))
         if isinstance(solver, lx.AbstractLinearSolver):
             solver = Columnwise(solver)
         elif solver is None:
@@ -126,8 +134,8 @@ class ImplicitAdjoint(eqx.Module):
 
 _FAILED = (
     "The linear solve for a tangent or cotangent of the selected eigenpairs missed its "
-    "tolerance (`ImplicitAdjoint.rtol`). The eigenvalues may be too close to unselected "
-    "ones, or the solver is not suited: pass another `linear_solver` to "
+    "tolerance: {} (`ImplicitAdjoint.rtol={:.1e}`). The eigenvalues may be too close to "
+    "unselected ones, or the solver is not suited: pass another `linear_solver` to "
     "`adjoint=ImplicitAdjoint(...)`, a preconditioner, more steps, or a looser `rtol`. "
     "With `throw=False` such derivatives are NaN instead."
 )
@@ -175,8 +183,14 @@ class SylvesterSolve(eqx.Module):
         )
 
     def __call__(
-        self, system: ProjectedSylvester, rhs: Inexact[Array, "n m"]
-    ) -> Inexact[Array, "n m"]:
+        self,
+        system: ProjectedSylvester,
+        rhs: Inexact[Array, "n m"],
+        coordinates: Complex[Array, "m m"] | None = None,
+    ) -> tuple[Inexact[Array, "n m"], Bool[Array, " m"]]:
+        """The solution, and what of it missed the tolerance: which pairs, where the
+        eigenvectors W of the system's matrix are given, else all or none."""
+
         def step(state):
             y, residual, _, rounds = state
             y = y + self.solver.solve(
@@ -206,11 +220,36 @@ class SylvesterSolve(eqx.Module):
         rhs = system.project(rhs)
         infinite = jnp.asarray(jnp.inf, rhs.real.dtype)
         init = (jnp.zeros_like(rhs), rhs, infinite, jnp.asarray(0))
-        y, _, error, _ = jax.lax.while_loop(missed, step, init)
+        y, residual, error, _ = jax.lax.while_loop(missed, step, init)
         failed = ~(error <= self.rtol)
         if self.throw:
-            return raise_if(y, (failed, _FAILED))
-        return jnp.where(failed, jnp.nan, y)
+            y = raise_if(y, *self._messages(error))
+        m = rhs.shape[1]
+        if coordinates is None or self.throw:
+            return y, jnp.broadcast_to(failed, (m,))
+        return y, jax.lax.cond(
+            failed,
+            lambda: ~(self._errors(system, y, residual, rhs, coordinates) <= self.rtol),
+            lambda: jnp.zeros(m, bool),
+        )
+
+    def _messages(self, error: Float[Array, ""]) -> list[tuple[Bool[Array, ""], str]]:
+        """What to raise. A message cannot hold a number that is known at run time only,
+        so there is one for each size of the error."""
+        bounds = [self.rtol, 10 * self.rtol, 1000 * self.rtol, float("inf")]
+        reached = "the backward error it reached is {}"
+        sizes = [
+            reached.format("less than 10 times as large"),
+            reached.format("10 to 1000 times as large"),
+            reached.format("more than 1000 times as large"),
+            "it reached no finite answer",
+        ]
+        above = [error > bound for bound in bounds[:3]] + [~jnp.isfinite(error)]
+        below = [*above[1:3], above[3], jnp.zeros_like(above[3])]
+        return [
+            (more & ~yet_more, _FAILED.format(size, self.rtol))
+            for more, yet_more, size in zip(above, below, sizes, strict=True)
+        ]
 
     def _backward_error(self, system, y, residual, rhs) -> Float[Array, ""]:
         """‖residual‖ / (‖A‖ ‖Y‖ + ‖rhs‖) of the whole block, with a lower bound for ‖A‖.
@@ -223,8 +262,30 @@ class SylvesterSolve(eqx.Module):
         size = jnp.linalg.norm(y)
         image = jnp.linalg.norm(rhs - residual)
         norm = jnp.maximum(system.scale, image / jnp.where(size > 0, size, 1))
-        if self.norm is not None:
-            rounding = 100 * jnp.finfo(rhs.dtype).eps * self.norm / self.rtol
-            norm = jnp.maximum(norm, rounding)
+        norm = jnp.maximum(norm, self._rounding(rhs.dtype))
         error = jnp.linalg.norm(residual)
         return jnp.where(error > 0, error / (norm * size + jnp.linalg.norm(rhs)), error)
+
+    def _rounding(self, dtype) -> Float[ArrayLike, ""]:
+        if self.norm is None:
+            return 0.0
+        return 100 * jnp.finfo(dtype).eps * self.norm / self.rtol
+
+    def _errors(self, system, y, residual, rhs, coordinates) -> Float[Array, " m"]:
+        """The backward errors of the pairs, of a block that missed its tolerance.
+
+        In eigen-coordinates the block decouples: the derivative of pair i follows from
+        `Y w_i` alone, which solves a system of its own with the residual `R w_i`. (Not so
+        the columns of Y: one that failed spoils those it is coupled to.) What is asked
+        for of a small right side is relative to the block's, as ever; but not to the
+        block's solution, in which a column that failed may be of any size.
+        """
+
+        def sizes(x: Array) -> Float[Array, " m"]:
+            return jnp.linalg.norm(x.astype(coordinates.dtype) @ coordinates, axis=0)
+
+        size, image, error = sizes(y), sizes(rhs - residual), sizes(residual)
+        norm = jnp.maximum(system.scale, image / jnp.where(size > 0, size, 1))
+        norm = jnp.maximum(norm, self._rounding(rhs.dtype))
+        bound = norm * size + jnp.linalg.norm(rhs)
+        return jnp.where(error > 0, error / bound, error)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Inexact
+from jaxtyping import Array, Bool, Complex, Float, Inexact
 
 from .._linear_solver import ProjectedSylvester
 from .._operator import Pencil
@@ -25,8 +25,11 @@ from .adjoint import SylvesterSolve
 
 
 class BorderedSolution(eqx.Module):
+    """Y and S. `mark` is zero, NaN for the pairs whose solve missed its tolerance."""
+
     outside: Inexact[Array, "n m"]  # Y
     inside: Inexact[Array, "m m"]  # S
+    mark: Float[Array, " m"]
 
 
 def solve_bordered(
@@ -36,14 +39,18 @@ def solve_bordered(
     rhs: Inexact[Array, "n m"],
     active: Bool[Array, " m"],
     solve: SylvesterSolve,
+    coordinates: Complex[Array, "m m"] | None = None,
 ) -> BorderedSolution:
     """Solves the bordered system; differentiable in everything but `active`.
 
-    `basis` and `matrix` have zero columns where not `active`.
+    `basis` and `matrix` have zero columns where not `active`. With the eigenvectors
+    `coordinates` of `matrix`, a solve is judged pair by pair, and Y stays finite: then
+    the `mark` must be added to what a user sees. Without, Y is NaN when the solve failed.
     """
     border, coefficients = _border(pencil, basis, active)
     if solve.k == pencil.n:  # nothing outside the span
-        return BorderedSolution(jnp.zeros_like(rhs), -coefficients(rhs))
+        nothing = jnp.zeros(active.shape, matrix.real.dtype)
+        return BorderedSolution(jnp.zeros_like(rhs), -coefficients(rhs), nothing)
     # A real block of k = n - 1 whose cut pair is kept whole fills the space as well.
     full = jnp.all(active) & (basis.shape[0] == basis.shape[1])
     fixed = jax.lax.stop_gradient(basis)
@@ -55,26 +62,44 @@ def solve_bordered(
     def project(z):
         return z - along @ coefficients(z)
 
-    def matvec(y):
+    def matvec(unknowns):
         # `ProjectedSylvester.mm`, with the projector alive to derivatives.
+        y, mark = unknowns
         inside = fixed.conj().T @ y
         q = y - fixed @ inside
         outside = pencil.mm(q) - pencil.mass_mm(q) @ matrix
-        return project(outside) + stretched @ inside
+        # The mark times zero: derivatives of a solution of which a part failed are NaN.
+        zero = 0 * jnp.sum(matrix.real) * jnp.sum(mark)
+        return project(outside) + stretched @ inside, mark + zero
+
+    def solved(_, right):
+        rhs, mark = right
+        y, failed = solve(system, rhs, coordinates)
+        failed = failed & active
+        if coordinates is None:
+            y = jnp.where(jnp.any(failed), jnp.nan, y)
+        return y, jnp.where(failed, jnp.nan, mark)
+
+    def solved_transposed(_, right):
+        rhs, mark = right
+        y, failed = solve.transpose()(system.transpose(), rhs)
+        # A cotangent is a sum over the pairs.
+        return jnp.where(jnp.any(failed), jnp.nan, y), mark
 
     params, static = eqx.partition(
         ProjectedSylvester(pencil, fixed, border, matrix, scale), eqx.is_array
     )
     system = eqx.combine(jax.lax.stop_gradient(params), static)
-    outside = jax.lax.custom_linear_solve(
+    outside, mark = jax.lax.custom_linear_solve(
         matvec,
-        jnp.where(full, 0, project(rhs)),
-        lambda _, b: solve(system, b),
-        lambda _, b: solve.transpose()(system.transpose(), b),
+        # Zeros that depend on the right side: JAX cannot transpose the solve otherwise.
+        (jnp.where(full, 0, project(rhs)), 0 * jnp.sum(rhs.real, axis=0)),
+        solved,
+        solved_transposed,
     )
     outside = jnp.where(full, 0, outside)
     defect = pencil.mm(outside) - pencil.mass_mm(outside) @ matrix - rhs
-    return BorderedSolution(outside, coefficients(defect))
+    return BorderedSolution(outside, coefficients(defect), mark)
 
 
 def _border(

@@ -20,37 +20,42 @@ from .bordered import solve_bordered
 
 
 @eqx.filter_custom_jvp
-def block_root(pencil, basis, matrix, left_basis, *, active, solve):
+def block_root(pencil, basis, matrix, left_basis, *, coordinates, active, solve):
     """The invariant block (X, L, C) of `pencil`, found elsewhere, made differentiable.
 
     X, L and C (or `None`) are returned as they are; their tangents depend on those of
-    the pencil alone. Columns that are not `active` have zero tangents.
+    the pencil alone. Columns that are not `active` have zero tangents. Beside them stand
+    m zeros, one for each pair (column of `coordinates`), the tangents of which are NaN
+    for those whose linear solve failed: add them to what is made of X without C.
 
     Any tangent with `AẊ + ȦX = BẊL + ḂXL + BXL̇` will do for what users see, since pairs,
     projectors and functions of them do not depend on the basis of span(X). Without a
     left basis it is the one with `XᴴẊ = 0` at the base point, and L̇ comes out of the
     solve. With one it is `CᴴBẊ = 0`, for which `L̇ = Cᴴ(ȦX − ḂXL)` needs no solve.
     """
-    del pencil, active, solve
-    return basis, matrix, left_basis
+    del pencil, coordinates, solve
+    return basis, matrix, left_basis, jnp.zeros(active.shape, matrix.real.dtype)
 
 
 @block_root.def_jvp
-def _(primals, tangents, *, active, solve):
+def _(primals, tangents, *, coordinates, active, solve):
     pencil, *_ = primals
     t_pencil, *_ = tangents
-    basis, matrix, left_basis = block_root(*primals, active=active, solve=solve)
+    values = block_root(*primals, coordinates=coordinates, active=active, solve=solve)
+    basis, matrix, left_basis, _ = values
     x, l = _only(active, basis, matrix)
     # ȦX − ḂXL
     rhs = _along(t_pencil, pencil, lambda p: p.mm(x) - p.mass_mm(x) @ l)
-    solution = solve_bordered(pencil, x, l, -rhs, active, solve)
+    solution = solve_bordered(pencil, x, l, -rhs, active, solve, coordinates)
     t_basis, t_matrix, t_left = solution.outside, solution.inside, None
     if left_basis is not None:
         c = jnp.where(active, left_basis, 0)
         t_matrix = c.conj().T @ rhs
         t_basis = t_basis - x @ (c.conj().T @ pencil.mass_mm(t_basis))
         t_left = _left_tangent(t_pencil, pencil, x, l, c, t_basis, active, solve)
-    return (basis, matrix, left_basis), (t_basis, t_matrix, t_left)
+        # Kept dual to the whole of X.
+        t_left = t_left + jnp.sum(solution.mark).astype(t_left.dtype)
+    return values, (t_basis, t_matrix, t_left, solution.mark)
 
 
 def _only(

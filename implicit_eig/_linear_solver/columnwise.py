@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Complex, Inexact
+from jaxtyping import Array, Inexact
 
 from .._operator import complex_dtype, Pencil, promises_nothing
 from .._transformation import Inverse
@@ -45,7 +45,9 @@ class Columnwise(AbstractSylvesterSolver):
                 y = lx.linear_solve(
                     operator, b, self.linear_solver, options=options, throw=False
                 ).value
-                return system.restrict(y[:, None])[:, 0]
+                y = system.restrict(y[:, None])[:, 0]
+                # A solver that broke down must not spoil other columns' answers.
+                return jnp.where(jnp.all(jnp.isfinite(y)), y, 0)
 
             # A loss on one pair leaves rounding errors here for the others. Columns that
             # are not in use are always zero, and their shift may be an eigenvalue.
@@ -59,13 +61,16 @@ class Columnwise(AbstractSylvesterSolver):
 
 def complex_schur(
     a: Inexact[Array, "m m"],
-) -> tuple[Complex[Array, "m m"], Complex[Array, "m m"]]:
+) -> tuple[Inexact[Array, "m m"], Inexact[Array, "m m"]]:
     """T and unitary U with a ≈ U T Uᴴ, for small matrices.
 
     U of a triangular matrix mixes nothing, nor of a lower triangular one (the transposed
     L), which is upper triangular backwards. What stands below the diagonal within the
     tolerance L was found with is left out: LAPACK would make arbitrary rotations of it.
+    A single real value stays real, so its system is a real one.
     """
+    if a.shape[0] == 1:
+        return a, jnp.ones_like(a)
     a = a.astype(complex_dtype(a.dtype))
     below, above = jnp.linalg.norm(jnp.tril(a, -1)), jnp.linalg.norm(jnp.triu(a, 1))
     index = jnp.arange(a.shape[0])
@@ -87,12 +92,21 @@ def complex_schur(
     return t, u[index]  # the reversal is its own inverse
 
 
+def precondition(
+    inverse: Pencil | Inverse, y: Inexact[Array, "n k"]
+) -> Inexact[Array, "n k"]:
+    """M Y; of a complex M its real part where Y is real, as in ARPACK's mode 3."""
+    if jnp.iscomplexobj(y) or inverse.is_real:
+        return inverse.mm(y)
+    return inverse.mm(y.astype(inverse.dtype)).real
+
+
 @promises_nothing
 class _Shifted(lx.AbstractLinearOperator):
     """y ↦ P (A − t B) Q y + τ E Cᴴ y."""
 
     system: ProjectedSylvester
-    shift: Complex[Array, ""]
+    shift: Inexact[Array, ""]
 
     def mv(self, vector):
         s, y = self.system, vector[:, None]
@@ -136,7 +150,7 @@ class _Projected(lx.AbstractLinearOperator):
 
     def mv(self, vector):
         s, y = self.system, vector[:, None]
-        outside = s.restrict(self.inverse.mm(s.project(y)))
+        outside = s.restrict(precondition(self.inverse, s.project(y)))
         inside = times(s.domain_basis, dot(s.range_basis, y))
         return (outside + inside / s.scale.astype(y.dtype))[:, 0]
 

@@ -96,12 +96,16 @@ class Inverse(eqx.Module):
         return self.structure.dtype
 
     @property
+    def is_real(self) -> bool:
+        return not jnp.issubdtype(self.dtype, jnp.complexfloating)
+
+    @property
     def factorised(self) -> bool:
         """Whether making this took a factorisation."""
         return isinstance(self.solver, _DIRECT)
 
     def mv(self, x: Inexact[Array, " n"]) -> Inexact[Array, " n"]:
-        if jnp.iscomplexobj(x) and not jnp.issubdtype(self.dtype, jnp.complexfloating):
+        if jnp.iscomplexobj(x) and self.is_real:
             return jax.lax.complex(self.mv(x.real), self.mv(x.imag))
         x = x.astype(self.dtype)
         return self.solver.compute(self.state, x, self.options)[0]
