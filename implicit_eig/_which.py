@@ -35,6 +35,13 @@ class AbstractSelection(eqx.Module):
         """A vector whose overlaps with the eigenvectors `keys` asks for."""
         return None
 
+    def is_extreme(self, is_real: bool) -> bool:
+        """Whether the wanted eigenvalues stand at the rim of every spectrum, where a
+        Krylov space finds them first. If not, it may have seen none that is better
+        because it has not come to see it: `RESULTS.unconfirmed`."""
+        del is_real
+        return False
+
 
 class _Named(AbstractSelection):
     name: str = eqx.field(static=True)
@@ -46,6 +53,11 @@ class _Named(AbstractSelection):
         part = {"M": jnp.abs(eigenvalues), "R": eigenvalues.real, "I": imag}
         key = part[self.name[1]]
         return key if self.name[0] == "L" else -key
+
+    def is_extreme(self, is_real):
+        # The least imaginary part is one end of the spectrum, the least modulus of it
+        # is the middle.
+        return self.name != "SM" and not (self.name == "SI" and is_real)
 
 
 class _Callable(AbstractSelection):
