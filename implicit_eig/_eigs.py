@@ -90,7 +90,9 @@ def eigs(
         Eigenvalues that are not selected never matter. The default `tie_rtol` is at
         least ten times the largest residual over the largest `|λ|`: what an iterative
         solver found is tied when it cannot be told apart.
-    - `throw`: raise when a run fails; else see `Solution.result`. Pairs that did not
+    - `throw`: raise when a run fails; else see `Solution.result`. Not an error:
+        `RESULTS.unconfirmed`, by which `KrylovSchur` says that its pairs are right, and
+        that better ones inside the spectrum may have escaped it. Pairs that did not
         converge have NaN derivatives, as have those whose linear solve for a derivative
         misses its tolerance ([`implicit_eig.ImplicitAdjoint`][]).
     - `progress_meter`: shows the run: `TextProgressMeter()`, `TqdmProgressMeter()`, or

@@ -1,4 +1,4 @@
-"""One eigenpair as the root of a function, for other people's implicit differentiation."""
+"""An eigenpair as the root of a function, for other implicit differentiation."""
 
 from typing import Any
 
@@ -29,8 +29,8 @@ def eigenpair_residual(
 
     **Arguments:**
 
-    - `pair`: `(v, λ)`: an eigenvector, as the operator's domain has it, and a scalar; both
-        real, or both complex (a real operator may have either).
+    - `pair`: `(v, λ)`: an eigenvector, as the operator's domain has it, and a scalar;
+        both real, or both complex (a real operator may have either).
     - `operator`: A: anything [`implicit_eig.eigs`][] takes. In a function of parameters
         make it there, so that derivatives reach them.
     - `functional`: c, a vector of the domain, of the dtype of v. Default: `v/‖v‖²` with v
@@ -39,8 +39,8 @@ def eigenpair_residual(
         traced gauge afterwards to get that gauge's derivatives.
     - `mass`: B, like `operator`.
 
-    **Returns:** `(A v − λ B v, cᴴv − 1)`. Differentiable in everything given, but not in v
-    through the default c.
+    **Returns:** `(A v − λ B v, cᴴv − 1)`. Differentiable in everything given, but not in
+    v through the default c.
 
     **Raises:** `TypeError` for a real v with a complex λ or operator, or a complex v with
     a real λ; `ValueError` for an operator or `functional` of another shape.
@@ -63,9 +63,8 @@ def eigenpair_residual(
                 return back(jnp.linalg.solve(matrix(eye).T, flat))
 
             pair = jax.lax.stop_gradient((v[:, i], w[i]))
-            return jax.lax.custom_root(
-                lambda pair: ieig.eigenpair_residual(pair, a), pair, lambda f, x: x, tangent
-            )
+            f = lambda pair: ieig.eigenpair_residual(pair, a)
+            return jax.lax.custom_root(f, pair, lambda f, x: x, tangent)
 
         jax.grad(lambda a: largest(a)[1].real)(jnp.diag(jnp.arange(1.0, 4.0)))
         ```

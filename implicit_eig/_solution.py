@@ -10,7 +10,12 @@ from jaxtyping import Array, Bool, Complex, Float, PyTree
 
 
 class RESULTS(eqx.Enumeration):
-    """Why a run ended. The text of each member is the sentence a user reads."""
+    """Why a run ended. The text of each member is the sentence a user reads.
+
+    `unconfirmed` is a notice, not a failure: the pairs are right and differentiable, and
+    `throw=True` does not raise; whether they are the best ones is not known. Every other
+    member but `successful` is a failure, and wins over it.
+    """
 
     successful = ""
     not_converged = (
@@ -46,6 +51,12 @@ class RESULTS(eqx.Enumeration):
         "adjoint operator missed its tolerance or found other eigenvalues, or an "
         "eigenvalue is defective to rounding."
     )
+    unconfirmed = (
+        "The `k` pairs returned are eigenpairs, and no better ones turned up; but "
+        "products with the operator alone cannot show that there are none. The "
+        "selection asks for more than the rim of the spectrum, or `krylov_dim` is below "
+        "its default. `Dense()` sees the whole spectrum."
+    )
 
 
 class Solution(eqx.Module):
@@ -78,10 +89,14 @@ class Solution(eqx.Module):
 
 
 def raise_unless_successful(solution: Solution) -> Solution:
-    """The solution, or at run time an error with the sentence of its result."""
+    """The solution, or at run time an error with the sentence of its result.
+
+    `RESULTS.unconfirmed` says something about right pairs: no error.
+    """
     result = solution.result
     if not isinstance(result._value, Tracer):
-        return result.error_if(solution, result != RESULTS.successful)
+        good = (result == RESULTS.successful) | (result == RESULTS.unconfirmed)
+        return result.error_if(solution, ~good)
     # One check a member: `Enumeration.error_if` takes the largest index over a batch,
     # and an empty batch has none.
     failures = (

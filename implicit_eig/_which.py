@@ -44,6 +44,13 @@ class AbstractSelection(eqx.Module):
         """The eigenvalues by whose real and imaginary parts equal keys are sorted."""
         return eigenvalues
 
+    def is_extreme(self, is_real: bool) -> bool:
+        """Whether the wanted eigenvalues stand at the rim of every spectrum, where a
+        Krylov space finds them first. If not, it may have seen none that is better
+        because it has not come to see it: `RESULTS.unconfirmed`."""
+        del is_real
+        return False
+
 
 class Named(AbstractSelection):
     name: str = eqx.field(static=True)
@@ -55,6 +62,11 @@ class Named(AbstractSelection):
         part = {"M": jnp.abs(eigenvalues), "R": eigenvalues.real, "I": imag}
         key = part[self.name[1]]
         return key if self.name[0] == "L" else -key
+
+    def is_extreme(self, is_real):
+        # The least imaginary part is one end of the spectrum, the least modulus of it
+        # is the middle.
+        return self.name != "SM" and not (self.name == "SI" and is_real)
 
 
 class _Callable(AbstractSelection):
@@ -153,6 +165,11 @@ class Shifted(AbstractSelection):
 
     def seen(self, eigenvalues):
         return unshifted(eigenvalues, self.sigma)
+
+    def is_extreme(self, is_real):
+        # What is nearest to the shift has the largest θ.
+        del is_real
+        return isinstance(self.inner, Nearest)
 
 
 def unshifted(theta: Complex[Array, " m"], sigma: Num[Array, ""]) -> Complex[Array, " m"]:

@@ -4,6 +4,8 @@
 so copies may be missing: distinct values are compared, and no value may come more often
 than the matrix has it. What counts as one value follows from the worst perturbation of
 the size of the residual (`movement`), not from a constant.
+
+A run that calls itself `unconfirmed` owes eigenpairs, in order, but not the best ones.
 """
 
 from typing import NamedTuple
@@ -257,8 +259,8 @@ class Oracle:
         return 2 * np.max(moved[near]) + 2 * size
 
 
-def complaints(a, solution, key, k, eps, *, rounding=None):
-    """What is wrong with a solution that calls itself successful."""
+def complaints(a, solution, key, k, eps, *, confirmed=True):
+    """What is wrong with a solution that calls itself successful, or unconfirmed."""
     is_real = np.isrealobj(a)
     n = len(a)
     w, v = np.asarray(solution.eigenvalues), np.asarray(solution.eigenvectors)
@@ -311,6 +313,8 @@ def complaints(a, solution, key, k, eps, *, rounding=None):
         tiny = 4 * eps * oracle.norm
         if gap[i, j] > tiny and gap[i, j] > move(j, backward[i]):
             found.append(f"{w[i]} is no eigenvalue, or one too many: {gap[i, j]:.1e} off")
+    if not confirmed:
+        return found
     all_ranks = np.array([key(z) for z in oracle.values])
     if is_real:
         all_ranks = np.maximum(all_ranks, [key(z) for z in oracle.values.conj()])
@@ -373,33 +377,47 @@ def solver(program):
     return solve
 
 
+def confirms(program):
+    """Which runs may call themselves successful, written a second way."""
+    real_si = program.which == "SI" and program.dtype[:5] == "float"
+    small = program.krylov_dim is not None and program.krylov_dim < max(
+        2 * program.k + 1, 20
+    )
+    inside = callable(program.which) or program.which == "SM" or real_si
+    return not small and not inside
+
+
 def campaign(program, families):
-    """The successes, the failures said to be such, and the silent ones."""
+    """The right ones, the failures said to be such, and the silent ones."""
     solve = solver(program)
     is_real = not np.issubdtype(np.dtype(program.dtype), np.complexfloating)
     key = program.which
     if isinstance(key, str):
         key = key_of(key, is_real)
     eps = float(np.finfo(program.dtype).eps)
-    success, told, silent = [], [], []
+    right, told, silent = [], [], []
+    success = "successful" if confirms(program) else "unconfirmed"
     for i, name in enumerate(families):
         rng = np.random.default_rng([program.seed, program.n, program.k, i])
         a = FAMILIES[name](rng, program.n, is_real).astype(program.dtype)
         solution = solve(jnp.asarray(a))
-        if solution.result != ieig.RESULTS.successful:
+        confirmed = bool(solution.result == ieig.RESULTS.successful)
+        if not confirmed and solution.result != ieig.RESULTS.unconfirmed:
             told.append(name)
             continue
-        success.append(name)
-        wrong = complaints(a, solution, key, program.k, eps)
+        right.append(name)
+        wrong = complaints(a, solution, key, program.k, eps, confirmed=confirmed)
+        if confirmed != (success == "successful"):
+            wrong.append(f"expected `{success}`")
         silent.extend(f"{program} {name}: {sentence}" for sentence in wrong)
-    return success, told, silent
+    return right, told, silent
 
 
 def assert_right_or_said_to_be_wrong(program, families):
-    success, told, silent = campaign(program, families)
+    right, told, silent = campaign(program, families)
     assert not silent, "\n".join(silent)
     # Otherwise a solver that always gives up would pass.
-    assert len(success) >= len(families) // 2, told
+    assert len(right) >= len(families) // 2, told
 
 
 EVERY_DAY = ["normal", "skewed", "defective", "low_rank", "identity", "zero", "cyclic"]
@@ -437,18 +455,8 @@ def test_a_run_is_right_or_says_that_it_is_not(program):
         Program(120, 6, "SR"),
         Program(60, 4, "LM", seed=1),
         Program(50, 3, "LM", "float32"),
-    ],
-    ids=str,
-)
-def test_every_family_is_right_or_said_to_be_wrong(program):
-    assert_right_or_said_to_be_wrong(program, list(FAMILIES))
-
-
-@pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="interior, or a very small Krylov space")
-@pytest.mark.parametrize(
-    "program",
-    [
+        Program(60, 3, "SI", "complex128"),
+        # What a Krylov space cannot promise, and here does not hold.
         Program(40, 1, "LM", krylov_dim=6),
         Program(40, 3, "SI"),
         Program(40, 2, "SI", krylov_dim=12),
@@ -456,9 +464,7 @@ def test_every_family_is_right_or_said_to_be_wrong(program):
     ],
     ids=str,
 )
-def test_what_a_krylov_space_cannot_promise(program):
-    """Pairs at the rim of the spectrum converge first, and nothing in the Krylov space
-    tells of better ones inside: `KrylovSchur` says so in its documentation."""
+def test_every_family_is_right_or_said_to_be_wrong(program):
     assert_right_or_said_to_be_wrong(program, list(FAMILIES))
 
 
@@ -476,7 +482,7 @@ def test_a_large_problem_is_right_or_said_to_be_wrong(program):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
-def test_overlap_is_right_or_said_to_be_wrong(dtype):
+def test_overlap_finds_eigenpairs_and_most_often_the_best(dtype):
     n, k, is_real = 40, 2, dtype == "float64"
     eigensolver = ieig.KrylovSchur(krylov_dim=20)
 
@@ -491,7 +497,7 @@ def test_overlap_is_right_or_said_to_be_wrong(dtype):
             throw=False,
         )
 
-    silent, successes = [], 0
+    silent, found, eps = [], 0, float(np.finfo(dtype).eps)
     for i, name in enumerate(["normal", "circular", "outliers", "pairs_only", "clement"]):
         for seed in range(3):
             rng = np.random.default_rng([seed, i])
@@ -501,12 +507,15 @@ def test_overlap_is_right_or_said_to_be_wrong(dtype):
             noise = gaussian(rng, n, False)[0]
             target = mode + 0.3 * noise / np.linalg.norm(noise)
             solution = solve(jnp.asarray(a), jnp.asarray(target))
-            if solution.result != ieig.RESULTS.successful:
+            assert solution.result != ieig.RESULTS.successful
+            if solution.result != ieig.RESULTS.unconfirmed:
                 continue
-            successes += 1
-            best = np.max(np.abs(target.conj() @ vectors))
+            overlaps = np.abs(target.conj() @ vectors)
+            key = lambda z, x=overlaps, w=values: x[np.argmin(np.abs(w - z))]
+            wrong = complaints(a, solution, key, k, eps, confirmed=False)
+            silent.extend(f"{name} {seed}: {sentence}" for sentence in wrong)
+            best = np.max(overlaps)
             got = np.max(np.abs(target.conj() @ np.asarray(solution.eigenvectors)))
-            if got < best * (1 - 1e-6):
-                silent.append(f"{name} {seed}: overlap {got:.3f}, the best is {best:.3f}")
+            found += got >= best * (1 - 1e-6)
     assert not silent, "\n".join(silent)
-    assert successes >= 5
+    assert found >= 5

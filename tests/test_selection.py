@@ -87,13 +87,13 @@ def tilted(z):
     return 2 * z.real - 3 * z.imag
 
 
-def assert_pairs_of(a, solution):
+def assert_pairs_of(a, solution, result=ieig.RESULTS.successful):
     a, w, v = (np.asarray(x) for x in (a, solution.eigenvalues, solution.eigenvectors))
     defect = np.linalg.norm(a @ v - v * w, axis=0) / np.linalg.norm(v, axis=0)
     scale = np.maximum(np.abs(w), np.finfo(float).eps * np.linalg.norm(a))
     assert np.all(solution.residuals <= 1e-11)
     np.testing.assert_allclose(solution.residuals, defect / scale, rtol=0.3, atol=1e-14)
-    assert solution.result == ieig.RESULTS.successful
+    assert solution.result == result
     assert solution.stats["num_converged"] == w.size
 
 
@@ -120,7 +120,8 @@ def test_products_alone_find_the_k_best_by_every_name(dtype, which):
     solution = krylov(a, 3, which)
     want = ranked(a, key_of(which, dtype))[:3]
     np.testing.assert_allclose(solution.eigenvalues, want, rtol=1e-9)
-    assert_pairs_of(a, solution)
+    inside = ieig.RESULTS.unconfirmed
+    assert_pairs_of(a, solution, inside if which == "SM" else ieig.RESULTS.successful)
 
 
 @pytest.mark.parametrize("find", FIND)
@@ -353,6 +354,76 @@ def test_a_better_candidate_that_did_not_converge_is_not_passed_over_in_silence(
     np.testing.assert_allclose(solution.eigenvalues, want, rtol=1e-9)
     assert solution.stats["num_converged"] == 3
     assert solution.result == ieig.RESULTS.not_converged
+
+
+class TestPairsThatCannotBeConfirmed:
+    """Right pairs, of which products with A do not tell whether they are the best."""
+
+    # Apart at either end and in the middle.
+    spectrum = np.concatenate([[-9, -6], np.linspace(-3, -1, 16), [0.01]])
+    spectrum = np.concatenate([spectrum, np.linspace(1, 3, 16), [6, 9.5]])
+
+    def matrix(self, dtype=np.float64):
+        return with_spectrum(0, self.spectrum).astype(dtype)
+
+    def eigs(self, a, k=1, which="SM", krylov_dim=None, **kwargs):
+        solver = ieig.KrylovSchur(krylov_dim=krylov_dim)
+        return ieig.eigs(free(a), k, which, eigensolver=solver, **kwargs)
+
+    @pytest.mark.parametrize(
+        "which, krylov_dim, dtype, confirmed",
+        [
+            ("LM", None, np.float64, True),
+            ("LM", 20, np.float64, True),
+            ("LM", 19, np.float64, False),
+            ("SR", None, np.float64, True),
+            ("SM", None, np.float64, False),
+            ("SI", None, np.float64, False),
+            ("SM", 30, np.complex128, False),
+            (ieig.Nearest(9.0), None, np.float64, False),
+            (ieig.Overlap(jnp.ones(37)), 30, np.float64, False),
+            (lambda z: z.real, None, np.float64, False),
+        ],
+    )
+    def test_the_result_says_what_the_run_could_see(
+        self, which, krylov_dim, dtype, confirmed
+    ):
+        solution = self.eigs(self.matrix(dtype), 1, which, krylov_dim)
+        assert (solution.result == ieig.RESULTS.successful) == confirmed
+        assert (solution.result == ieig.RESULTS.unconfirmed) != confirmed
+        assert solution.residuals[0] < 1e-9
+
+    def test_the_least_imaginary_part_is_the_rim_of_a_complex_spectrum_only(self):
+        a = spectral(np.complex128)
+        assert krylov(a, 1, "SI").result == ieig.RESULTS.successful
+
+    def test_a_krylov_space_as_large_as_the_whole_knows(self):
+        solution = self.eigs(self.matrix(), krylov_dim=37)
+        assert solution.result == ieig.RESULTS.successful
+        assert solution.stats["dense_fallback"]
+        np.testing.assert_allclose(solution.eigenvalues, [0.01], rtol=1e-9)
+
+    def test_values_and_gradients_stay(self):
+        def f(a, eigs):
+            s = eigs(a, 1, "SM", throw=True)
+            x = s.eigenvectors.real
+            return s.eigenvalues[0].real + jnp.sum(x**3), s.result
+
+        value_and_grad = jax.jit(jax.value_and_grad(f, has_aux=True), static_argnums=1)
+        (value, result), gradient = value_and_grad(self.matrix(), self.eigs)
+        (want, _), want_gradient = value_and_grad(self.matrix(), ieig.eigs)
+        assert result == ieig.RESULTS.unconfirmed
+        assert abs(value - want) < 1e-8
+        assert relative(gradient, want_gradient) < 1e-6
+
+    def test_a_failure_is_a_failure(self):
+        solver = ieig.KrylovSchur(max_restarts=1)
+        find = lambda throw: ieig.eigs(
+            free(self.matrix()), 3, "SM", eigensolver=solver, throw=throw
+        )
+        assert find(False).result == ieig.RESULTS.not_converged
+        with pytest.raises(RuntimeError, match="Fewer than `k`"):
+            find(True)
 
 
 class TestRepeatedEigenvalues:

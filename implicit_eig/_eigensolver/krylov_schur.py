@@ -586,12 +586,13 @@ def default_start(n: int, dtype) -> Inexact[Array, " n"]:
 class KrylovSchur(AbstractEigensolver):
     """Matrix-free restarted Krylov method (Stewart, SIAM J. Matrix Anal. Appl. 23, 2001).
 
-    Finds extreme eigenvalues from products with A alone. **Interior ones it may miss
-    without notice** ("SM", "SI" of real operators, callables that prefer the inside of
-    the spectrum): pairs at the rim converge first, and no product tells that better ones
-    exist. So it may with a `krylov_dim` far below the default. Take `Dense` there. What
-    `v0` alone would be blind to is found: once all pairs have converged, the run goes on
-    for a cycle with a fresh random vector.
+    Finds extreme eigenvalues from products with A alone. **Others it may miss** ("SM",
+    "SI" of real operators, callables, `Nearest`, `Overlap`): pairs at the rim converge
+    first, and no product tells that better ones exist inside. So it may with a
+    `krylov_dim` below the default. The pairs it returns then are eigenpairs, and the
+    result is `RESULTS.unconfirmed` instead of `successful`; `Dense` knows. What `v0`
+    alone would be blind to is found: once all pairs have converged, the run goes on for
+    a cycle with a fresh random vector.
 
     Memory: `krylov_dim + 1`
     vectors. What converged is judged by the recurrence and verified by true residuals.
@@ -604,6 +605,7 @@ class KrylovSchur(AbstractEigensolver):
     - `rtol`: a pair has converged when `‖Av − λv‖ ≤ rtol |λ| ‖v‖` (or reached rounding
         of the largest eigenvalue). Default: `eps^(2/3)` of the precision.
     - `krylov_dim`: largest dimension of the Krylov space; default `max(2k + 1, 20)`.
+        Where that is not below n, `eigs` takes `Dense` (`stats["dense_fallback"]`).
     - `max_restarts`: default 300.
     - `repeated`: search on, with fresh start vectors orthogonal to what was found, until
         nothing better turns up: finds every copy of repeated eigenvalues, and what `v0`
@@ -637,7 +639,7 @@ class KrylovSchur(AbstractEigensolver):
 
     def dimension(self, n: int, k: int) -> int:
         """The Krylov dimension used for k pairs of an operator of order n."""
-        m = max(2 * k + 1, 20) if self.krylov_dim is None else self.krylov_dim
+        m = self._default(k) if self.krylov_dim is None else self.krylov_dim
         if m < k + 3 and m < n:
             raise ValueError(
                 f"`krylov_dim` must be at least k + 3 = {k + 3}; got {self.krylov_dim}."
@@ -645,8 +647,19 @@ class KrylovSchur(AbstractEigensolver):
         return min(m, n - 1)
 
     def suits(self, n: int, k: int) -> bool:
-        """Whether there is room for a Krylov space: otherwise take `Dense`."""
-        return self.dimension(n, k) >= k + 3
+        """Whether a Krylov space is less than the whole space: otherwise take `Dense`,
+        which needs no more products, and then knows all eigenvalues."""
+        self.dimension(n, k)
+        return n > (self._default(k) if self.krylov_dim is None else self.krylov_dim)
+
+    def confirms(self, selection: AbstractSelection, k: int, is_real: bool) -> bool:
+        """Whether no other pair is wanted more than those on which a run ends."""
+        small = self.krylov_dim is not None and self.krylov_dim < self._default(k)
+        return selection.is_extreme(is_real) and not small
+
+    @staticmethod
+    def _default(k: int) -> int:
+        return max(2 * k + 1, 20)
 
     def compute(self, pencil, selection, k, *, v0, left, progress_meter):
         options = {"v0": v0, "left": left, "progress_meter": progress_meter}
@@ -726,7 +739,10 @@ class KrylovSchur(AbstractEigensolver):
         active = active & ((norm == 0) | (norm > tiny))
         converged = jnp.sum(active[:k])
         good = (converged == k) & found.done
-        result = RESULTS.where(good, RESULTS.successful, RESULTS.not_converged)
+        wanted = transformation.selection(selection)
+        confirmed = self.confirms(wanted, k, pencil.is_real)
+        success = RESULTS.successful if confirmed else RESULTS.unconfirmed
+        result = RESULTS.where(good, success, RESULTS.not_converged)
         left_basis = None
         if left:
             # The transposed pencil has the same eigenvalues, and conj(left vectors).
@@ -746,7 +762,7 @@ class KrylovSchur(AbstractEigensolver):
                 * (rtol * jnp.max(jnp.where(active, size, 0)) + 10 * eps * norm)
             )
             result = RESULTS.where(
-                good | (result != RESULTS.successful), result, RESULTS.left_not_found
+                good | (result != success), result, RESULTS.left_not_found
             )
             solves = solves + dual.num_matvecs
             products = products + active.size
