@@ -3,7 +3,8 @@
     python -m benchmarks.gradient_cost
 
 k = 6, Krylov dimension 20, tolerance 1e-9, one thread. Seconds are the best of three after
-compilation, uncounted.
+compilation, uncounted. The second table is of the gradient alone, by other adjoint solvers;
+preconditioners are SciPy's factors of A − σ, σ beyond the best eigenvalue by 0.0005 of it.
 """
 
 import functools
@@ -11,10 +12,14 @@ import functools
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import scipy.sparse as sp
+import scipy.sparse.linalg as spla
 
 import implicit_eig as ieig
 
-from .peers import arpack, best
+from .peers import arpack, best, csr
 from .problems import convection_diffusion, random_walk
 
 
@@ -27,11 +32,8 @@ CASES = {
 }
 
 
-def ours(triplets, which):
-    values, rows, columns, n = triplets
-    plain = ieig.SparseOperator(values, rows, columns, n)
+def loss_of(n, which, adjoint, throw=True):
     eigensolver = ieig.KrylovSchur(rtol=RTOL, krylov_dim=DIM, max_restarts=2000)
-    adjoint = ieig.ImplicitAdjoint(rtol=RTOL)
     weight = jnp.linspace(0.0, 1.0, n)[:, None]
 
     def loss(arrays, static):
@@ -41,11 +43,19 @@ def ours(triplets, which):
             which,
             eigensolver=eigensolver,
             adjoint=adjoint,
+            throw=throw,
         )
         return jnp.sum(jnp.abs(s.eigenvectors) ** 2 * weight) + jnp.sum(
             s.eigenvalues.real
         )
 
+    return loss
+
+
+def ours(triplets, which):
+    values, rows, columns, n = triplets
+    plain = ieig.SparseOperator(values, rows, columns, n)
+    loss = loss_of(n, which, ieig.ImplicitAdjoint(rtol=RTOL))
     row = []
     for f in (loss, jax.value_and_grad(loss)):
         counting = ieig.CountingOperator(plain)
@@ -57,6 +67,62 @@ def ours(triplets, which):
         run(arrays, static)
         row += [products, best(functools.partial(run, arrays, static))]
     return row
+
+
+GMRES = lx.GMRES(RTOL, 1e-30, restart=40, max_steps=2000, stagnation_iters=2000)
+SOLVERS = {
+    "KrylovSylvester": (None, None),
+    "lineax GMRES(40)": (GMRES, None),
+    "DeflatedGMRES(60)": (ieig.DeflatedGMRES(), None),
+    "DeflatedGMRES(200)": (ieig.DeflatedGMRES(restart=200), None),
+    "lineax GMRES(40), ILU": (GMRES, "ILU"),
+    "DeflatedGMRES(60), ILU": (ieig.DeflatedGMRES(), "ILU"),
+    "lineax GMRES(40), LU": (GMRES, "LU"),
+    "DeflatedGMRES(60), LU": (ieig.DeflatedGMRES(), "LU"),
+}
+
+
+def factors(triplets, which, kind):
+    """SciPy's solves with A − σ and its transpose, as an operator that counts."""
+    a = csr(triplets)
+    n = a.shape[0]
+    w = spla.eigs(a, 1, which=which, v0=np.ones(n), return_eigenvectors=False)[0].real
+    shifted = sp.csc_matrix(a - 1.0005 * w * sp.eye(n))
+    lu = spla.splu(shifted) if kind == "LU" else spla.spilu(shifted, 1e-3, 10)
+
+    def callback(trans, v):
+        return jax.pure_callback(
+            lambda v: lu.solve(np.asarray(v), trans),
+            jax.ShapeDtypeStruct((n,), v.dtype),
+            v,
+            vmap_method="sequential",
+        )
+
+    def solve(v):
+        return jax.lax.custom_linear_solve(
+            lambda x: x,
+            v,
+            lambda _, v: callback("N", v),
+            lambda _, v: callback("T", v),
+        )
+
+    like = jax.ShapeDtypeStruct((n,), jnp.float64)
+    return ieig.CountingOperator(lx.FunctionLinearOperator(solve, like))
+
+
+def gradient_alone(triplets, which, solver, kind, forward):
+    """Products and solves with the preconditioner of the backward pass, and whether it
+    reached the tolerance."""
+    values, rows, columns, n = triplets
+    inverse = None if kind is None else factors(triplets, which, kind)
+    counting = ieig.CountingOperator(ieig.SparseOperator(values, rows, columns, n))
+    arrays, static = eqx.partition(counting, eqx.is_inexact_array)
+    adjoint = ieig.ImplicitAdjoint(solver, inverse, rtol=RTOL)
+    f = jax.jit(jax.grad(loss_of(n, which, adjoint, throw=False)), static_argnums=1)
+    gradient = f(arrays, Static(static))
+    finite = all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(gradient))
+    products = sum(counting.counts()) - forward
+    return products, 0 if inverse is None else sum(inverse.counts()), finite
 
 
 class Static:
@@ -82,6 +148,32 @@ def main():
             f"| {both / forward:.2f} |",
             flush=True,
         )
+    print()
+    names = [name for name in CASES if "large" not in name]
+    print(
+        "| adjoint solver | " + " | ".join(f"{name}: products, solves" for name in names)
+    )
+    print("|---" * (1 + len(names)) + "|")
+    forward = {name: ours_forward(name) for name in names}
+    for label, (solver, kind) in SOLVERS.items():
+        cells = []
+        for name in names:
+            make, m, which = CASES[name]
+            products, solves, finite = gradient_alone(
+                make(m), which, solver, kind, forward[name]
+            )
+            cells.append(f"{products}, {solves}" + " (tolerance missed)" * (not finite))
+        print(f"| {label} | " + " | ".join(cells) + " |", flush=True)
+
+
+def ours_forward(name):
+    make, m, which = CASES[name]
+    values, rows, columns, n = make(m)
+    counting = ieig.CountingOperator(ieig.SparseOperator(values, rows, columns, n))
+    arrays, static = eqx.partition(counting, eqx.is_inexact_array)
+    loss = loss_of(n, which, ieig.ImplicitAdjoint(rtol=RTOL))
+    jax.block_until_ready(jax.jit(loss, static_argnums=1)(arrays, Static(static)))
+    return sum(counting.counts())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""An eigenpair as the root of a function, for other implicit differentiation."""
+"""One eigenpair as the root of a function, for implicit differentiation elsewhere."""
 
 from typing import Any
 
@@ -33,9 +33,9 @@ def eigenpair_residual(
         both real, or both complex (a real operator may have either).
     - `operator`: A: anything [`implicit_eig.eigs`][] takes. In a function of parameters
         make it there, so that derivatives reach them.
-    - `functional`: c, a vector of the domain, of the dtype of v. Default: `v/‖v‖²` with v
-        held constant, so the last component is zero for whatever v, v keeps the scale it
-        comes with, and derivatives have no component along it, `vᴴv̇ = 0`. Scale v by a
+    - `functional`: c, a vector of the domain, of the dtype of v. Default: `v/‖v‖²` with
+        v held constant: the last component is zero for whatever v, which keeps its
+        scale, and derivatives have no component along it, `vᴴv̇ = 0`. Scale v by a
         traced gauge afterwards to get that gauge's derivatives.
     - `mass`: B, like `operator`.
 
@@ -63,8 +63,8 @@ def eigenpair_residual(
                 return back(jnp.linalg.solve(matrix(eye).T, flat))
 
             pair = jax.lax.stop_gradient((v[:, i], w[i]))
-            f = lambda pair: ieig.eigenpair_residual(pair, a)
-            return jax.lax.custom_root(f, pair, lambda f, x: x, tangent)
+            residual = lambda pair: ieig.eigenpair_residual(pair, a)
+            return jax.lax.custom_root(residual, pair, lambda f, x: x, tangent)
 
         jax.grad(lambda a: largest(a)[1].real)(jnp.diag(jnp.arange(1.0, 4.0)))
         ```
