@@ -53,7 +53,7 @@ def eigenpair_residual(
         import jax, jax.numpy as jnp, implicit_eig as ieig
 
         def largest(a):
-            w, v = jnp.linalg.eig(a)  # any solver
+            w, v = jnp.linalg.eig(jax.lax.stop_gradient(a))  # any solver
             i = jnp.argmax(w.real)
 
             def tangent(g, y):  # g is the linearised residual
@@ -62,7 +62,7 @@ def eigenpair_residual(
                 eye = jnp.eye(flat.size, dtype=flat.dtype)
                 return back(jnp.linalg.solve(matrix(eye).T, flat))
 
-            pair = jax.lax.stop_gradient((v[:, i], w[i]))
+            pair = v[:, i], w[i]
             residual = lambda pair: ieig.eigenpair_residual(pair, a)
             return jax.lax.custom_root(residual, pair, lambda f, x: x, tangent)
 

@@ -1,5 +1,8 @@
 """DeflatedGMRES: right gradients from the fewest products, whatever it is given."""
 
+import re
+import textwrap
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -354,3 +357,11 @@ def test_defective_and_tied_eigenvalues_inside_the_selection():
 def test_options_that_cannot_be_meant_are_named(options, error, text):
     with pytest.raises(error, match=text):
         ieig.DeflatedGMRES(**options)
+
+
+def test_the_docstrings_example_runs():
+    code = re.search(r"```python\n(.*?)```", ieig.DeflatedGMRES.__doc__, re.S).group(1)
+    *code, last = textwrap.dedent(code).rstrip().split("\n")
+    scope = {}
+    exec("\n".join(code), scope)
+    assert np.all(np.isfinite(eval(last, scope)))

@@ -1,5 +1,7 @@
 """eigenpair_residual: the root other libraries differentiate; they agree with ours."""
 
+import re
+import textwrap
 import warnings
 
 import jax
@@ -194,3 +196,13 @@ def test_its_jacobian_agrees_with_differences():
     f = lambda a: ieig.eigenpair_residual((v, w), a)[0]
     _, tangent = jax.jvp(f, (a,), (e,))
     assert relative(tangent, central_difference(f, a, e)) < 1e-8
+
+
+def test_the_docstrings_example_runs():
+    code = re.search(r"```python\n(.*?)```", ieig.eigenpair_residual.__doc__, re.S).group(
+        1
+    )
+    *code, last = textwrap.dedent(code).rstrip().split("\n")
+    scope = {}
+    exec("\n".join(code), scope)
+    assert np.all(np.isfinite(eval(last, scope)))
