@@ -89,7 +89,7 @@ class AbstractSylvesterSolver(eqx.Module):
         selection: AbstractSelection,
         k: int,
         preconditioner: Pencil | Inverse | None,
-        transformation: AbstractTransformation | None,
+        transformation: AbstractTransformation | None = None,
         rtol: float,
     ) -> Inexact[Array, "n m"]:
         """`selection` and `k` are those by which the pairs were found, and
