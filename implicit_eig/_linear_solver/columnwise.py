@@ -25,7 +25,9 @@ class Columnwise(AbstractSylvesterSolver):
 
     linear_solver: lx.AbstractLinearSolver
 
-    def solve(self, system, rhs, *, selection, k, preconditioner, transformation, rtol):
+    def solve(
+        self, system, rhs, *, selection, k, preconditioner, transformation=None, rtol
+    ):
         del selection, k, transformation
         t, u = complex_schur(system.matrix)
         m = t.shape[0]

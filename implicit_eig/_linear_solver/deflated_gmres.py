@@ -95,7 +95,9 @@ class DeflatedGMRES(AbstractSylvesterSolver):
                     f"{self.recycle}."
                 )
 
-    def solve(self, system, rhs, *, selection, k, preconditioner, transformation, rtol):
+    def solve(
+        self, system, rhs, *, selection, k, preconditioner, transformation=None, rtol
+    ):
         del selection, k, transformation
         n, m = rhs.shape
         restart = min(self.restart, n)

@@ -43,7 +43,9 @@ class KrylovSylvester(AbstractSylvesterSolver):
     def _run(self, rtol: float | None) -> KrylovSchur:
         return KrylovSchur(rtol, self.krylov_dim, self.max_restarts, self.repeated)
 
-    def solve(self, system, rhs, *, selection, k, preconditioner, transformation, rtol):
+    def solve(
+        self, system, rhs, *, selection, k, preconditioner, transformation=None, rtol
+    ):
         del preconditioner
         if transformation is None:
             if system.pencil.mass is not None:
