@@ -90,7 +90,8 @@ class KrylovSylvester(AbstractSylvesterSolver):
             selection,
             k,
             krylov_dim=run.dimension(n, k),
-            rtol=run.tolerance(rhs.dtype),
+            # Short of its aim by a little, a run would have to be repeated.
+            rtol=0.1 * run.tolerance(rhs.dtype),
             max_restarts=run.max_restarts,
             confirm=False,  # the answer is checked
             repeated=run.repeated,
