@@ -173,6 +173,10 @@ def _eigs(
         stop(pencil), selection, k, v0=v0, left=left, progress_meter=progress_meter
     )
     block = stop(block)
+    if left and block.left_basis is None:
+        raise ValueError(
+            f"`left=True`, but {type(eigensolver).__name__} has no left basis."
+        )
     solve = solve.for_block(block)
     if v0 is not None:
         zero = ~jnp.any(v0 != 0)

@@ -94,6 +94,11 @@ class Arpack(AbstractEigensolver):
             stats = {"num_solves": products, "num_factorizations": one}
         block = InvariantBlock.from_pairs(pencil, selection, k, w, v, stats=stats)
         finite = jnp.all(jnp.isfinite(matrix[0])) & jnp.all(jnp.isfinite(v0))
+        if sigma is None and not selection.is_extreme(pencil.is_real):
+            # Of a Krylov space what is said of `KrylovSchur` is true here too.
+            good = block.result == RESULTS.successful
+            result = RESULTS.where(good, RESULTS.unconfirmed, block.result)
+            block = eqx.tree_at(lambda b: b.result, block, result)
         return without(block, ~finite, RESULTS.nonfinite)
 
 

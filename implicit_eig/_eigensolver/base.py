@@ -68,7 +68,7 @@ class InvariantBlock(eqx.Module):
 
         For a real pencil conjugate partners must stand side by side, the positive
         imaginary part first, as `geev` gives them; give p > k where the pair at k may be
-        cut. Without left basis: `eigs(left=True)` then reports that none was found.
+        cut. Without left basis: `eigs(left=True)` refuses the eigensolver.
         """
         is_real = pencil.is_real and selection.keeps_pairs
         perm, second, wanted = choose(selection, k, eigenvalues, eigenvectors, is_real)
