@@ -19,38 +19,9 @@ import scipy.sparse.linalg as spla
 import implicit_eig as ieig
 
 from .peers import arpack, best, csr
-from .problems import convection_diffusion, random_walk
+from .problems import CASES, convection_diffusion, DIM, K, LARGE, RTOL
 
 
-K, DIM, RTOL = 6, 20, 1e-9
-
-
-def complex_shift(m):
-    """Convection–diffusion with a complex, varying diagonal."""
-    values, rows, columns, n = convection_diffusion(m)
-    shift = 1j * np.linspace(0, 1, n) ** 2
-    index = np.arange(n)
-    return (
-        np.concatenate([values.astype(complex), shift]),
-        np.concatenate([rows, index]),
-        np.concatenate([columns, index]),
-        n,
-    )
-
-
-CASES = [
-    ("random walk, LR", random_walk, 100, "LR"),
-    ("random walk, LR", random_walk, 199, "LR"),
-    ("convection–diffusion, LM", convection_diffusion, 100, "LM"),
-    ("convection–diffusion, LR", convection_diffusion, 100, "LR"),
-    ("complex convection–diffusion, LM", complex_shift, 100, "LM"),
-]
-LARGE = [
-    ("random walk, LR", random_walk, 499, "LR"),
-    ("convection–diffusion, LM", convection_diffusion, 316, "LM"),
-    ("convection–diffusion, LR", convection_diffusion, 316, "LR"),
-    ("complex convection–diffusion, LM", complex_shift, 316, "LM"),
-]
 SOLVER = ieig.KrylovSchur(rtol=RTOL, krylov_dim=DIM, max_restarts=100_000)
 
 
@@ -82,7 +53,7 @@ def one_at_a_time(cases):
 
 def a_batch(members=64, m=45):
     """Operators of one pattern under `vmap`, against a loop over SciPy."""
-    values, rows, columns, n = convection_diffusion(m)
+    values, rows, columns, n = convection_diffusion(m, p=(5.0, 10.0, 20.0))
     rng = np.random.default_rng(0)
     batch = values * (1 + 0.1 * rng.random((members, values.size)))
 

@@ -98,3 +98,33 @@ def waveguide(m, wavelength=1.55, width=1.5, height=0.22, size=(4.0, 2.0)):
         np.concatenate([p[i].ravel() for p in parts]) for i in range(3)
     )
     return values, rows, columns, nx * ny
+
+
+def complex_shift(m):
+    """Convection–diffusion with a complex, varying diagonal."""
+    values, rows, columns, n = convection_diffusion(m)
+    shift = 1j * np.linspace(0, 1, n) ** 2
+    index = np.arange(n)
+    return (
+        np.concatenate([values.astype(complex), shift]),
+        np.concatenate([rows, index]),
+        np.concatenate([columns, index]),
+        n,
+    )
+
+
+# What `forward` and `slepc_peer` measure.
+K, DIM, RTOL = 6, 20, 1e-9
+CASES = [
+    ("random walk, LR", random_walk, 100, "LR"),
+    ("random walk, LR", random_walk, 199, "LR"),
+    ("convection–diffusion, LM", convection_diffusion, 100, "LM"),
+    ("convection–diffusion, LR", convection_diffusion, 100, "LR"),
+    ("complex convection–diffusion, LM", complex_shift, 100, "LM"),
+]
+LARGE = [
+    ("random walk, LR", random_walk, 499, "LR"),
+    ("convection–diffusion, LM", convection_diffusion, 316, "LM"),
+    ("convection–diffusion, LR", convection_diffusion, 316, "LR"),
+    ("complex convection–diffusion, LM", complex_shift, 316, "LM"),
+]

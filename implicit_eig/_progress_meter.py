@@ -41,7 +41,8 @@ class NoProgressMeter(AbstractProgressMeter):
 
 
 class TextProgressMeter(AbstractProgressMeter):
-    """Prints a line a restart; under `vmap` that of the batch member furthest behind."""
+    """Prints a line a restart. Under `vmap` a CPU runs one member after the other, and
+    each prints its own; elsewhere the member furthest behind does."""
 
     def step(self, restart, converged, wanted, worst, last):
         def show(restart: Any, converged: Any, wanted: Any, worst: Any, last: Any):
@@ -55,8 +56,9 @@ class TextProgressMeter(AbstractProgressMeter):
 
 
 class TqdmProgressMeter(AbstractProgressMeter):
-    """A tqdm bar of converged pairs; under `vmap` that of the batch member furthest
-    behind. It is closed when the run ends, also without success.
+    """A tqdm bar of converged pairs. It is closed when the run ends, also without
+    success. Under `vmap` a CPU runs one member after the other, each with a bar; elsewhere
+    there is one, that of the member furthest behind.
 
     Needs tqdm, the extra `implicit_eig[progress]`.
     """

@@ -93,11 +93,12 @@ def test_gradient_shows_the_forward_run_alone(bars):
     assert jnp.allclose(got, none, rtol=1e-12)
 
 
-def test_batch_shares_a_bar(bars):
+def test_members_of_a_batch_have_a_bar_each_on_cpus_else_share_one(bars):
     batch = jnp.stack([RATES, 2 * RATES, RATES + 1])
     jax.vmap(lambda rates: largest(rates, ieig.TqdmProgressMeter()))(batch)
     jax.effects_barrier()
-    assert [(bar.last_n, bar.closed) for bar in bars] == [(2, True)]
+    count = 3 if jax.default_backend() == "cpu" else 1
+    assert [(bar.last_n, bar.closed) for bar in bars] == [(2, True)] * count
 
 
 def test_no_meter_leaves_no_callback():

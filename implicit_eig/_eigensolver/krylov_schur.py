@@ -12,6 +12,7 @@ A vector may be a pytree of arrays, so that a part of order n stays sharded over
 beside a small one that every device holds.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, Bool, Complex, Float, Inexact, Int, PyTree
 
+from .._batch import one_by_one
 from .._check import check_flag, check_integer, check_real
 from .._operator import complex_dtype, Pencil
 from .._progress_meter import AbstractProgressMeter, NoProgressMeter
@@ -211,13 +213,25 @@ def _orthogonalise(
     h = _coefficients(basis, w)
     w = _minus(w, _combination(h, basis))
 
-    def again(h, w):
+    def again(state):
+        h, w = state
         w = to_rows(admit(from_rows(w)))
         correction = _coefficients(basis, w)
         return h + correction, _minus(w, _combination(correction, basis))
 
-    h, w = jax.lax.cond(_norm(w) > before / jnp.sqrt(2), lambda h, w: (h, w), again, h, w)
+    h, w = _where(_norm(w) <= before / jnp.sqrt(2), again, (h, w))
     return h, w, before
+
+
+def _where(
+    true: Bool[Array, ""], fn: Callable[[PyTree[Array]], PyTree[Array]], x: PyTree[Array]
+) -> PyTree[Array]:
+    """`fn(x)` where `true`, else x. In a batch fn runs if it is true of any member, which
+    `cond` would not look at."""
+    done = jax.lax.while_loop(
+        lambda state: state[0], lambda state: (jnp.zeros_like(true), fn(state[1])), (true, x)
+    )
+    return done[1]
 
 
 def _expand(
@@ -235,9 +249,7 @@ def _expand(
     # An invariant subspace: the residual is rounding, so its direction means nothing.
     # Go on with a fresh direction, uncoupled.
     broken = size <= 10 * eps * before
-    w = jax.lax.cond(
-        broken, lambda w: _fresh(basis, admit, j), lambda w: _scaled(w, size), w
-    )
+    w = _where(broken, lambda _: _fresh(basis, admit, j), _scaled(w, size))
     h = h.at[j + 1].set(jnp.where(broken, 0, size).astype(h.dtype))
     basis = jtu.tree_map(
         lambda b, w: jax.lax.dynamic_update_index_in_dim(b, w, j + 1, 0), basis, w
@@ -253,15 +265,32 @@ def _fresh(
 ) -> PyTree[Float[Array, "c _parts _size"]]:
     """A random direction orthogonal to the basis."""
     leaves, treedef = jtu.tree_flatten(basis)
-    keys = jax.random.split(jax.random.fold_in(jax.random.key(1), seed), len(leaves))
-    leaves = [
-        jax.random.normal(key, x.shape[1:], x.dtype)
-        for key, x in zip(keys, leaves, strict=True)
-    ]
+    leaves = [_random(x.shape[1:], x.dtype, seed + i) for i, x in enumerate(leaves)]
     w = to_rows(admit(from_rows(jtu.tree_unflatten(treedef, leaves))))
-    for _ in range(2):
+
+    def twice(_, w):
         _, w, _ = _orthogonalise(basis, _scaled(w, _norm(w)), admit)
+        return w
+
+    w = jax.lax.fori_loop(0, 2, twice, w)
     return _scaled(w, _norm(w))
+
+
+def _random(shape: tuple[int, ...], dtype, seed: Int[Array, ""]) -> Float[Array, "..."]:
+    """Numbers between -1 and 1 by a hash of their indices (Wellons' lowbias32).
+
+    `jax.random` takes longer to compile than the rest of a Krylov step, for a direction
+    that most runs never need.
+    """
+    index = jnp.zeros(shape, jnp.uint32)
+    for axis in range(len(shape)):
+        index = index * jnp.uint32(shape[axis])
+        index = index + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+    x = index + jnp.uint32(0x9E3779B9) * (seed.astype(jnp.uint32) + 1)
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x = (x ^ (x >> shift)) * jnp.uint32(factor)
+    x = x ^ (x >> 16)
+    return x.astype(dtype) / jnp.asarray(2**31, dtype) - 1
 
 
 def _ritz(
@@ -420,7 +449,7 @@ def _begin_anew(
     residual = jtu.tree_map(
         lambda b: jax.lax.dynamic_index_in_dim(b, p, keepdims=False), basis
     )
-    w = jax.lax.cond(anew, lambda w: _fresh(basis, admit, seed), lambda w: w, residual)
+    w = _where(anew, lambda _: _fresh(basis, admit, seed), residual)
     basis = jtu.tree_map(
         lambda b, w: jax.lax.dynamic_update_index_in_dim(b, w, p, 0), basis, w
     )
@@ -457,6 +486,34 @@ def krylov_schur(
     `admit` projects onto the invariant subspace the run is confined to, against rounding
     and after a breakdown, when the run goes on with a random vector.
     """
+    options = {
+        "k": k,
+        "krylov_dim": krylov_dim,
+        "rtol": rtol,
+        "max_restarts": max_restarts,
+        "confirm": confirm,
+        "repeated": repeated,
+        "progress_meter": progress_meter,
+    }
+    # Without closures over arrays, which may be those of a batch.
+    mv, admit = (eqx.filter_closure_convert(fn, v0) for fn in (mv, admit))
+    return one_by_one(functools.partial(_run, **options), mv, v0, selection, admit)
+
+
+def _run(
+    mv: Callable[[PyTree[Array]], PyTree[Array]],
+    v0: PyTree[Inexact[Array, " _n"]],
+    selection: AbstractSelection,
+    admit: Callable[[PyTree[Array]], PyTree[Array]],
+    *,
+    k: int,
+    krylov_dim: int,
+    rtol: float,
+    max_restarts: int,
+    confirm: bool,
+    repeated: bool,
+    progress_meter: AbstractProgressMeter,
+) -> KrylovResult:
     v0_dtype = jtu.tree_leaves(v0)[0].dtype
     is_real = not jnp.issubdtype(v0_dtype, jnp.complexfloating)
     m = krylov_dim

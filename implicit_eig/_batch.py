@@ -1,0 +1,36 @@
+"""How iterations run under `vmap`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+from jaxtyping import PyTree
+
+
+def one_by_one(fn: Callable[..., PyTree], *args: Any) -> PyTree:
+    """`fn(*args)`; under `vmap` on CPUs, the members one after the other.
+
+    A batched `while_loop` goes round until its slowest member is done, takes both
+    branches of every `cond`, and copies the state of all members in each step to keep
+    those of the finished ones. One member after the other stays in cache, and ends when
+    it is done: about 8 times as fast for a Krylov run on 64 operators of order 2000. (On
+    accelerators a batch is what fills the device.)
+
+    `fn` must not close over arrays.
+    """
+    if jax.default_backend() != "cpu":
+        return fn(*args)
+    dynamic, static = eqx.partition(args, eqx.is_array)
+    statics = []
+
+    @jax.custom_batching.sequential_vmap
+    def call(dynamic):
+        dynamic, static_out = eqx.partition(
+            fn(*eqx.combine(dynamic, static)), eqx.is_array
+        )
+        statics.append(static_out)
+        return dynamic
+
+    out = call(dynamic)
+    return eqx.combine(out, statics[0])
