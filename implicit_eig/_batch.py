@@ -5,7 +5,8 @@ from typing import Any
 
 import equinox as eqx
 import jax
-from jaxtyping import PyTree
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, PyTree
 
 
 def one_by_one(fn: Callable[..., PyTree], *args: Any) -> PyTree:
@@ -34,3 +35,16 @@ def one_by_one(fn: Callable[..., PyTree], *args: Any) -> PyTree:
 
     out = call(dynamic)
     return eqx.combine(out, statics[0])
+
+
+def only_if(
+    true: Bool[Array, ""], fn: Callable[[PyTree[Array]], PyTree[Array]], x: PyTree[Array]
+) -> PyTree[Array]:
+    """`fn(x)` if `true`, else x. In a batch fn runs if it is true of any member, where a
+    `cond` would always run it. Forward mode only."""
+
+    def run(state):
+        _, x = state
+        return jnp.zeros_like(true), fn(x)
+
+    return jax.lax.while_loop(lambda state: state[0], run, (true, x))[1]

@@ -57,8 +57,8 @@ class TextProgressMeter(AbstractProgressMeter):
 
 class TqdmProgressMeter(AbstractProgressMeter):
     """A tqdm bar of converged pairs. It is closed when the run ends, also without
-    success. Under `vmap` a CPU runs one member after the other, each with a bar; elsewhere
-    there is one, that of the member furthest behind.
+    success. Under `vmap` a CPU runs one member after the other, each with a bar;
+    elsewhere there is one, that of the member furthest behind.
 
     Needs tqdm, the extra `implicit_eig[progress]`.
     """

@@ -8,6 +8,7 @@ from .base import (
     galerkin as galerkin,
     InvariantBlock as InvariantBlock,
     of_moderate_size as of_moderate_size,
+    Spectrum as Spectrum,
     times_real as times_real,
 )
 from .dense import Dense as Dense

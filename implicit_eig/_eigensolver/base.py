@@ -15,6 +15,21 @@ from .._transformation import AbstractTransformation
 from .._which import AbstractSelection, order
 
 
+class Spectrum(eqx.Module):
+    """All pairs of `A v = λ B v`, with `Uᴴ B V = I`."""
+
+    eigenvalues: Complex[Array, " n"]
+    right: Complex[Array, "n n"]  # V
+    left: Complex[Array, "n n"]  # U
+    selected: Bool[Array, " n"]
+    norm: Float[Array, ""]  # of A
+
+    def transpose(self) -> "Spectrum":
+        """That of the transposed pencil."""
+        right, left = self.left.conj(), self.right.conj()
+        return Spectrum(self.eigenvalues, right, left, self.selected, self.norm)
+
+
 class InvariantBlock(eqx.Module):
     """The selected pairs as one block: `A X = B X L`, and `L W = W diag(λ)`.
 
@@ -36,6 +51,7 @@ class InvariantBlock(eqx.Module):
     - `norm`: an estimate of `‖A‖`.
     - `transformation`: that of the Krylov run which found the pairs; solvers of their
         derivatives use it, and its factor, again.
+    - `spectrum`: all pairs, where the eigensolver found them all, for the same use.
     """
 
     basis: Inexact[Array, "n m"]
@@ -49,6 +65,7 @@ class InvariantBlock(eqx.Module):
     stats: dict[str, Any]
     result: RESULTS
     transformation: AbstractTransformation | None = None
+    spectrum: Spectrum | None = None
 
     @classmethod
     def from_pairs(

@@ -17,6 +17,7 @@ from .base import (
     leading,
     of_moderate_size,
     schur_basis,
+    Spectrum,
     times_real,
 )
 from .dense_pencil import eig_of_pencil, PencilEig
@@ -75,6 +76,10 @@ def _select(
     """The block of A from the eigenpairs of A/s, where nothing has an extreme size."""
     is_real = pencil.is_real and selection.keeps_pairs
     w, u, v = pairs.eigenvalues, pairs.left, pairs.right
+    norm = jnp.linalg.norm(pencil.operator.as_matrix())
+    # Infinite for a defective eigenvalue: those who use it look at what they get.
+    dual = u / jnp.sum(v.conj() * pencil.adjoint_mass_mm(u), axis=0)
+    every = times_real(w, size), v, dual
     perm, second, wanted = choose(selection, k, times_real(w, size), v, is_real)
     v, u, infinite = v[:, perm], u[:, perm], pairs.infinite[perm]
     w = jnp.where(infinite, jnp.inf, w[perm])
@@ -86,9 +91,9 @@ def _select(
     )
     good = jnp.ones(w.shape, bool)
     if pencil.mass is not None:
-        norms = [jnp.linalg.norm(x.as_matrix()) for x in (pencil.operator, pencil.mass)]
+        norm_b = jnp.linalg.norm(pencil.mass.as_matrix())
         eps = jnp.finfo(residuals.dtype).eps
-        good = residuals <= eps**0.5 * (norms[0] + jnp.abs(w) * norms[1])
+        good = residuals <= eps**0.5 * (norm + jnp.abs(w) * norm_b)
     enough = jnp.sum(pairs.infinite) <= pencil.n - k
     result = RESULTS.where(
         jnp.all(good | ~wanted), RESULTS.successful, RESULTS.residual_too_large
@@ -97,6 +102,7 @@ def _select(
     result = RESULTS.where(pairs.singular, RESULTS.singular, result)
     wanted = wanted & good & ~pairs.singular
     left_basis = biorthogonal(pencil, schur_basis(u, second, is_real), basis, wanted)
+    selected = jnp.zeros(pencil.n, bool).at[perm].set(wanted)
     nan = jnp.where(finite, 0.0, jnp.nan).astype(residuals.dtype)
     return InvariantBlock(
         basis=basis + nan.astype(basis.dtype),
@@ -106,7 +112,7 @@ def _select(
         left_basis=left_basis,
         active=wanted & finite,
         residuals=residuals * size + nan,
-        norm=jnp.linalg.norm(pencil.operator.as_matrix()) * size,
+        norm=norm * size,
         stats={
             "num_matvecs": jnp.asarray(products),
             "num_restarts": jnp.asarray(0),
@@ -114,4 +120,5 @@ def _select(
             "num_infinite": jnp.sum(pairs.infinite),
         },
         result=RESULTS.where(finite, result, RESULTS.nonfinite),
+        spectrum=Spectrum(*every, selected, norm * size),
     )

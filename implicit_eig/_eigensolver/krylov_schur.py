@@ -23,7 +23,7 @@ import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, Bool, Complex, Float, Inexact, Int, PyTree
 
-from .._batch import one_by_one
+from .._batch import one_by_one, only_if
 from .._check import check_flag, check_integer, check_real
 from .._operator import complex_dtype, Pencil
 from .._progress_meter import AbstractProgressMeter, NoProgressMeter
@@ -219,19 +219,8 @@ def _orthogonalise(
         correction = _coefficients(basis, w)
         return h + correction, _minus(w, _combination(correction, basis))
 
-    h, w = _where(_norm(w) <= before / jnp.sqrt(2), again, (h, w))
+    h, w = only_if(_norm(w) <= before / jnp.sqrt(2), again, (h, w))
     return h, w, before
-
-
-def _where(
-    true: Bool[Array, ""], fn: Callable[[PyTree[Array]], PyTree[Array]], x: PyTree[Array]
-) -> PyTree[Array]:
-    """`fn(x)` where `true`, else x. In a batch fn runs if it is true of any member, which
-    `cond` would not look at."""
-    done = jax.lax.while_loop(
-        lambda state: state[0], lambda state: (jnp.zeros_like(true), fn(state[1])), (true, x)
-    )
-    return done[1]
 
 
 def _expand(
@@ -249,7 +238,7 @@ def _expand(
     # An invariant subspace: the residual is rounding, so its direction means nothing.
     # Go on with a fresh direction, uncoupled.
     broken = size <= 10 * eps * before
-    w = _where(broken, lambda _: _fresh(basis, admit, j), _scaled(w, size))
+    w = only_if(broken, lambda _: _fresh(basis, admit, j), _scaled(w, size))
     h = h.at[j + 1].set(jnp.where(broken, 0, size).astype(h.dtype))
     basis = jtu.tree_map(
         lambda b, w: jax.lax.dynamic_update_index_in_dim(b, w, j + 1, 0), basis, w
@@ -449,7 +438,7 @@ def _begin_anew(
     residual = jtu.tree_map(
         lambda b: jax.lax.dynamic_index_in_dim(b, p, keepdims=False), basis
     )
-    w = _where(anew, lambda _: _fresh(basis, admit, seed), residual)
+    w = only_if(anew, lambda _: _fresh(basis, admit, seed), residual)
     basis = jtu.tree_map(
         lambda b, w: jax.lax.dynamic_update_index_in_dim(b, w, p, 0), basis, w
     )
@@ -881,7 +870,8 @@ def _pairs_if_finite(
     norm: Float[Array, ""],
 ) -> _Pairs:
     """In a branch of its own the blocks that residuals take, A X and two more, are gone
-    before vectors are made of X: 18 of 47 vectors of length n in a real run for 6 pairs."""
+    before vectors are made of X: of 47 vectors of length n, 18 in a real run for 6 pairs.
+    """
 
     def nothing(found: KrylovResult) -> _Pairs:
         shapes = jax.eval_shape(lambda f: _pairs(transformation, f, rtol, norm), found)

@@ -19,6 +19,7 @@ from .._eigensolver import (
 from .._linear_solver import (
     AbstractSylvesterSolver,
     Columnwise,
+    Eigenbasis,
     JaxoptSolver,
     KrylovSylvester,
     ProjectedSylvester,
@@ -38,7 +39,8 @@ class ImplicitAdjoint(eqx.Module):
         solves one shifted system a pair, projected to the complement of the selected
         subspace; or `KrylovSylvester(...)` or `DeflatedGMRES(...)`, which solve all pairs
         at once. `None` takes `KrylovSylvester` for pairs found by `KrylovSchur` or
-        `ShiftInvert`, else `lineax.LU()`.
+        `ShiftInvert`; for those of `Dense` the eigenvectors of the rest, where they are
+        well-conditioned; else `lineax.LU()`.
     - `preconditioner`: an operator (anything `eigs` takes) approximating `(A − λB)⁻¹` on
         the selected eigenvalues, for `DeflatedGMRES` and iterative lineax solvers that
         know the option; it is transposed for transposed systems. Where the system is
@@ -117,10 +119,11 @@ class ImplicitAdjoint(eqx.Module):
             run = eigensolver
         elif isinstance(eigensolver, ShiftInvert):
             run = eigensolver.inner
+        elif isinstance(eigensolver, Dense):
+            return Eigenbasis()
         elif (
             isinstance(pencil.operator, lx.MatrixLinearOperator)
             or pencil.mass is not None
-            or isinstance(eigensolver, Dense)
             or pencil.n <= 1000
         ):
             return Columnwise(lx.LU())
@@ -165,6 +168,7 @@ class SylvesterSolve(eqx.Module):
             preconditioner = transformation.inverse
         return dataclasses.replace(
             self,
+            solver=self.solver.for_block(block),
             selection=selection,
             preconditioner=preconditioner,
             transformation=transformation,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Inexact
 
+from .._eigensolver import InvariantBlock
 from .._operator import Pencil
 from .._transformation import AbstractTransformation, Inverse
 from .._which import AbstractSelection
@@ -96,6 +97,11 @@ class AbstractSylvesterSolver(eqx.Module):
         `transformation` that of the Krylov run which found them, if one did, so that a
         solver can find the same part of the spectrum again; `preconditioner` approximates
         `(A − λB)⁻¹`; `rtol` is the backward error aimed at."""
+
+    def for_block(self, block: InvariantBlock) -> "AbstractSylvesterSolver":
+        """Once the pairs are known: with what their eigensolver leaves behind."""
+        del block
+        return self
 
     def transpose(self) -> "AbstractSylvesterSolver":
         """The solver for the transposed systems; most are their own."""
