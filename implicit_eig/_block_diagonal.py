@@ -39,6 +39,15 @@ class BlockDiagonal(NamedTuple):
     left: Complex[Array, "n n"]
 
 
+class Partition(NamedTuple):
+    """T R = R D with D confined to the clusters `same`, and R⁻¹."""
+
+    same: Same
+    r: Complex[Array, "n n"]
+    d: Complex[Array, "n n"]
+    left: Complex[Array, "n n"]
+
+
 def schur(
     a: Inexact[Array, "n n"],
 ) -> tuple[Complex[Array, "n n"], Complex[Array, "n n"]]:
@@ -48,7 +57,7 @@ def schur(
     return q, jnp.triu(t)
 
 
-def separate(
+def _separate(
     t: Complex[Array, "n n"], same: Same
 ) -> tuple[Complex[Array, "n n"], Complex[Array, "n n"]]:
     """(R, D) with T R = R D: D block-diagonal, R unit upper triangular.
@@ -77,7 +86,13 @@ def _solve_upper(system: Array, x: Array, **options: bool) -> Array:
     return jax.scipy.linalg.solve_triangular(system, x, lower=False, **options)
 
 
-def solve_across(
+def partitioned(t: Complex[Array, "n n"], same: Same) -> Partition:
+    r, d = _separate(t, same)
+    left = _solve_upper(r, jnp.eye(r.shape[-1], dtype=r.dtype), unit_diagonal=True)
+    return Partition(same, r, d, left)
+
+
+def _solve_across(
     d: Complex[Array, "n n"], g: Complex[Array, "n n"], same: Same
 ) -> Complex[Array, "n n"]:
     """Y D − D Y = G across clusters, Y = G inside them, for upper triangular D."""
@@ -103,11 +118,11 @@ def solve_across(
 
 
 def block_diagonal(
-    a: Inexact[Array, "n n"], known: BlockDiagonal, same: Same
+    a: Inexact[Array, "n n"], q: Complex[Array, "n n"], partition: Partition
 ) -> BlockDiagonal:
-    """`known`, made differentiable with respect to A, in both modes and to any order."""
-    known = BlockDiagonal(*map(jax.lax.stop_gradient, known))
-    return BlockDiagonal(*_block_root(a, *known, same=same))
+    """From A = Q T Qᴴ and T R = R D, differentiable in both modes and to any order."""
+    same, r, d, left = partition
+    return BlockDiagonal(*_block_root(a, q @ r, d, left @ q.conj().T, same=same))
 
 
 @eqx.filter_custom_jvp
@@ -135,33 +150,10 @@ def _(primals, tangents, *, same):
     y = jax.lax.custom_linear_solve(
         lambda y: jnp.where(same, y, y @ d - d @ y),
         jnp.where(same, 0, g),
-        lambda _, g: solve_across(known, g, same),
-        lambda _, g: sign * solve_across(known, g.T, same).T,
+        lambda _, g: _solve_across(known, g, same),
+        lambda _, g: sign * _solve_across(known, g.T, same).T,
     )
     return (z, d, w), (z @ y, jnp.where(same, g, 0), -y @ w)
-
-
-def inverse_of_unit_upper(r: Complex[Array, "n n"]) -> Complex[Array, "n n"]:
-    return _solve_upper(r, jnp.eye(r.shape[-1], dtype=r.dtype), unit_diagonal=True)
-
-
-def projector_norms(
-    right: Complex[Array, "n n"], left: Complex[Array, "n n"], same: Same
-) -> Float[Array, " n"]:
-    """‖P_C‖_F of the spectral projector of each index's cluster."""
-    gram = (right.conj().T @ right) * (left @ left.conj().T).T
-    rows = jnp.sum(jnp.where(same, gram.real, 0), axis=1)
-    return jnp.sqrt(jnp.sum(jnp.where(same, rows, 0), axis=1))
-
-
-def inverse_separations(d: Complex[Array, "n n"], same: Same) -> Float[Array, "n n"]:
-    """|Y| for right sides of modulus one and random phase: about 1/sep of two clusters.
-
-    Between two eigenvalues this is 1/gap; between non-normal blocks it is larger.
-    """
-    phases = np.random.default_rng(0).uniform(0, 2 * np.pi, size=d.shape)
-    g = jnp.asarray(np.exp(1j * phases), d.dtype)
-    return jnp.where(same, 0, jnp.abs(solve_across(d, g, same)))
 
 
 def _connected(links: Same) -> Same:
@@ -178,83 +170,91 @@ def _connected(links: Same) -> Same:
     return label[:, None] == label[None, :]
 
 
-class _Partition(NamedTuple):
-    same: Same
-    r: Complex[Array, "n n"]
-    d: Complex[Array, "n n"]
-    left: Complex[Array, "n n"]
+def projector_norms(partition: Partition) -> Float[Array, " n"]:
+    """‖P_C‖_F of the spectral projector of each index's cluster."""
+    same, r, _, left = partition
+    gram = (r.conj().T @ r) * (left @ left.conj().T).T
+    rows = jnp.sum(jnp.where(same, gram.real, 0), axis=1)
+    return jnp.sqrt(jnp.sum(jnp.where(same, rows, 0), axis=1))
 
 
-def _separated(t: Complex[Array, "n n"], same: Same) -> _Partition:
-    r, d = separate(t, same)
-    return _Partition(same, r, d, inverse_of_unit_upper(r))
+def inverse_separations(partition: Partition) -> Float[Array, "n n"]:
+    """|Y| for right sides of modulus one and random phase: about 1/sep of two clusters.
+
+    Between two eigenvalues this is 1/gap; between non-normal blocks it is larger.
+    """
+    same, _, d, _ = partition
+    phases = np.random.default_rng(0).uniform(0, 2 * np.pi, size=d.shape)
+    g = jnp.asarray(np.exp(1j * phases), d.dtype)
+    return jnp.where(same, 0, jnp.abs(_solve_across(d, g, same)))
+
+
+def _distances(t: Complex[Array, "n n"]) -> Float[Array, "n n"]:
+    values = jnp.diagonal(t)
+    return jnp.abs(values[:, None] - values[None, :])
 
 
 def _merged(
     t: Complex[Array, "n n"],
-    start: Same,
+    same: Same,
     may: Same,
     gap: Float[Array, ""],
     growth: Float[Array, ""],
-) -> _Partition:
+) -> Partition:
     """Clusters that are not well apart put together, as far as they `may` be.
 
     Two clusters whose sep is below `gap` are joined, and one whose projector is larger
     than `growth` is joined to its nearest neighbour, until there are none.
     """
-    values = jnp.diagonal(t)
-    distance = jnp.abs(values[:, None] - values[None, :])
+    distance = _distances(t)
 
-    def step(carry: tuple[_Partition, Array]) -> tuple[_Partition, Array]:
-        now, _ = carry
-        across = may & ~now.same
-        close = across & ~(inverse_separations(now.d, now.same) * gap <= 1)
-        number = jnp.sum(now.same, axis=1).astype(distance.dtype)
-        norms = projector_norms(now.r, now.left, now.same)
-        large = ~(norms <= growth * jnp.sqrt(number))
+    def step(carry: tuple[Same, Partition, Array]) -> tuple[Same, Partition, Array]:
+        same, _, _ = carry
+        now = partitioned(t, same)
+        across = may & ~same
+        # Written so that NaN, from what overflowed, joins.
+        close = across & ~(inverse_separations(now) * gap <= 1)
+        number = jnp.sum(same, axis=1).astype(distance.dtype)
+        large = ~(projector_norms(now) <= growth * jnp.sqrt(number))
         nearest = jnp.min(jnp.where(across, distance, jnp.inf), axis=1)
-        nearest = jnp.min(jnp.where(now.same, nearest, jnp.inf), axis=1)
+        nearest = jnp.min(jnp.where(same, nearest, jnp.inf), axis=1)
         close = close | (across & large[:, None] & (distance <= nearest[:, None]))
-        same = _connected(now.same | close | close.T)
-        changed = jnp.any(same != now.same)
-        # One more time through `separate` for nothing, where nothing changed, would
-        # double the cost of the usual case.
-        return jax.lax.cond(changed, lambda: _separated(t, same), lambda: now), changed
+        joined = _connected(same | close | close.T)
+        return joined, now, jnp.any(joined != same)
 
-    begin = _separated(t, start), jnp.array(True)
-    partition, _ = jax.lax.while_loop(lambda carry: carry[1], step, begin)
-    return partition
+    start = same, Partition(same, t, t, t), jnp.array(True)
+    return jax.lax.while_loop(lambda carry: carry[2], step, start)[1]
 
 
 def cluster(
     t: Complex[Array, "n n"],
-    accepts: Callable[[Complex[Array, "n n"], Same], Bool[Array, " n"]],
-) -> tuple[_Partition, Bool[Array, " n"]]:
-    """A partition whose blocks are well apart and `accepts(d, same)`, a row for each index.
+    fit: Callable[[Partition], tuple[Float[Array, " n"], Bool[Array, " n"]]],
+) -> tuple[Partition, Float[Array, " n"], Bool[Array, " n"]]:
+    """A partition whose blocks are well apart, and can be taken a function of.
 
-    Larger clusters have better conditioned bases, and are harder to take a function of.
-    So clusters begin large, and those that are not accepted are divided again with less
-    demanding bounds. The second output tells which are not accepted in the end.
+    `fit` tells for each index what the function needs to know of its cluster, and whether
+    it will do. Larger clusters have better conditioned bases and are harder to take
+    a function of. So clusters begin large, and those that will not do are divided again,
+    with less demanding bounds. What `fit` said of the last partition comes back with it.
     """
     n = t.shape[-1]
-    values = jnp.diagonal(t)
-    distance = jnp.abs(values[:, None] - values[None, :])
-    size = jnp.max(jnp.abs(values))
+    distance = _distances(t)
     eps = float(jnp.finfo(t.dtype).eps)
-    gaps = jnp.asarray([eps**p for p in _GAP_POWERS], distance.dtype) * size
+    gaps = jnp.asarray([eps**p for p in _GAP_POWERS], distance.dtype)
+    gaps = gaps * jnp.max(jnp.abs(jnp.diagonal(t)))
     growths = jnp.asarray([eps**p for p in _GROWTH_POWERS], distance.dtype)
+    State = tuple[Array, Partition, Array, Array]
 
-    def refine(carry: tuple[Array, _Partition, Array]) -> tuple[Array, _Partition, Array]:
-        level, now, refused = carry
-        may = now.same & refused[:, None]
-        links = now.same & (~refused[:, None] | (distance <= gaps[level]))
+    def refine(state: State) -> State:
+        level, now, _, fits = state
+        may = now.same & ~fits[:, None]
+        links = now.same & (fits[:, None] | (distance <= gaps[level]))
         now = _merged(t, _connected(links), may, gaps[level], growths[level])
-        return level + 1, now, ~accepts(now.d, now.same)
+        return level + 1, now, *fit(now)
 
-    everything = _Partition(jnp.ones((n, n), bool), t, t, t)
-    _, partition, refused = jax.lax.while_loop(
-        lambda carry: (carry[0] < len(_GAP_POWERS)) & jnp.any(carry[2]),
-        refine,
-        (0, everything, jnp.ones(n, bool)),
+    whole = Partition(jnp.ones((n, n), bool), t, t, t)
+    start = 0, whole, jnp.zeros(n, distance.dtype), jnp.zeros(n, bool)
+    _, partition, fitted, fits = jax.lax.while_loop(
+        lambda state: (state[0] < len(_GAP_POWERS)) & ~jnp.all(state[3]), refine, start
     )
-    return partition, refused
+    return partition, fitted, fits

@@ -1,5 +1,6 @@
 """Functions of general dense matrices, and spectral projectors."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,17 +9,16 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact
+from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, PyTree
 
 from ._block_diagonal import (
     block_diagonal,
-    BlockDiagonal,
     cluster,
-    inverse_of_unit_upper,
     inverse_separations,
+    Partition,
+    partitioned,
     projector_norms,
     schur,
-    separate,
 )
 from ._check import check_flag
 from ._operator import as_matrix, complex_dtype
@@ -28,7 +28,7 @@ from ._solution import raise_if
 # Points on the circle round a cluster, and how many of the coefficients they give are
 # taken. The others tell whether the series has ended.
 _POINTS, _TERMS = 128, 96
-_RADII = 40
+_RADII = 32
 # Powers of a block formed one by one; 96 terms are 12 polynomials in the eighth power.
 _STEP = 8
 
@@ -110,17 +110,27 @@ def _funm(a: Array, f: Callable) -> Array:
         frozen = jtu.tree_map(
             lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, f
         )
-        partition, refused = cluster(
-            t, lambda d, same: _radius(lambda z: on_array(frozen, z), d, same)[1]
-        )
-        same = partition.same
-        radius, _ = _radius(lambda z: on_array(frozen, z), partition.d, same)
-        known = BlockDiagonal(q @ partition.r, partition.d, partition.left @ q.conj().T)
-        z, d, w = block_diagonal(a, known, same)
-        value = z @ _of_blocks(lambda z: on_array(f, z), d, same, radius) @ w
-        return value * jnp.where(jnp.any(refused), jnp.nan, mark).astype(dtype)
 
-    return jax.vmap(one)(a.reshape((-1, *a.shape[-2:]))).reshape(a.shape)
+        def fit(now: Partition) -> tuple[Array, Array]:
+            radius = functools.partial(_radius, functools.partial(on_array, frozen))
+            simple = jnp.zeros(t.shape[0], t.real.dtype), jnp.ones(t.shape[0], bool)
+            several = jnp.any(jnp.sum(now.same, axis=1) > 1)
+            return jax.lax.cond(several, radius, lambda *_: simple, now.d, now.same)
+
+        partition, radius, fits = cluster(t, fit)
+        z, d, w = block_diagonal(a, q, partition)
+        blocks = _of_blocks(functools.partial(on_array, f), d, partition.same, radius)
+        return z @ blocks @ w * jnp.where(jnp.all(fits), mark, jnp.nan).astype(dtype)
+
+    return _batched(one, a)
+
+
+def _batched(one: Callable[[Array], PyTree[Array]], a: Array) -> PyTree[Array]:
+    """One matrix after the other: each has its own number of steps."""
+    if a.ndim == 2:
+        return one(a)
+    flat = jax.lax.map(one, a.reshape((-1, *a.shape[-2:])))
+    return jtu.tree_map(lambda x: x.reshape(a.shape[:-2] + x.shape[1:]), flat)
 
 
 def _of_finite(
@@ -199,13 +209,13 @@ def _radius(
     sampled = sampled / most[..., None].astype(d.dtype)
     b = jnp.abs(jnp.fft.fft(sampled, axis=-1)) / _POINTS
     noise = 4 * eps + jnp.max(b[..., _TERMS:], axis=-1)
-    # (scale/r)ʲ⁻ᵖ of the weights, in logarithms: nothing overflows that is not too large.
-    logs = jnp.log(scale[:, None] / radii)[:, :, None, None]
-    order = np.arange(3)[:, None]
-    exponent = jnp.asarray(np.arange(_TERMS)[None, :] - order, real)
-    grown = jnp.exp(logs * exponent + jnp.log(weights)[:, None])
-    error = noise[..., None] * jnp.sum(grown, axis=-1)
-    natural = jnp.sum(grown * b[:, :, None, :_TERMS], axis=-1)
+    # (scale/r)ʲ, no further than zero weights can make it zero again.
+    ratio = (scale[:, None] / radii)[..., None]
+    top = 0.5 * float(np.log(float(jnp.finfo(real).max)))
+    growth = jnp.exp(jnp.minimum(jnp.log(ratio) * jnp.arange(_TERMS, dtype=real), top))
+    unit = ratio ** -jnp.arange(3, dtype=real)
+    error = noise[..., None] * unit * jnp.einsum("nrj,npj->nrp", growth, weights)
+    natural = unit * jnp.einsum("nrj,npj->nrp", growth * b[..., :_TERMS], weights)
     relative = error / jnp.maximum(natural, 1)
     tolerance = jnp.asarray([eps ** (2 / 3), eps ** (1 / 2), eps ** (1 / 3)], real)
     absolute = error[..., 2] * most / radii**2
@@ -345,20 +355,17 @@ def _spectral_projector(a: Array, select: Callable) -> tuple[Array, Array]:
         q, t = schur(a)
         selected = jax.vmap(lambda z: jnp.asarray(select(z)))(jnp.diagonal(t))
         same = selected[:, None] == selected[None, :]
-        r, d = separate(t, same)
-        left = inverse_of_unit_upper(r)
+        partition = partitioned(t, same)
         # ‖Ṗ‖ is about ‖Ȧ‖ ‖P‖ / sep. An Ȧ of the size of rounding errors may take away
         # all but two digits.
         eps = n * float(jnp.finfo(dtype).eps)
-        growth = jnp.max(projector_norms(r, left, same))
-        inverse = jnp.max(inverse_separations(d, same))
+        growth = jnp.max(projector_norms(partition))
+        inverse = jnp.max(inverse_separations(partition))
         kept = eps * jnp.linalg.norm(t) * growth * inverse <= 1e-2
         lost = ~kept & ~jnp.all(same)
-        known = BlockDiagonal(q @ r, d, left @ q.conj().T)
-        z, _, w = block_diagonal(a, known, same)
+        z, _, w = block_diagonal(a, q, partition)
         projector = (z * selected.astype(dtype)) @ w
         projector = projector * jnp.where(lost, jnp.nan, mark).astype(dtype)
         return projector, lost & jnp.isfinite(mark)
 
-    projector, lost = jax.vmap(one)(a.reshape((-1, n, n)))
-    return projector.reshape(a.shape), lost.reshape(a.shape[:-2])
+    return _batched(one, a)
