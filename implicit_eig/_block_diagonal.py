@@ -23,16 +23,17 @@ from ._operator import complex_dtype
 
 Same = Bool[Array, "n n"]
 
-# How far apart clusters have to be, relative to max|λ|, and how large their projectors
-# may become, as powers of eps: from what leaves second derivatives nearly all digits to
-# what leaves the value half of them. The next level is tried where the blocks that the
-# present one makes are too large for the function.
+# Powers of eps, level by level: how far apart eigenvalues of different clusters have to
+# be and which sep two clusters must have, relative to max|λ|, and how large their
+# projectors may become. The first level leaves second derivatives nearly all digits; the
+# next one is tried where its blocks are too large for the function.
 _GAP_POWERS = (0.1, 0.2, 0.3, 0.4)
+_SEP_POWERS = (0.1, 0.25, 0.4, 0.6)
 _GROWTH_POWERS = (-1 / 6, -1 / 4, -1 / 3, -0.42)
 
 
 class BlockDiagonal(NamedTuple):
-    """`A = right @ blocks @ left`, `left @ right = I`. `blocks` is upper triangular."""
+    """`A = right @ blocks @ left`, `left @ right = I`; blocks are upper triangular."""
 
     right: Complex[Array, "n n"]
     blocks: Complex[Array, "n n"]
@@ -198,12 +199,12 @@ def _merged(
     t: Complex[Array, "n n"],
     same: Same,
     may: Same,
-    gap: Float[Array, ""],
+    sep: Float[Array, ""],
     growth: Float[Array, ""],
 ) -> Partition:
     """Clusters that are not well apart put together, as far as they `may` be.
 
-    Two clusters whose sep is below `gap` are joined, and one whose projector is larger
+    Two clusters whose sep is below `sep` are joined, and one whose projector is larger
     than `growth` is joined to its nearest neighbour, until there are none.
     """
     distance = _distances(t)
@@ -213,7 +214,7 @@ def _merged(
         now = partitioned(t, same)
         across = may & ~same
         # Written so that NaN, from what overflowed, joins.
-        close = across & ~(inverse_separations(now) * gap <= 1)
+        close = across & ~(inverse_separations(now) * sep <= 1)
         number = jnp.sum(same, axis=1).astype(distance.dtype)
         large = ~(projector_norms(now) <= growth * jnp.sqrt(number))
         nearest = jnp.min(jnp.where(across, distance, jnp.inf), axis=1)
@@ -240,16 +241,16 @@ def cluster(
     n = t.shape[-1]
     distance = _distances(t)
     eps = float(jnp.finfo(t.dtype).eps)
-    gaps = jnp.asarray([eps**p for p in _GAP_POWERS], distance.dtype)
-    gaps = gaps * jnp.max(jnp.abs(jnp.diagonal(t)))
-    growths = jnp.asarray([eps**p for p in _GROWTH_POWERS], distance.dtype)
+    size = jnp.max(jnp.abs(jnp.diagonal(t)))
+    powers = np.array([_GAP_POWERS, _SEP_POWERS, _GROWTH_POWERS])
+    gaps, seps, growths = jnp.asarray(eps**powers, distance.dtype)
     State = tuple[Array, Partition, Array, Array]
 
     def refine(state: State) -> State:
         level, now, _, fits = state
         may = now.same & ~fits[:, None]
-        links = now.same & (fits[:, None] | (distance <= gaps[level]))
-        now = _merged(t, _connected(links), may, gaps[level], growths[level])
+        links = now.same & (fits[:, None] | (distance <= gaps[level] * size))
+        now = _merged(t, _connected(links), may, seps[level] * size, growths[level])
         return level + 1, now, *fit(now)
 
     whole = Partition(jnp.ones((n, n), bool), t, t, t)

@@ -28,7 +28,6 @@ from ._solution import raise_if
 # Points on the circle round a cluster, and how many of the coefficients they give are
 # taken. The others tell whether the series has ended.
 _POINTS, _TERMS = 128, 96
-_RADII = 32
 # Powers of a block formed one by one; 96 terms are 12 polynomials in the eighth power.
 _STEP = 8
 
@@ -112,10 +111,14 @@ def _funm(a: Array, f: Callable) -> Array:
         )
 
         def fit(now: Partition) -> tuple[Array, Array]:
-            radius = functools.partial(_radius, functools.partial(on_array, frozen))
+            frozen_on_array = functools.partial(on_array, frozen)
+            series = functools.partial(_radius, frozen_on_array)
             simple = jnp.zeros(t.shape[0], t.real.dtype), jnp.ones(t.shape[0], bool)
             several = jnp.any(jnp.sum(now.same, axis=1) > 1)
-            return jax.lax.cond(several, radius, lambda *_: simple, now.d, now.same)
+            radius, fits = jax.lax.cond(
+                several, series, lambda *_: simple, now.d, now.same
+            )
+            return radius, fits & _continuous(frozen_on_array, t, now)
 
         partition, radius, fits = cluster(t, fit)
         z, d, w = block_diagonal(a, q, partition)
@@ -194,12 +197,18 @@ def _radius(
 
     values = jnp.diagonal(d)
     spread = jnp.max(jnp.where(same, jnp.abs(values - centre[:, None]), 0), axis=1)
-    largest = 4 * jnp.maximum(jnp.max(jnp.abs(values)), 1)
-    least = jnp.minimum(eps**0.5 * largest, 1e-3 * jnp.abs(centre))
-    least = jnp.where(centre == 0, eps**0.5 * largest, least)
-    least = jnp.maximum(least, 1.5 * spread)
-    fraction = jnp.linspace(0, 1, _RADII, dtype=real)
-    radii = least[:, None] * (largest / least[:, None]) ** fraction
+    # f has a scale of its own, which is about one or the distance of σ from zero.
+    own, absolute = np.geomspace(1e-3, 2, 16), np.geomspace(eps**0.5, 4, 24)
+    largest = jnp.maximum(jnp.max(jnp.abs(values)), 1)
+    radii = jnp.concatenate(
+        [
+            jnp.abs(centre)[:, None] * jnp.asarray(own, real),
+            jnp.broadcast_to(largest * jnp.asarray(absolute, real), (len(values), 24)),
+        ],
+        axis=1,
+    )
+    radii = jnp.maximum(radii, 1.5 * spread[:, None])
+    radii = jnp.where(radii > 0, radii, largest)
 
     # A point in place of the circle of a single eigenvalue, where f has to exist anyway.
     tried = jnp.where(several[:, None], radii, 0)[..., None].astype(d.dtype)
@@ -218,13 +227,33 @@ def _radius(
     natural = unit * jnp.einsum("nrj,npj->nrp", growth * b[..., :_TERMS], weights)
     relative = error / jnp.maximum(natural, 1)
     tolerance = jnp.asarray([eps ** (2 / 3), eps ** (1 / 2), eps ** (1 / 3)], real)
+    good = jnp.all(relative <= tolerance, axis=-1)
     absolute = error[..., 2] * most / radii**2
-    absolute = jnp.where(jnp.isfinite(absolute), absolute, jnp.inf)
-    best = jnp.argmin(absolute, axis=1)[:, None]
-    relative = jnp.take_along_axis(relative, best[..., None], axis=1)[:, 0]
-    good = jnp.all(relative <= tolerance, axis=1)
+    best = jnp.argmin(jnp.where(good, absolute, jnp.inf), axis=1)[:, None]
     radius = jnp.take_along_axis(radii, best, axis=1)[:, 0]
-    return jnp.where(several, radius, 0), good | ~several
+    return jnp.where(several, radius, 0), jnp.any(good, axis=1) | ~several
+
+
+def _continuous(
+    f: Callable[[Array], Array], t: Complex[Array, "n n"], now: Partition
+) -> Bool[Array, " n"]:
+    """Whether f is smooth where rounding errors may take an ill-conditioned eigenvalue.
+
+    On both sides of a branch cut two nearly defective eigenvalues, each as large as its
+    condition number, do not add up to a function of A.
+    """
+    real = t.real.dtype
+    eps = float(jnp.finfo(real).eps)
+    norms = projector_norms(now)
+    step = 10 * eps * norms * jnp.max(jnp.abs(t))
+    values = jnp.diagonal(t)[:, None]
+    around = step[:, None].astype(t.dtype) * _circle(t.dtype)[:: _POINTS // 8]
+    middle, rim = f(values), f(values + around)
+    bend = jnp.max(jnp.abs(rim[:, :4] + rim[:, 4:] - 2 * middle), axis=1)
+    slope = jnp.max(jnp.abs(rim[:, :4] - rim[:, 4:]), axis=1)
+    smooth = bend <= 0.1 * slope + eps**0.5 * jnp.abs(middle[:, 0])
+    several = jnp.sum(now.same, axis=1) > 1
+    return smooth | several | (norms <= eps ** (-1 / 6))
 
 
 def _of_blocks(
