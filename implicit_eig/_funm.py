@@ -185,9 +185,13 @@ def _radius(
     powers = [shifted]
     for _ in range(_STEP - 1):
         powers.append(powers[-1] @ shifted)
-    norms = jnp.stack([jnp.ones_like(scale), *map(norm, powers)], axis=1)
-    high, low = np.divmod(np.arange(_TERMS), _STEP)
-    norms = norms[:, _STEP, None] ** jnp.asarray(high, real) * norms[:, low]
+    norms = jnp.stack([jnp.ones_like(scale), *map(norm, powers[:-1])], axis=1)
+    # νⱼ for the others from those of the eighth power and of its squares.
+    square = powers[-1]
+    while norms.shape[1] < _TERMS:
+        norms = jnp.concatenate([norms, norms * norm(square)[:, None]], axis=1)
+        square = square @ square
+    norms = norms[:, :_TERMS]
     # Σ_{a+b=j−1} νₐν_b and Σ_{a+b+c=j−2} νₐν_bν_c, by matrices of shifted rows.
     lag = np.arange(_TERMS)[:, None] - np.arange(_TERMS)[None, :] - 1
     shift = jnp.where(lag >= 0, norms[:, np.maximum(lag, 0)], 0)
