@@ -1,6 +1,7 @@
 """Functions of general dense matrices, and spectral projectors."""
 
 import functools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, PyTree
 
 from ._block_diagonal import (
@@ -64,8 +66,7 @@ def funm(
     `NotImplementedError` on other backends than the CPU, which have no Schur form in JAX.
 
     Costs O(n³), a few eigendecompositions, without clusters and some twenty more products
-    of matrices with them. `f` is compiled in: like everything under `jax.jit`, calls
-    with the same function object are compiled once.
+    of matrices with them. Calls with the same function object are compiled once.
 
     !!! Example
 
@@ -73,7 +74,7 @@ def funm(
         import jax, jax.numpy as jnp, implicit_eig as ieig
         a = jnp.array([[1.0, 1.0], [0.0, 1.0]])
         root = ieig.funm(a, jnp.sqrt)
-        assert jnp.allclose(root @ root, a)
+        assert jnp.allclose((root @ root).real, a)
         g = jax.grad(lambda t: ieig.funm(a, lambda z: jnp.exp(t * z))[0, 1].real)(0.5)
         ```
 
@@ -87,20 +88,61 @@ def funm(
     a = as_matrix(a, "a")
     if not callable(f):
         raise TypeError(f"`f` must be a function of a complex scalar; got {f!r}.")
-    return _funm(a, f)
+    traced, value = _trace(f, a)
+    if getattr(value, "shape", None) != ():
+        raise ValueError(f"`f` must map a complex scalar to a scalar; got {value}.")
+    return _funm(a, traced)
+
+
+class _Program:
+    """A jaxpr that equals those of the same text made of the same function."""
+
+    def __init__(self, f: Callable, jaxpr: Jaxpr):
+        self.jaxpr, self.f = jaxpr, f
+        try:
+            hash(f)
+        except TypeError:
+            f = id(f)
+        # Addresses of functions inside differ with every trace.
+        self.key = f, re.sub("0x[0-9a-f]+", "", str(jaxpr))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Program) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+class _Traced(eqx.Module):
+    """A function of one scalar, and what it closes over as leaves.
+
+    `jax.jit` would look at the function's identity alone, and not see that what it
+    closes over has changed.
+    """
+
+    program: _Program = eqx.field(static=True)
+    closed_over: list[Any]
+
+    def __call__(self, z: Array) -> Array:
+        closed = ClosedJaxpr(self.program.jaxpr, self.closed_over)
+        return jaxpr_as_fun(closed)(z)[0]
+
+
+def _trace(f: Callable, a: Array) -> tuple[_Traced, Any]:
+    """f as a function of one complex scalar of A's precision, and what it returns."""
+    z = jax.ShapeDtypeStruct((), complex_dtype(a.dtype))
+    # Traces are kept by the function's identity too: a new function each time.
+    closed, value = jax.make_jaxpr(lambda z: f(z), return_shape=True)(z)
+    return _Traced(_Program(f, closed.jaxpr), list(closed.consts)), value
 
 
 @eqx.filter_jit
-def _funm(a: Array, f: Callable) -> Array:
+def _funm(a: Array, f: _Traced) -> Array:
     dtype = complex_dtype(a.dtype)
-    f = eqx.filter_closure_convert(f, jnp.zeros((), dtype))
-    value = jax.eval_shape(f, jnp.zeros((), dtype))
-    if getattr(value, "shape", None) != ():
-        raise ValueError(f"`f` must map a complex scalar to a scalar; got {value}.")
     if a.size == 0:
         return jnp.zeros(a.shape, dtype)
 
-    def on_array(f: Callable, z: Array) -> Array:
+    def on_array(f: _Traced, z: Array) -> Array:
         return jax.vmap(f)(z.ravel()).astype(dtype).reshape(z.shape)
 
     def one(a: Array) -> Array:
@@ -357,7 +399,10 @@ def spectral_projector(
     check_flag("throw", throw)
     if not callable(select):
         raise TypeError(f"`select` must be a function of an eigenvalue; got {select!r}.")
-    projector, lost = _spectral_projector(a, select)
+    traced, answer = _trace(select, a)
+    if getattr(answer, "shape", None) != () or answer.dtype != jnp.bool_:
+        raise TypeError(f"`select` must give a boolean scalar; got {answer}.")
+    projector, lost = _spectral_projector(a, traced)
     if not throw:
         return projector
     return raise_if(
@@ -373,12 +418,8 @@ def spectral_projector(
 
 
 @eqx.filter_jit
-def _spectral_projector(a: Array, select: Callable) -> tuple[Array, Array]:
+def _spectral_projector(a: Array, select: _Traced) -> tuple[Array, Array]:
     dtype = complex_dtype(a.dtype)
-    answer = jax.eval_shape(select, jax.ShapeDtypeStruct((), dtype))
-    answer = jax.eval_shape(jnp.asarray, answer)
-    if answer.shape != () or answer.dtype != jnp.bool_:
-        raise TypeError(f"`select` must give a boolean scalar; got {answer}.")
     if a.size == 0:
         return jnp.zeros(a.shape, dtype), jnp.zeros(a.shape[:-2], bool)
     n = a.shape[-1]
@@ -386,7 +427,7 @@ def _spectral_projector(a: Array, select: Callable) -> tuple[Array, Array]:
     def one(a: Array) -> tuple[Array, Array]:
         a, mark = _of_finite(a)
         q, t = schur(a)
-        selected = jax.vmap(lambda z: jnp.asarray(select(z)))(jnp.diagonal(t))
+        selected = jax.vmap(select)(jnp.diagonal(t))
         same = selected[:, None] == selected[None, :]
         partition = partitioned(t, same)
         # ‖Ṗ‖ is about ‖Ȧ‖ ‖P‖ / sep. An Ȧ of the size of rounding errors may take away
