@@ -24,6 +24,7 @@ from ._block_diagonal import (
 )
 from ._check import check_flag
 from ._operator import as_matrix, complex_dtype
+from ._pairs import nan_tangent
 from ._solution import raise_if
 
 
@@ -146,8 +147,8 @@ def _funm(a: Array, f: _Traced) -> Array:
         return jax.vmap(f)(z.ravel()).astype(dtype).reshape(z.shape)
 
     def one(a: Array) -> Array:
-        a, mark = _of_finite(a)
-        q, t = schur(a)
+        finite = jnp.all(jnp.isfinite(a))
+        q, t = schur(jnp.where(finite, a, 0))
         frozen = jtu.tree_map(
             lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, f
         )
@@ -165,7 +166,7 @@ def _funm(a: Array, f: _Traced) -> Array:
         partition, radius, fits = cluster(t, fit)
         z, d, w = block_diagonal(a, q, partition)
         blocks = _of_blocks(functools.partial(on_array, f), d, partition.same, radius)
-        return z @ blocks @ w * jnp.where(jnp.all(fits), mark, jnp.nan).astype(dtype)
+        return _nan_unless(finite & jnp.all(fits), z @ blocks @ w, a)
 
     return _batched(one, a)
 
@@ -178,12 +179,14 @@ def _batched(one: Callable[[Array], PyTree[Array]], a: Array) -> PyTree[Array]:
     return jtu.tree_map(lambda x: x.reshape(a.shape[:-2] + x.shape[1:]), flat)
 
 
-def _of_finite(
-    a: Inexact[Array, "n n"],
-) -> tuple[Inexact[Array, "n n"], Float[Array, ""]]:
-    """A with something harmless in place of what is not finite, and one, or NaN then."""
-    finite = jnp.all(jnp.isfinite(a))
-    return jnp.where(finite, a, 0), jnp.where(finite, 1, jnp.nan).astype(a.real.dtype)
+def _nan_unless(
+    good: Bool[Array, ""], x: Complex[Array, "n n"], a: Inexact[Array, "n n"]
+) -> Complex[Array, "n n"]:
+    """x, or NaN, with NaN derivatives with respect to A and everything else."""
+    missing = jnp.broadcast_to(~good, x.shape[-1:])
+    # What stood in for A may have no derivative at all.
+    nothing = nan_tangent(a, missing).astype(x.dtype) + jnp.nan
+    return nan_tangent(x, missing) + jnp.where(good, 0, nothing)
 
 
 def _centres(
@@ -425,8 +428,8 @@ def _spectral_projector(a: Array, select: _Traced) -> tuple[Array, Array]:
     n = a.shape[-1]
 
     def one(a: Array) -> tuple[Array, Array]:
-        a, mark = _of_finite(a)
-        q, t = schur(a)
+        finite = jnp.all(jnp.isfinite(a))
+        q, t = schur(jnp.where(finite, a, 0))
         selected = jax.vmap(select)(jnp.diagonal(t))
         same = selected[:, None] == selected[None, :]
         partition = partitioned(t, same)
@@ -439,7 +442,6 @@ def _spectral_projector(a: Array, select: _Traced) -> tuple[Array, Array]:
         lost = ~kept & ~jnp.all(same)
         z, _, w = block_diagonal(a, q, partition)
         projector = (z * selected.astype(dtype)) @ w
-        projector = projector * jnp.where(lost, jnp.nan, mark).astype(dtype)
-        return projector, lost & jnp.isfinite(mark)
+        return _nan_unless(finite & ~lost, projector, a), lost & finite
 
     return _batched(one, a)

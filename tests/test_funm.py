@@ -197,6 +197,29 @@ def test_batches_keep_their_members_apart():
     assert np.isnan(mapped[2:]).all()
 
 
+def test_gradients_of_other_members_and_of_what_has_none():
+    a = np.stack([np.diag([1.0, 2.0]), np.full((2, 2), np.nan)])
+
+    def fn(a, weights):
+        value = ieig.spectral_projector(a, lambda z: z.real < 1.5)[:, 0, 1].real
+        return jnp.sum(jnp.where(weights == 0, 0, weights * value))
+
+    gradient = jax.jit(jax.grad(fn))
+    one, both = gradient(a, np.array([1.0, 0])), gradient(a, np.array([1.0, 1]))
+    assert np.isfinite(one).all() and np.isnan(both[1]).any()
+    assert relative(one[0], [[0, -1], [0, 0]]) < 1e-14
+
+
+def test_what_f_closes_over_is_looked_at_in_each_call():
+    held = {}
+
+    def f(z):
+        return held["t"] * z
+
+    for held["t"] in (2.0, 3.0):
+        assert relative(ieig.funm(np.eye(1), f), held["t"]) < 1e-15
+
+
 def test_no_numbers_where_there_is_no_function():
     nilpotent = similar(18, jordan((0, 2), (0, 1), (1, 1))).astype(complex)
     e = np.eye(4).astype(complex)
