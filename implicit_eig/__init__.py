@@ -11,6 +11,7 @@ from ._eigensolver import (
     ShiftInvert as ShiftInvert,
 )
 from ._eigs import eigs as eigs
+from ._funm import funm as funm, spectral_projector as spectral_projector
 from ._gauge import (
     AbstractGauge as AbstractGauge,
     Bilinear as Bilinear,
