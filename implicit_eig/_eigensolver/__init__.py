@@ -9,6 +9,7 @@ from .base import (
     InvariantBlock as InvariantBlock,
     of_moderate_size as of_moderate_size,
     times_real as times_real,
+    without as without,
 )
 from .dense import Dense as Dense
 from .krylov_schur import KrylovSchur as KrylovSchur

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Inexact, Int
 
 from .._operator import Pencil, SparseOperator
 from .._solution import RESULTS
@@ -15,6 +15,7 @@ from .base import (
     galerkin,
     InvariantBlock,
     leading,
+    nearest_outside,
     of_moderate_size,
     schur_basis,
     times_real,
@@ -77,9 +78,10 @@ def _select(
     w, u, v = pairs.eigenvalues, pairs.left, pairs.right
     perm, second, wanted = choose(selection, k, times_real(w, size), v, is_real)
     v, u, infinite = v[:, perm], u[:, perm], pairs.infinite[perm]
+    outside = nearest_outside(w, perm, wanted)
     w = jnp.where(infinite, jnp.inf, w[perm])
     wanted = wanted & ~infinite
-    basis = schur_basis(v, second, is_real)
+    basis = _sharpened(pencil, schur_basis(v, second, is_real), pairs, perm, wanted)
     coordinates = leading(wanted, basis.conj().T.astype(v.dtype) @ v)
     matrix, residuals, *_ = galerkin(
         pencil, basis, jnp.where(infinite, 0, w), coordinates
@@ -96,7 +98,10 @@ def _select(
     result = RESULTS.where(enough, result, RESULTS.infinite)
     result = RESULTS.where(pairs.singular, RESULTS.singular, result)
     wanted = wanted & good & ~pairs.singular
-    left_basis = biorthogonal(pencil, schur_basis(u, second, is_real), basis, wanted)
+    mirrored = pairs._replace(left=pairs.right.conj(), right=pairs.left.conj())
+    left = schur_basis(u, second, is_real).conj()
+    left = _sharpened(pencil.transpose(), left, mirrored, perm, wanted).conj()
+    left_basis = biorthogonal(pencil, left, basis, wanted)
     nan = jnp.where(finite, 0.0, jnp.nan).astype(residuals.dtype)
     return InvariantBlock(
         basis=basis + nan.astype(basis.dtype),
@@ -114,4 +119,64 @@ def _select(
             "num_infinite": jnp.sum(pairs.infinite),
         },
         result=RESULTS.where(finite, result, RESULTS.nonfinite),
+        outside=times_real(outside, size),
     )
+
+
+def _sharpened(
+    pencil: Pencil,
+    basis: Inexact[Array, "n m"],
+    pairs: PencilEig,
+    chosen: Int[Array, " m"],
+    wanted: Bool[Array, " m"],
+) -> Inexact[Array, "n m"]:
+    """The basis, whose wanted columns are to span an invariant subspace, to rounding.
+
+    Vectors of a nearly defective eigenvalue are nearly dependent, and the basis made of
+    them is inaccurate by as much. Newton's method repairs it: the correction Y of
+    `A Y − B Y L = −R` is expanded in the other eigenvectors, one small system for each,
+    `z (uᴴAv I − uᴴBv L) = −uᴴR`. Nothing is divided by differences inside L.
+    """
+    u, v = pairs.left, pairs.right
+    others = jnp.ones(pencil.n, bool).at[chosen].set(~wanted)
+    both = wanted[:, None] & wanted[None, :]
+    eye = jnp.eye(wanted.size, dtype=u.dtype)
+
+    def defect(basis: Array) -> tuple[Array, Array, Array]:
+        zero = jnp.zeros(wanted.size, u.dtype)
+        matrix, _, ax, bx = galerkin(pencil, basis, zero, 0 * eye)
+        r = jnp.where(wanted, ax - bx @ leading(wanted, matrix), 0)
+        return jnp.linalg.norm(r), r, matrix
+
+    def newton(state):
+        basis, size, r, matrix, rounds = state
+        alpha, beta = (
+            jnp.sum(u.conj() * image, axis=0)
+            for image in (pencil.mm(v), pencil.mass_mm(v))
+        )
+        inside = jnp.where(both, matrix.astype(u.dtype), eye)
+
+        def coefficients(alpha: Array, beta: Array, row: Array) -> Array:
+            system = jnp.where(both, alpha * eye - beta * inside, eye)
+            return jnp.linalg.solve(system.T, -row)
+
+        z = jax.vmap(coefficients)(alpha, beta, u.conj().T @ r.astype(u.dtype))
+        y = v @ jnp.where(others[:, None], z, 0)
+        y = y if jnp.iscomplexobj(basis) else y.real
+        better, _ = jnp.linalg.qr(basis + jnp.where(wanted, y, 0))
+        found = defect(better)
+        improved = found[0] < size
+        kept = [
+            jnp.where(improved, new, old)
+            for new, old in zip((better, *found), (basis, size, r, matrix), strict=True)
+        ]
+        return *kept, jnp.where(improved, rounds + 1, 3)
+
+    def unfinished(state):
+        return (state[1] > enough) & (state[4] < 3)
+
+    size, r, matrix = defect(basis)
+    norm = jnp.linalg.norm(pencil.operator.as_matrix())
+    enough = 10 * jnp.finfo(norm.dtype).eps * norm
+    state = basis, size, r, matrix, jnp.asarray(0)
+    return jax.lax.while_loop(unfinished, newton, state)[0]
