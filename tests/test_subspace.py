@@ -48,19 +48,17 @@ def shift_invert(a, k=2, **kwargs):
 
 REAL = with_spectrum(0, np.linspace(-1, 1, N) ** 3 + np.linspace(0, 2, N))
 COMPLEX = random_matrix(1, N, np.complex128)
-MASS = jnp.eye(N) + 0.3 * random_matrix(2, N) / np.sqrt(N)
+MASS = jnp.eye(N) + 0.05 * random_matrix(2, N) / np.sqrt(N)
 
 
 CASES = {
     "dense": (REAL, None, lambda a, b: ieig.invariant_subspace(a, 4, "LR")),
     "complex": (COMPLEX, None, lambda a, b: ieig.invariant_subspace(a, 4)),
-    "krylov": (REAL, None, lambda a, b: krylov(a, 4)),
     "sparse": (
         REAL,
         None,
         lambda a, b: ieig.invariant_subspace(sparse(a), 4, "LR", left=True),
     ),
-    "shift-invert": (REAL, None, lambda a, b: shift_invert(a, 4)),
     "complex target": (
         random_matrix(3, N),
         None,
@@ -103,8 +101,8 @@ def test_it_is_what_its_attributes_say(case):
     assert relative(s.trace, np.sum(w[chosen])) < 1e-9
     p = s.projector()
     assert relative(p, v[:, chosen] @ np.linalg.inv(v)[chosen]) < 1e-8
-    for z in (jnp.arange(float(N)), jnp.arange(N) * 1j):
-        z = z.astype(np.promote_types(z.dtype, dtype))
+    for z in (np.arange(float(N)), np.arange(N) * 1j):
+        z = jnp.asarray(z.astype(np.promote_types(z.dtype, dtype)))
         assert relative(s.projector_mv(z), p.astype(z.dtype) @ z) < 1e-12
 
 
@@ -118,10 +116,10 @@ def test_on_a_pytree_the_bases_have_its_structure():
     like = {"a": jnp.ones((3, 4)), "b": jnp.ones(18)}
     s = ieig.invariant_subspace(mv, 2, like=like, left=True)
     assert s.basis["a"].shape == s.left_basis["a"].shape == (3, 4, 2)
-    px = s.projector_mv(like)
-    flat = jnp.concatenate([px["a"].ravel(), px["b"]])
-    assert relative(flat, s.projector() @ jnp.ones(30)) < 1e-12
-    assert relative(s.projector(), ieig.invariant_subspace(a, 2).projector()) < 1e-8
+    px, p = s.projector_mv(like), s.projector()
+    assert relative(jnp.concatenate([px["a"].ravel(), px["b"]]), p @ jnp.ones(30)) < 1e-12
+    assert relative(p @ p, p) < 1e-12
+    assert relative(a @ p, p @ a) < 1e-8
 
 
 def differences(fn, h=1e-3):
@@ -156,40 +154,40 @@ def test_derivatives_at_a_defective_eigenvalue(find, n):
     def value(t):
         return fn(a + t * e)
 
-    @jax.jit
-    def all_of_them(a):
-        def gradient(a):
-            _, pullback = jax.vjp(fn, a)
-            return pullback(weights)[0]
+    def with_gradient(a):
+        out, pullback = jax.vjp(fn, a)
+        return out, pullback(weights)[0]
 
-        return jax.jvp(fn, (a,), (e,))[1], *jax.jvp(gradient, (a,), (e,))
-
-    forward, reverse, second = all_of_them(a)
+    derivatives = jax.jit(lambda a: jax.jvp(with_gradient, (a,), (e,)))
+    (_, reverse), (forward, second) = derivatives(a)
     want = differences(value)
     assert np.all(np.abs(forward - want) < 1e-7 * np.abs(want))
     assert np.isclose(jnp.sum(reverse * e), forward @ weights, rtol=1e-7)
 
     h = 1e-4
-    beside = [all_of_them(a + t * e)[1] for t in (h, -h)]
+    beside = [derivatives(a + t * e)[0][1] for t in (h, -h)]
     assert relative(second, (beside[0] - beside[1]) / (2 * h)) < 1e-5
+    if find is dense:
+        mixed = jax.grad(lambda a: weights @ jax.jvp(fn, (a,), (e,))[1])
+        assert relative(jax.jit(mixed)(a), second) < 1e-6
 
 
-def test_reverse_over_forward_and_the_hessian_agree():
-    a, e = defective(5), random_matrix(6, 5)
-
-    def fn(a):
-        return jnp.sum(functionals(dense, a))
-
-    hessian = jax.jit(jax.hessian(fn))(a)
-    row = jax.jit(jax.grad(lambda a: jax.jvp(fn, (a,), (e,))[1]))(a)
-    assert relative(hessian, jnp.transpose(hessian, (2, 3, 0, 1))) < 1e-6
-    assert relative(row, jnp.einsum("ijkl,kl->ij", hessian, e)) < 1e-6
+@pytest.mark.parametrize("mass", [None, jnp.eye(8) + jnp.eye(8, k=1)])
+def test_a_defective_block_is_as_accurate_as_any(mass):
+    # Its vectors are not: they are dependent to half the digits.
+    a = defective(8)
+    a = a if mass is None else mass @ a
+    s = dense(a, mass=mass)
+    assert s.residual < 1e-14
+    assert np.isclose(s.trace, 6, rtol=1e-14)
+    right = s.left_basis.T if mass is None else s.left_basis.T @ mass
+    assert relative(s.left_basis.T @ a, s.block @ right) < 1e-14
 
 
 def test_derivatives_of_a_complex_pencil():
     n = 6
     a, da, b, db = (random_matrix(i, n, np.complex128) for i in range(4))
-    b = jnp.eye(n) + 0.2 * b
+    b = jnp.eye(n).astype(b.dtype) + 0.2 * b
 
     def fn(t):
         s = ieig.invariant_subspace(a + t * da, 2, mass=b + t * db)
@@ -203,21 +201,24 @@ def test_derivatives_of_a_complex_pencil():
             [jnp.asarray(z).astype(da.dtype) for z in (*parts, x[0] @ x[1].conj())]
         )
 
-    got = jax.jit(jax.jacfwd(fn))(0.0)
-    assert relative(got, differences(jax.jit(fn))) < 1e-8
-    jacobian = jax.jit(jax.jacrev(lambda t: fn(t).real))(0.0)
-    assert relative(jacobian, got.real) < 1e-10
-    second = jax.jit(jax.jacfwd(jax.jacfwd(fn)))(0.0)
-    assert relative(second, differences(jax.jit(jax.jacfwd(fn)))) < 1e-8
+    first = jax.jit(jax.jacfwd(fn))
+    assert relative(first(0.0), differences(jax.jit(fn), 1e-4)) < 1e-8
+    second = jax.jit(jax.jacfwd(jax.jacrev(lambda t: fn(t).real)))(0.0)
+    assert relative(second, differences(first, 1e-4).real) < 1e-8
 
 
 def test_eigenvalues_have_the_derivatives_of_eigvals():
     # A semisimple tie: the sum of a function of the values has a derivative.
     a = with_spectrum(7, [3.0, 3.0, 2.0, 1.0, 0.5])
-    want = jax.grad(lambda a: jnp.trace(dense(a, 3).block @ dense(a, 3).block))(a)
-    got = jax.grad(lambda a: jnp.sum(dense(a, 3).eigenvalues ** 2).real)(a)
+
+    def squares(a):
+        s = dense(a, 3)
+        parts = jnp.trace(s.block @ s.block), jnp.sum(s.eigenvalues**2).real
+        return jnp.stack(parts), s.eigenvalues
+
+    (want, got), values = jax.jit(jax.jacrev(squares, has_aux=True))(a)
     assert relative(got, want) < 1e-9
-    assert relative(dense(a, 3).eigenvalues, [3, 3, 2]) < 1e-12
+    assert relative(values, [3, 3, 2]) < 1e-12
 
 
 def test_the_whole_space():
@@ -276,16 +277,13 @@ class TestWhatCannotBeCut:
         @jax.jit
         @jax.vmap
         def run(a):
-            gradient, cut = jax.grad(fn, has_aux=True)(a)
-            return gradient, jax.jvp(lambda a: fn(a)[0], (a,), (a @ a,))[1], cut
+            return jax.grad(fn, has_aux=True)(a)
 
-        gradient, tangent, cut = run(batch)
+        gradient, cut = run(batch)
         assert list(cut) == [False, True, False, True]
         want = jax.grad(fn, has_aux=True)(good)[0]
         assert relative(gradient[0], want) < 1e-12
-        assert np.isclose(tangent[0], jnp.sum(want * (good @ good)))
         assert np.all(np.isnan(gradient[1:]).any(axis=(1, 2)))
-        assert np.all(np.isnan(tangent[1:]))
 
     def test_in_a_batch_it_raises_under_throw(self):
         with pytest.raises(RUNTIME):
@@ -297,10 +295,9 @@ class TestASolveThatFails:
         linear_solver=lx.GMRES(rtol=0.5, atol=0.5, max_steps=1)
     )
 
-    @pytest.mark.parametrize("left", [None, False])
-    def test_it_gives_nan(self, left):
+    def test_it_gives_nan(self):
         def fn(a, t):
-            s = dense(a + t * a.T, adjoint=self.ADJOINT, throw=False, left=left)
+            s = dense(a + t * a.T, adjoint=self.ADJOINT, throw=False)
             x = s.basis
             return jnp.sum((x @ x.T)[:2] ** 2), s.trace
 
@@ -329,7 +326,7 @@ class TestASolveThatFails:
 
 
 class TestSeparation:
-    @pytest.mark.parametrize("find", [dense, krylov, shift_invert])
+    @pytest.mark.parametrize("find", [dense, krylov])
     def test_it_is_the_norm_of_the_inverse_of_the_sylvester_operator(self, find):
         a = defective(N)
         s = jax.jit(lambda a: find(a, separation=True))(a)
