@@ -230,8 +230,7 @@ def invariant_subspace(
 def _invariant_subspace(
     problem: Problem, left: bool | None, separation: bool
 ) -> tuple[Subspace, tuple[Complex[Array, ""], Complex[Array, ""]]]:
-    """And two eigenvalues, a selected and an unselected one, that are closest to being
-    the same cut in two."""
+    """And the selected and the unselected eigenvalue between which k cuts."""
     pencil = problem.pencil
     dual = _costs_little(problem.eigensolver) if left is None else left
     block, solve = problem.block(dual)
