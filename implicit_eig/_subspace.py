@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, PyTree
 
 from ._check import check_flag
-from ._eigensolver import AbstractEigensolver, InvariantBlock, ShiftInvert, without
+from ._eigensolver import AbstractEigensolver, Dense, InvariantBlock, ShiftInvert, without
 from ._implicit import block_root, ImplicitAdjoint, separation as separation_of
 from ._operator import Domain, Pencil
 from ._pairs import accuracy_of, eigen_of_block, nan_tangent
@@ -213,6 +213,8 @@ def invariant_subspace(
         throw=throw,
         progress_meter=progress_meter,
     )
+    if isinstance(problem.eigensolver, Dense):
+        problem = dataclasses.replace(problem, eigensolver=Dense(sharpen=True))
     subspace, edge = _invariant_subspace(problem, left, separation)
     if not throw:
         return subspace

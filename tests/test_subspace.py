@@ -143,7 +143,9 @@ def functionals(find, a):
 
 
 @pytest.mark.parametrize(
-    ("find", "n"), [(dense, 8), (krylov, N), (shift_invert, N)], ids=["d", "k", "s"]
+    ("find", "n"),
+    [(dense, 8), (krylov, N), pytest.param(shift_invert, N, marks=pytest.mark.slow)],
+    ids=["dense", "krylov", "shift-invert"],
 )
 def test_derivatives_at_a_defective_eigenvalue(find, n):
     a, e = defective(n), random_matrix(6, n) / np.sqrt(n)
@@ -181,6 +183,23 @@ def test_a_defective_block_is_as_accurate_as_any(mass):
     assert np.isclose(s.trace, 6, rtol=1e-14)
     right = s.left_basis.T if mass is None else s.left_basis.T @ mass
     assert relative(s.left_basis.T @ a, s.block @ right) < 1e-14
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.complex64, np.float64])
+def test_a_jordan_block_whose_vectors_are_parallel(dtype):
+    a = np.array([[2, 1, 0], [0, 2, 1], [0, 0, 1]], dtype)
+
+    def fn(a):
+        s = dense(a)
+        return jnp.trace(s.block @ s.block).real, s
+
+    gradient, s = jax.jit(jax.grad(fn, has_aux=True))(jnp.asarray(a))
+    p = np.eye(3) - np.outer([1, -1, 1], [0, 0, 1])
+    tolerance = 10 * np.finfo(dtype).eps
+    assert {s.basis.dtype, s.left_basis.dtype, s.block.dtype} == {np.dtype(dtype)}
+    assert relative(s.projector(), p) < tolerance
+    # d tr L² = 2 tr(P A dA)
+    assert relative(gradient, 2 * (p @ a).T) < tolerance
 
 
 def test_derivatives_of_a_complex_pencil():

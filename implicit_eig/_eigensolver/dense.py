@@ -1,10 +1,14 @@
 """LAPACK's `geev` on the materialised matrix."""
 
+from collections.abc import Callable
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float, Inexact, Int
 
+from .._check import check_flag
 from .._operator import Pencil, SparseOperator
 from .._solution import RESULTS
 from .._which import AbstractSelection
@@ -34,7 +38,18 @@ class Dense(AbstractEigensolver):
     With a mass matrix B the pairs are those of B⁻¹A, or where B is singular or close to
     it, of (A − σB)⁻¹B, without its zeros: infinite eigenvalues, which `stats` counts as
     `num_infinite`. Every pair's residual is checked then.
+
+    **Arguments:**
+
+    - `sharpen`: whether to make the block invariant to rounding where its eigenvalues are
+        close to defective, and vectors give it to half the digits only. Pairs gain
+        nothing by it; `invariant_subspace` asks for it.
     """
+
+    sharpen: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self):
+        check_flag("sharpen", self.sharpen)
 
     def compute(self, pencil, selection, k, *, v0, left, progress_meter):
         del v0, left, progress_meter
@@ -51,7 +66,8 @@ class Dense(AbstractEigensolver):
             finite = finite & jnp.all(jnp.isfinite(b))
             a, b = (jnp.where(finite, x, eye) for x in (a, b))
             found = eig_of_pencil(a, b)
-        return _select(pencil, selection, k, found, finite, size, products)
+        sharpen = _sharpened if self.sharpen else _as_it_is
+        return _select(pencil, selection, k, found, finite, size, products, sharpen)
 
 
 def _materialised(pencil: Pencil) -> tuple[Pencil, Float[Array, ""], int]:
@@ -72,6 +88,7 @@ def _select(
     finite: Bool[Array, ""],
     size: Float[Array, ""],
     products: int,
+    sharpen: Callable[..., Array],
 ) -> InvariantBlock:
     """The block of A from the eigenpairs of A/s, where nothing has an extreme size."""
     is_real = pencil.is_real and selection.keeps_pairs
@@ -81,7 +98,7 @@ def _select(
     outside = nearest_outside(w, perm, wanted)
     w = jnp.where(infinite, jnp.inf, w[perm])
     wanted = wanted & ~infinite
-    basis = _sharpened(pencil, schur_basis(v, second, is_real), pairs, perm, wanted)
+    basis = sharpen(pencil, schur_basis(v, second, is_real), pairs, perm, wanted)
     coordinates = leading(wanted, basis.conj().T.astype(v.dtype) @ v)
     matrix, residuals, *_ = galerkin(
         pencil, basis, jnp.where(infinite, 0, w), coordinates
@@ -100,7 +117,7 @@ def _select(
     wanted = wanted & good & ~pairs.singular
     mirrored = pairs._replace(left=pairs.right.conj(), right=pairs.left.conj())
     left = schur_basis(u, second, is_real).conj()
-    left = _sharpened(pencil.transpose(), left, mirrored, perm, wanted).conj()
+    left = sharpen(pencil.transpose(), left, mirrored, perm, wanted).conj()
     left_basis = biorthogonal(pencil, left, basis, wanted)
     nan = jnp.where(finite, 0.0, jnp.nan).astype(residuals.dtype)
     return InvariantBlock(
@@ -121,6 +138,10 @@ def _select(
         result=RESULTS.where(finite, result, RESULTS.nonfinite),
         outside=times_real(outside, size),
     )
+
+
+def _as_it_is(_, basis: Inexact[Array, "n m"], *__) -> Inexact[Array, "n m"]:
+    return basis
 
 
 def _sharpened(
