@@ -40,6 +40,7 @@ from ._progress_meter import (
 )
 from ._residual import eigenpair_residual as eigenpair_residual
 from ._solution import RESULTS as RESULTS, Solution as Solution
+from ._subspace import invariant_subspace as invariant_subspace, Subspace as Subspace
 from ._transformation import SparseLU as SparseLU
 from ._which import (
     AbstractSelection as AbstractSelection,

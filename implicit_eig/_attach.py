@@ -10,11 +10,12 @@ from jaxtyping import Array, ArrayLike, Bool, Complex, Inexact, PyTree
 
 from ._check import check_flag, check_integer, check_real
 from ._eigensolver import biorthogonal, galerkin, InvariantBlock
-from ._eigs import check_adjoint, solution_of_block, stop
+from ._eigs import solution_of_block
 from ._gauge import AbstractGauge, as_gauge
 from ._implicit import ImplicitAdjoint, solve_bordered, SylvesterSolve
 from ._operator import as_pencil, complex_dtype, Pencil
 from ._pairs import check_ties, Ties
+from ._problem import check_adjoint, stop
 from ._solution import raise_unless_successful, RESULTS, Solution
 from ._which import Known
 

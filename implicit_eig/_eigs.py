@@ -3,38 +3,18 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-import jax.tree_util as jtu
-import lineax as lx
-from jaxtyping import Array, ArrayLike, Inexact, Num, PyTree
+from jaxtyping import ArrayLike, PyTree
 
-from ._check import check_flag, check_integer
-from ._eigensolver import (
-    AbstractEigensolver,
-    Dense,
-    InvariantBlock,
-    KrylovSchur,
-    ShiftInvert,
-)
+from ._check import check_flag
+from ._eigensolver import AbstractEigensolver, InvariantBlock
 from ._gauge import AbstractGauge, as_gauge
 from ._implicit import block_root, ImplicitAdjoint
-from ._operator import as_pencil, Domain, Pencil
-from ._pairs import check_ties, default_tie_rtol, pairs_of_block, Ties
+from ._operator import Pencil
+from ._pairs import accuracy_of, check_ties, pairs_of_block, Ties
+from ._problem import Problem
 from ._progress_meter import AbstractProgressMeter, NoProgressMeter
-from ._solution import raise_unless_successful, RESULTS, Solution
-from ._which import (
-    AbstractSelection,
-    as_selection,
-    as_shift,
-    check_direction,
-    check_vector,
-    Nearest,
-)
-
-
-# Order up to which a dense spectrum answers questions about its inside.
-_SMALL = 256
+from ._solution import raise_unless_successful, Solution
 
 
 def eigs(
@@ -121,77 +101,45 @@ def eigs(
         jax.grad(growth)(jnp.linspace(0.0, 1.0, 100))
         ```
     """
-    pencil = as_pencil(operator, mass, like)
-    k = _check_k(k, pencil)
     check_ties(ties, tie_rtol)
     check_flag("left", left)
-    check_flag("throw", throw)
-    selection, target = _target(which, sigma, eigensolver, pencil.domain)
-    gauge = as_gauge(gauge, pencil.domain)
-    chosen = _choose(eigensolver, pencil, k, sigma, target)
-    adjoint = check_adjoint(adjoint)
-    if not isinstance(progress_meter, AbstractProgressMeter):
-        raise TypeError(
-            "`progress_meter` must be an `AbstractProgressMeter`; got "
-            f"{progress_meter!r}."
-        )
-    start = _check_v0(v0, pencil)
-    solution = _eigs(
-        pencil,
-        selection,
+    problem = Problem.of(
+        operator,
         k,
-        start,
-        left,
-        chosen,
-        adjoint.bind(pencil, chosen, selection, k, throw),
-        gauge,
-        ties,
-        tie_rtol,
-        progress_meter,
-        isinstance(chosen, Dense) and not isinstance(eigensolver, Dense | None),
+        which,
+        sigma=sigma,
+        mass=mass,
+        like=like,
+        v0=v0,
+        eigensolver=eigensolver,
+        adjoint=adjoint,
+        throw=throw,
+        progress_meter=progress_meter,
     )
+    gauge = as_gauge(gauge, problem.pencil.domain)
+    solution = _eigs(problem, left, gauge, ties, tie_rtol)
     return raise_unless_successful(solution) if throw else solution
 
 
 @eqx.filter_jit
 def _eigs(
-    pencil: Pencil,
-    selection: AbstractSelection,
-    k: int,
-    v0: Inexact[Array, " n"] | None,
+    problem: Problem,
     left: bool,
-    eigensolver: AbstractEigensolver,
-    solve,
     gauge: AbstractGauge,
     ties: Ties,
     tie_rtol: float | None,
-    progress_meter: AbstractProgressMeter,
-    fell_back: bool,
 ) -> Solution:
-    selection, v0, eigensolver, solve = stop((selection, v0, eigensolver, solve))
-    block = eigensolver.compute(
-        stop(pencil), selection, k, v0=v0, left=left, progress_meter=progress_meter
-    )
-    block = stop(block)
-    if left and block.left_basis is None:
-        raise ValueError(
-            f"`left=True`, but {type(eigensolver).__name__} has no left basis."
-        )
-    solve = solve.for_block(block)
-    if v0 is not None:
-        zero = ~jnp.any(v0 != 0)
-        result = RESULTS.where(zero, RESULTS.zero_start_vector, block.result)
-        block = eqx.tree_at(lambda b: b.result, block, result)
-    block.stats["dense_fallback"] = jnp.asarray(fell_back)
+    block, solve = problem.block(left)
     return solution_of_block(
-        pencil, block, solve, k=k, left=left, gauge=gauge, ties=ties, tie_rtol=tie_rtol
+        problem.pencil,
+        block,
+        solve,
+        k=problem.k,
+        left=left,
+        gauge=gauge,
+        ties=ties,
+        tie_rtol=tie_rtol,
     )
-
-
-def stop(tree: PyTree) -> PyTree:
-    """`stop_gradient` on the arrays of a pytree."""
-    dynamic, static = eqx.partition(tree, eqx.is_array)
-    return eqx.combine(jax.lax.stop_gradient(dynamic), static)
 
 
 def solution_of_block(
@@ -215,15 +163,7 @@ def solution_of_block(
         active=block.active,
         solve=solve,
     )
-    if tie_rtol is None:
-        # Eigenvalues are not known better than their residuals.
-        worst = jnp.max(jnp.where(block.active, block.residuals, 0))
-        largest = jnp.max(jnp.where(block.active, jnp.abs(block.eigenvalues), 0))
-        known = 10 * worst / jnp.where(largest > 0, largest, 1)
-        least = default_tie_rtol(pencil.n, pencil.dtype)
-        accuracy = jnp.maximum(least, jnp.where(largest > 0, known, 0))
-    else:
-        accuracy = tie_rtol
+    accuracy = accuracy_of(block, pencil) if tie_rtol is None else tie_rtol
     pairs = pairs_of_block(
         pencil,
         basis,
@@ -257,108 +197,3 @@ def solution_of_block(
         stats=block.stats,
         result=block.result,
     )
-
-
-def check_adjoint(adjoint: Any) -> ImplicitAdjoint:
-    if adjoint is None:
-        return ImplicitAdjoint()
-    if not isinstance(adjoint, ImplicitAdjoint):
-        raise TypeError(f"`adjoint` must be an `ImplicitAdjoint`; got {adjoint!r}.")
-    return adjoint
-
-
-def _check_k(k: Any, pencil: Pencil) -> int:
-    n = pencil.n
-    if k is None:
-        if not isinstance(pencil.operator, lx.MatrixLinearOperator):
-            raise ValueError(
-                "`k=None` (all pairs) needs a dense matrix; got "
-                f"{type(pencil.operator).__name__}."
-            )
-        return n
-    k = check_integer("k", k, 1)
-    if k > n:
-        raise ValueError(f"`k` must be at most the order n = {n}; got {k}.")
-    return k
-
-
-def _target(
-    which: Any, sigma: ArrayLike | None, eigensolver: Any, domain: Domain
-) -> tuple[AbstractSelection, Num[Array, ""] | None]:
-    """The selection, and the shift of a spectral transformation."""
-    selection = as_selection(which, domain)
-    if isinstance(eigensolver, ShiftInvert):
-        if sigma is not None:
-            raise ValueError(
-                f"Give the target once; got `sigma={sigma}` beside "
-                f"`eigensolver={eigensolver!r}`."
-            )
-        target = eigensolver.sigma
-    elif sigma is not None:
-        target = as_shift(sigma)
-    else:
-        return selection, selection.sigma if isinstance(selection, Nearest) else None
-    if which == "LM":
-        return Nearest(target), target
-    if isinstance(which, str | Nearest):
-        raise ValueError(
-            f"Beside the target `sigma={target}` the eigenvalues nearest to it are "
-            f"wanted; got `which={which!r}`. Leave `which` out, or pass a callable or "
-            "`Overlap`."
-        )
-    return selection, target
-
-
-def _choose(
-    eigensolver: Any,
-    pencil: Pencil,
-    k: int,
-    sigma: ArrayLike | None,
-    target: Num[Array, ""] | None,
-) -> AbstractEigensolver:
-    if not isinstance(eigensolver, AbstractEigensolver | None):
-        raise TypeError(
-            f"`eigensolver` must be an `AbstractEigensolver`; got {eigensolver!r}."
-        )
-    if eigensolver is None:
-        return _default(pencil, k, target)
-    inner = eigensolver
-    if isinstance(eigensolver, ShiftInvert):
-        inner = eigensolver.inner
-    elif isinstance(eigensolver, KrylovSchur) and sigma is not None:
-        raise ValueError(
-            f"`sigma={sigma}` asks for interior eigenvalues, which `KrylovSchur` cannot "
-            "find from products with A alone; take `ShiftInvert(sigma, ...)` or "
-            "`Dense()`."
-        )
-    if isinstance(inner, KrylovSchur) and not inner.suits(pencil.n, k):
-        return Dense()
-    return eigensolver
-
-
-def _default(
-    pencil: Pencil, k: int, target: Num[Array, ""] | None
-) -> AbstractEigensolver:
-    n, dense = pencil.n, isinstance(pencil.operator, lx.MatrixLinearOperator)
-    if not KrylovSchur().suits(n, k):
-        return Dense()
-    if target is None:
-        return Dense() if dense else KrylovSchur()
-    # The whole spectrum of a small matrix takes no longer than to compile anything else.
-    return Dense() if n <= _SMALL else ShiftInvert(target)
-
-
-def _check_v0(v0: Any, pencil: Pencil) -> Inexact[Array, " n"] | None:
-    if v0 is None:
-        return None
-    domain = pencil.domain
-    check_vector(v0, domain, "`v0`")
-    leaves, treedef = jtu.tree_flatten(v0)
-    if pencil.is_real and any(jnp.iscomplexobj(leaf) for leaf in leaves):
-        raise TypeError("`v0` is complex, but the operator is real.")
-    leaves = [jnp.asarray(leaf).astype(domain.dtype) for leaf in leaves]
-    start = domain.flatten(jtu.tree_unflatten(treedef, leaves))
-    check_direction(start, "`v0`")
-    # The square of a small or large entry would under- or overflow.
-    size = jnp.max(jnp.abs(start))
-    return start / jnp.where(size > 0, size, 1).astype(start.dtype)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact
 
 from ._check import check_real
-from ._eigensolver import combine
+from ._eigensolver import combine, InvariantBlock
 from ._gauge import AbstractGauge
 from ._operator import Pencil
 
@@ -31,6 +31,15 @@ def check_ties(ties: str, tie_rtol: float | None) -> None:
 def default_tie_rtol(n: int, dtype) -> float:
     """Rounding of an eigenvalue of a matrix of order n, with some room."""
     return 10 * max(n, 1) * float(jnp.finfo(dtype).eps)
+
+
+def accuracy_of(block: InvariantBlock, pencil: Pencil) -> Float[Array, ""]:
+    """The default `tie_rtol`: eigenvalues are not known better than their residuals."""
+    worst = jnp.max(jnp.where(block.active, block.residuals, 0))
+    largest = jnp.max(jnp.where(block.active, jnp.abs(block.eigenvalues), 0))
+    known = 10 * worst / jnp.where(largest > 0, largest, 1)
+    least = default_tie_rtol(pencil.n, pencil.dtype)
+    return jnp.maximum(least, jnp.where(largest > 0, known, 0))
 
 
 def tied(

@@ -1,6 +1,6 @@
 """What comes back: result codes and the solution of an eigenvalue problem."""
 
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -51,6 +51,16 @@ class RESULTS(eqx.Enumeration):
         "adjoint operator missed its tolerance or found other eigenvalues, or an "
         "eigenvalue is defective to rounding."
     )
+    cut = (
+        "The selection cuts a conjugate pair of a real operator, or eigenvalues that are "
+        "tied to rounding, in two: `k` of them make no invariant subspace of their own. "
+        "Take a larger or a smaller `k`."
+    )
+    ill_conditioned = (
+        "The invariant subspace is ill-conditioned: its separation from the rest of the "
+        "spectrum is of the size of rounding errors, so no digit of it is known. Select "
+        "the eigenvalues close to it as well."
+    )
     unconfirmed = (
         "The `k` pairs returned are eigenpairs, and no better ones turned up; but "
         "products with the operator alone cannot show that there are none. The "
@@ -88,7 +98,15 @@ class Solution(eqx.Module):
     result: RESULTS
 
 
-def raise_unless_successful(solution: Solution) -> Solution:
+class _HasResult(Protocol):
+    @property
+    def result(self) -> RESULTS: ...
+
+
+_Found = TypeVar("_Found", bound=_HasResult)
+
+
+def raise_unless_successful(solution: _Found) -> _Found:
     """The solution, or at run time an error with the sentence of its result.
 
     `RESULTS.unconfirmed` says something about right pairs: no error.
@@ -108,6 +126,8 @@ def raise_unless_successful(solution: Solution) -> Solution:
         RESULTS.residual_too_large,
         RESULTS.dependent,
         RESULTS.left_not_found,
+        RESULTS.cut,
+        RESULTS.ill_conditioned,
     )
     return raise_if(solution, *((result == f, RESULTS[f]) for f in failures))
 

@@ -10,6 +10,7 @@ from .base import (
     of_moderate_size as of_moderate_size,
     Spectrum as Spectrum,
     times_real as times_real,
+    without as without,
 )
 from .dense import Dense as Dense
 from .krylov_schur import KrylovSchur as KrylovSchur

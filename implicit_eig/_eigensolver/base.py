@@ -49,6 +49,8 @@ class InvariantBlock(eqx.Module):
         wanted one) and converged.
     - `residuals`: `‖A v − λ B v‖ / ‖v‖` of the pairs.
     - `norm`: an estimate of `‖A‖`.
+    - `outside`: of the eigenvalues at hand that are not in the block (of a Krylov run,
+        Ritz values) the one nearest to one in it, NaN where there is none; or `None`.
     - `transformation`: that of the Krylov run which found the pairs; solvers of their
         derivatives use it, and its factor, again.
     - `spectrum`: all pairs, where the eigensolver found them all, for the same use.
@@ -66,6 +68,7 @@ class InvariantBlock(eqx.Module):
     result: RESULTS
     transformation: AbstractTransformation | None = None
     spectrum: Spectrum | None = None
+    outside: Complex[Array, ""] | None = None
 
     @classmethod
     def from_pairs(
@@ -119,6 +122,7 @@ class InvariantBlock(eqx.Module):
             result=RESULTS.where(
                 converged == k, RESULTS.successful, RESULTS.not_converged
             ),
+            outside=nearest_outside(eigenvalues, perm, wanted),
         )
 
 
@@ -180,6 +184,20 @@ class AbstractEigensolver(eqx.Module):
         `v0` is a start vector or `None`; `left` asks for the left basis. Runs under
         `jit` and `vmap`.
         """
+
+
+def nearest_outside(
+    eigenvalues: Complex[Array, " p"], chosen: Int[Array, " m"], wanted: Bool[Array, " m"]
+) -> Complex[Array, ""]:
+    """Of the eigenvalues that are not both `chosen` and `wanted` the nearest to one that
+    is; NaN where there is none."""
+    inside = jnp.zeros(eigenvalues.size, bool).at[chosen].set(wanted)
+    there = jnp.isfinite(eigenvalues)
+    across = (wanted & there[chosen])[:, None] & (~inside & there)
+    gap = jnp.abs(eigenvalues[chosen][:, None] - eigenvalues)
+    gap = jnp.min(jnp.where(across, gap, jnp.inf), axis=0)
+    nearest = jnp.argmin(gap)
+    return jnp.where(jnp.isfinite(gap[nearest]), eigenvalues[nearest], jnp.nan)
 
 
 class Galerkin(NamedTuple):

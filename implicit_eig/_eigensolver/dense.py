@@ -1,10 +1,14 @@
 """LAPACK's `geev` on the materialised matrix."""
 
+from collections.abc import Callable
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Inexact, Int
 
+from .._check import check_flag
 from .._operator import Pencil, SparseOperator
 from .._solution import RESULTS
 from .._which import AbstractSelection
@@ -15,6 +19,7 @@ from .base import (
     galerkin,
     InvariantBlock,
     leading,
+    nearest_outside,
     of_moderate_size,
     schur_basis,
     Spectrum,
@@ -34,7 +39,18 @@ class Dense(AbstractEigensolver):
     With a mass matrix B the pairs are those of B⁻¹A, or where B is singular or close to
     it, of (A − σB)⁻¹B, without its zeros: infinite eigenvalues, which `stats` counts as
     `num_infinite`. Every pair's residual is checked then.
+
+    **Arguments:**
+
+    - `sharpen`: whether to make the block invariant to rounding where its eigenvalues are
+        close to defective, and vectors give it to half the digits only. Pairs gain
+        nothing by it; `invariant_subspace` asks for it.
     """
+
+    sharpen: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self):
+        check_flag("sharpen", self.sharpen)
 
     def compute(self, pencil, selection, k, *, v0, left, progress_meter):
         del v0, left, progress_meter
@@ -51,7 +67,8 @@ class Dense(AbstractEigensolver):
             finite = finite & jnp.all(jnp.isfinite(b))
             a, b = (jnp.where(finite, x, eye) for x in (a, b))
             found = eig_of_pencil(a, b)
-        return _select(pencil, selection, k, found, finite, size, products)
+        sharpen = _sharpened if self.sharpen else _as_it_is
+        return _select(pencil, selection, k, found, finite, size, products, sharpen)
 
 
 def _materialised(pencil: Pencil) -> tuple[Pencil, Float[Array, ""], int]:
@@ -72,6 +89,7 @@ def _select(
     finite: Bool[Array, ""],
     size: Float[Array, ""],
     products: int,
+    sharpen: Callable[..., Array],
 ) -> InvariantBlock:
     """The block of A from the eigenpairs of A/s, where nothing has an extreme size."""
     is_real = pencil.is_real and selection.keeps_pairs
@@ -82,9 +100,10 @@ def _select(
     every = times_real(w, size), v, dual
     perm, second, wanted = choose(selection, k, times_real(w, size), v, is_real)
     v, u, infinite = v[:, perm], u[:, perm], pairs.infinite[perm]
+    outside = nearest_outside(w, perm, wanted)
     w = jnp.where(infinite, jnp.inf, w[perm])
     wanted = wanted & ~infinite
-    basis = schur_basis(v, second, is_real)
+    basis = sharpen(pencil, schur_basis(v, second, is_real), pairs, perm, wanted)
     coordinates = leading(wanted, basis.conj().T.astype(v.dtype) @ v)
     matrix, residuals, *_ = galerkin(
         pencil, basis, jnp.where(infinite, 0, w), coordinates
@@ -101,8 +120,11 @@ def _select(
     result = RESULTS.where(enough, result, RESULTS.infinite)
     result = RESULTS.where(pairs.singular, RESULTS.singular, result)
     wanted = wanted & good & ~pairs.singular
-    left_basis = biorthogonal(pencil, schur_basis(u, second, is_real), basis, wanted)
     selected = jnp.zeros(pencil.n, bool).at[perm].set(wanted)
+    mirrored = pairs._replace(left=pairs.right.conj(), right=pairs.left.conj())
+    left = schur_basis(u, second, is_real).conj()
+    left = sharpen(pencil.transpose(), left, mirrored, perm, wanted).conj()
+    left_basis = biorthogonal(pencil, left, basis, wanted)
     nan = jnp.where(finite, 0.0, jnp.nan).astype(residuals.dtype)
     return InvariantBlock(
         basis=basis + nan.astype(basis.dtype),
@@ -121,4 +143,68 @@ def _select(
         },
         result=RESULTS.where(finite, result, RESULTS.nonfinite),
         spectrum=Spectrum(*every, selected, norm * size),
+        outside=times_real(outside, size),
     )
+
+
+def _as_it_is(_, basis: Inexact[Array, "n m"], *__) -> Inexact[Array, "n m"]:
+    return basis
+
+
+def _sharpened(
+    pencil: Pencil,
+    basis: Inexact[Array, "n m"],
+    pairs: PencilEig,
+    chosen: Int[Array, " m"],
+    wanted: Bool[Array, " m"],
+) -> Inexact[Array, "n m"]:
+    """The basis, whose wanted columns are to span an invariant subspace, to rounding.
+
+    Vectors of a nearly defective eigenvalue are nearly dependent, and the basis made of
+    them is inaccurate by as much. Newton's method repairs it: the correction Y of
+    `A Y − B Y L = −R` is expanded in the other eigenvectors, one small system for each,
+    `z (uᴴAv I − uᴴBv L) = −uᴴR`. Nothing is divided by differences inside L.
+    """
+    u, v = pairs.left, pairs.right
+    others = jnp.ones(pencil.n, bool).at[chosen].set(~wanted)
+    both = wanted[:, None] & wanted[None, :]
+    eye = jnp.eye(wanted.size, dtype=u.dtype)
+
+    def defect(basis: Array) -> tuple[Array, Array, Array]:
+        zero = jnp.zeros(wanted.size, u.dtype)
+        matrix, _, ax, bx = galerkin(pencil, basis, zero, 0 * eye)
+        r = jnp.where(wanted, ax - bx @ leading(wanted, matrix), 0)
+        return jnp.linalg.norm(r), r, matrix
+
+    def newton(state):
+        basis, size, r, matrix, rounds = state
+        alpha, beta = (
+            jnp.sum(u.conj() * image, axis=0)
+            for image in (pencil.mm(v), pencil.mass_mm(v))
+        )
+        inside = jnp.where(both, matrix.astype(u.dtype), eye)
+
+        def coefficients(alpha: Array, beta: Array, row: Array) -> Array:
+            system = jnp.where(both, alpha * eye - beta * inside, eye)
+            return jnp.linalg.solve(system.T, -row)
+
+        z = jax.vmap(coefficients)(alpha, beta, u.conj().T @ r.astype(u.dtype))
+        y = v @ jnp.where(others[:, None], z, 0)
+        y = y if jnp.iscomplexobj(basis) else y.real
+        better, _ = jnp.linalg.qr(basis + jnp.where(wanted, y, 0))
+        found = defect(better)
+        improved = found[0] < size
+        kept = [
+            jnp.where(improved, new, old)
+            for new, old in zip((better, *found), (basis, size, r, matrix), strict=True)
+        ]
+        return *kept, jnp.where(improved, rounds + 1, 3)
+
+    def unfinished(state):
+        return (state[1] > enough) & (state[4] < 3)
+
+    size, r, matrix = defect(basis)
+    norm = jnp.linalg.norm(pencil.operator.as_matrix())
+    enough = 10 * jnp.finfo(norm.dtype).eps * norm
+    state = basis, size, r, matrix, jnp.asarray(0)
+    return jax.lax.while_loop(unfinished, newton, state)[0]

@@ -43,6 +43,7 @@ from .base import (
     galerkin,
     InvariantBlock,
     leading,
+    nearest_outside,
     of_moderate_size,
     schur_basis,
     times_real,
@@ -78,14 +79,16 @@ class Ritz(NamedTuple):
 
 class KrylovResult(NamedTuple):
     """The wanted Schur vectors; `m` columns of which the `active` ones converged. `done`
-    tells that all did, and that the search for better ones came to its end. With x the
-    vector `rest` and b the `coupling`, `A X = X L + x bᵀ`."""
+    tells that all did, and that the search for better ones came to its end. `outside` is
+    the Ritz value nearest to one of the wanted ones. With x the vector `rest` and b the
+    `coupling`, `A X = X L + x bᵀ`."""
 
     basis: PyTree[Inexact[Array, "_n m"]]
     matrix: Inexact[Array, "m m"]
     eigenvalues: Complex[Array, " m"]
     coordinates: Complex[Array, "m m"]
     active: Bool[Array, " m"]
+    outside: Complex[Array, ""]
     norm: Float[Array, ""]
     finite: Bool[Array, ""]
     done: Bool[Array, ""]
@@ -525,6 +528,7 @@ def _run(
         eigenvalues: Complex[Array, " m"]
         coordinates: Complex[Array, "m m"]
         active: Bool[Array, " m"]
+        outside: Complex[Array, ""]
         searches: Int[Array, ""]
         found: Complex[Array, " m"]
 
@@ -580,6 +584,7 @@ def _run(
             values,
             leading(ritz.converged[:width], coordinates),
             ritz.converged[:width],
+            nearest_outside(ritz.values, jnp.arange(m), ritz.wanted),
             state.searches + complete.astype(state.searches.dtype),
             jnp.where(complete, values, state.found),
         )
@@ -597,6 +602,7 @@ def _run(
         jnp.zeros(width, dtype),
         jnp.zeros((width, width), dtype),
         jnp.zeros(width, bool),
+        jnp.zeros((), dtype),
         zero,
         jnp.zeros(width, dtype),
     )
@@ -614,6 +620,7 @@ def _run(
         end.eigenvalues,
         end.coordinates,
         end.active,
+        end.outside,
         end.norm,
         end.finite,
         end.done,
@@ -828,6 +835,7 @@ class KrylovSchur(AbstractEigensolver):
             | {"num_restarts": num_restarts, "num_converged": converged},
             result=result,
             transformation=transformation,
+            outside=transformation.eigenvalues(found.outside),
         )
 
 

@@ -3,6 +3,7 @@
 from .host import host_call as host_call
 from .inverse import (
     default_linear_solver as default_linear_solver,
+    factorises as factorises,
     Inverse as Inverse,
     shift_dtype as shift_dtype,
     ShiftedPencil as ShiftedPencil,

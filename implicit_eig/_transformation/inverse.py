@@ -15,6 +15,11 @@ from .sparse_lu import SparseLU
 _DIRECT = SparseLU, lx.LU, lx.QR, lx.SVD, lx.Cholesky, lx.AutoLinearSolver
 
 
+def factorises(solver: lx.AbstractLinearSolver) -> bool:
+    """Whether a solver keeps a factor, so that a solve costs little."""
+    return isinstance(solver, _DIRECT)
+
+
 def shift_dtype(pencil: Pencil, sigma: Num[Array, ""]) -> Any:
     """The dtype of products with (A − σB)⁻¹."""
     if jnp.iscomplexobj(sigma):
@@ -102,7 +107,7 @@ class Inverse(eqx.Module):
     @property
     def factorised(self) -> bool:
         """Whether making this took a factorisation."""
-        return isinstance(self.solver, _DIRECT)
+        return factorises(self.solver)
 
     def mv(self, x: Inexact[Array, " n"]) -> Inexact[Array, " n"]:
         if jnp.iscomplexobj(x) and self.is_real:

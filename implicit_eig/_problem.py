@@ -1,0 +1,227 @@
+"""A problem as the public functions take it: checked, defaults chosen, not yet solved."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import lineax as lx
+from jaxtyping import Array, ArrayLike, Inexact, Num, PyTree
+
+from ._check import check_flag, check_integer
+from ._eigensolver import (
+    AbstractEigensolver,
+    Dense,
+    InvariantBlock,
+    KrylovSchur,
+    ShiftInvert,
+)
+from ._implicit import ImplicitAdjoint, SylvesterSolve
+from ._operator import as_pencil, Domain, Pencil
+from ._progress_meter import AbstractProgressMeter
+from ._solution import RESULTS
+from ._which import (
+    AbstractSelection,
+    as_selection,
+    as_shift,
+    check_direction,
+    check_vector,
+    Nearest,
+)
+
+
+# Order up to which a dense spectrum answers questions about its inside.
+_SMALL = 256
+
+
+class Problem(eqx.Module):
+    """The k pairs of a pencil that a selection wants: who finds them, and who solves the
+    linear systems of their derivatives."""
+
+    pencil: Pencil
+    selection: AbstractSelection
+    k: int = eqx.field(static=True)
+    v0: Inexact[Array, " n"] | None
+    eigensolver: AbstractEigensolver
+    solve: SylvesterSolve
+    progress_meter: AbstractProgressMeter
+    fell_back: bool = eqx.field(static=True)
+
+    @classmethod
+    def of(
+        cls,
+        operator: Any,
+        k: int | None,
+        which: Any,
+        *,
+        sigma: ArrayLike | None,
+        mass: Any,
+        like: PyTree | None,
+        v0: PyTree[ArrayLike] | None,
+        eigensolver: AbstractEigensolver | None,
+        adjoint: ImplicitAdjoint | None,
+        throw: bool,
+        progress_meter: AbstractProgressMeter,
+    ) -> "Problem":
+        """From the arguments of [`implicit_eig.eigs`][], refused by name."""
+        pencil = as_pencil(operator, mass, like)
+        k = _check_k(k, pencil)
+        check_flag("throw", throw)
+        selection, target = _target(which, sigma, eigensolver, pencil.domain)
+        chosen = _choose(eigensolver, pencil, k, sigma, target)
+        adjoint = check_adjoint(adjoint)
+        if not isinstance(progress_meter, AbstractProgressMeter):
+            raise TypeError(
+                "`progress_meter` must be an `AbstractProgressMeter`; got "
+                f"{progress_meter!r}."
+            )
+        return cls(
+            pencil=pencil,
+            selection=selection,
+            k=k,
+            v0=_check_v0(v0, pencil),
+            eigensolver=chosen,
+            solve=adjoint.bind(pencil, chosen, selection, k, throw),
+            progress_meter=progress_meter,
+            fell_back=isinstance(chosen, Dense)
+            and not isinstance(eigensolver, Dense | None),
+        )
+
+    def block(self, left: bool) -> tuple[InvariantBlock, SylvesterSolve]:
+        """The block, without derivatives, and the solver for its derivatives. `left` asks
+        for the left basis."""
+        selection, v0, eigensolver, solve = stop(
+            (self.selection, self.v0, self.eigensolver, self.solve)
+        )
+        block = eigensolver.compute(
+            stop(self.pencil),
+            selection,
+            self.k,
+            v0=v0,
+            left=left,
+            progress_meter=self.progress_meter,
+        )
+        block = stop(block)
+        if left and block.left_basis is None:
+            raise ValueError(
+                f"`left=True`, but {type(eigensolver).__name__} has no left basis."
+            )
+        solve = solve.for_block(block)
+        if v0 is not None:
+            zero = ~jnp.any(v0 != 0)
+            result = RESULTS.where(zero, RESULTS.zero_start_vector, block.result)
+            block = eqx.tree_at(lambda b: b.result, block, result)
+        block.stats["dense_fallback"] = jnp.asarray(self.fell_back)
+        return block, solve
+
+
+def stop(tree: PyTree) -> PyTree:
+    """`stop_gradient` on the arrays of a pytree."""
+    dynamic, static = eqx.partition(tree, eqx.is_array)
+    return eqx.combine(jax.lax.stop_gradient(dynamic), static)
+
+
+def check_adjoint(adjoint: Any) -> ImplicitAdjoint:
+    if adjoint is None:
+        return ImplicitAdjoint()
+    if not isinstance(adjoint, ImplicitAdjoint):
+        raise TypeError(f"`adjoint` must be an `ImplicitAdjoint`; got {adjoint!r}.")
+    return adjoint
+
+
+def _check_k(k: Any, pencil: Pencil) -> int:
+    n = pencil.n
+    if k is None:
+        if not isinstance(pencil.operator, lx.MatrixLinearOperator):
+            raise ValueError(
+                "`k=None` (all pairs) needs a dense matrix; got "
+                f"{type(pencil.operator).__name__}."
+            )
+        return n
+    k = check_integer("k", k, 1)
+    if k > n:
+        raise ValueError(f"`k` must be at most the order n = {n}; got {k}.")
+    return k
+
+
+def _target(
+    which: Any, sigma: ArrayLike | None, eigensolver: Any, domain: Domain
+) -> tuple[AbstractSelection, Num[Array, ""] | None]:
+    """The selection, and the shift of a spectral transformation."""
+    selection = as_selection(which, domain)
+    if isinstance(eigensolver, ShiftInvert):
+        if sigma is not None:
+            raise ValueError(
+                f"Give the target once; got `sigma={sigma}` beside "
+                f"`eigensolver={eigensolver!r}`."
+            )
+        target = eigensolver.sigma
+    elif sigma is not None:
+        target = as_shift(sigma)
+    else:
+        return selection, selection.sigma if isinstance(selection, Nearest) else None
+    if which == "LM":
+        return Nearest(target), target
+    if isinstance(which, str | Nearest):
+        raise ValueError(
+            f"Beside the target `sigma={target}` the eigenvalues nearest to it are "
+            f"wanted; got `which={which!r}`. Leave `which` out, or pass a callable or "
+            "`Overlap`."
+        )
+    return selection, target
+
+
+def _choose(
+    eigensolver: Any,
+    pencil: Pencil,
+    k: int,
+    sigma: ArrayLike | None,
+    target: Num[Array, ""] | None,
+) -> AbstractEigensolver:
+    if not isinstance(eigensolver, AbstractEigensolver | None):
+        raise TypeError(
+            f"`eigensolver` must be an `AbstractEigensolver`; got {eigensolver!r}."
+        )
+    if eigensolver is None:
+        return _default(pencil, k, target)
+    inner = eigensolver
+    if isinstance(eigensolver, ShiftInvert):
+        inner = eigensolver.inner
+    elif isinstance(eigensolver, KrylovSchur) and sigma is not None:
+        raise ValueError(
+            f"`sigma={sigma}` asks for interior eigenvalues, which `KrylovSchur` cannot "
+            "find from products with A alone; take `ShiftInvert(sigma, ...)` or "
+            "`Dense()`."
+        )
+    if isinstance(inner, KrylovSchur) and not inner.suits(pencil.n, k):
+        return Dense()
+    return eigensolver
+
+
+def _default(
+    pencil: Pencil, k: int, target: Num[Array, ""] | None
+) -> AbstractEigensolver:
+    n, dense = pencil.n, isinstance(pencil.operator, lx.MatrixLinearOperator)
+    if not KrylovSchur().suits(n, k):
+        return Dense()
+    if target is None:
+        return Dense() if dense else KrylovSchur()
+    # The whole spectrum of a small matrix takes no longer than to compile anything else.
+    return Dense() if n <= _SMALL else ShiftInvert(target)
+
+
+def _check_v0(v0: Any, pencil: Pencil) -> Inexact[Array, " n"] | None:
+    if v0 is None:
+        return None
+    domain = pencil.domain
+    check_vector(v0, domain, "`v0`")
+    leaves, treedef = jtu.tree_flatten(v0)
+    if pencil.is_real and any(jnp.iscomplexobj(leaf) for leaf in leaves):
+        raise TypeError("`v0` is complex, but the operator is real.")
+    leaves = [jnp.asarray(leaf).astype(domain.dtype) for leaf in leaves]
+    start = domain.flatten(jtu.tree_unflatten(treedef, leaves))
+    check_direction(start, "`v0`")
+    # The square of a small or large entry would under- or overflow.
+    size = jnp.max(jnp.abs(start))
+    return start / jnp.where(size > 0, size, 1).astype(start.dtype)
