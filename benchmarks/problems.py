@@ -100,9 +100,9 @@ def waveguide(m, wavelength=1.55, width=1.5, height=0.22, size=(4.0, 2.0)):
     return values, rows, columns, nx * ny
 
 
-def complex_shift(m):
+def complex_shift(m, p=(25.0, 50.0, 250.0)):
     """Convection–diffusion with a complex, varying diagonal."""
-    values, rows, columns, n = convection_diffusion(m)
+    values, rows, columns, n = convection_diffusion(m, p)
     shift = 1j * np.linspace(0, 1, n) ** 2
     index = np.arange(n)
     return (
