@@ -219,10 +219,13 @@ def check_direction(v: Array, name: str) -> None:
     """Refuses a vector without a direction, where its values are known."""
     if isinstance(v, Tracer):
         return
-    # No `np.asarray`: parts of v may be on other hosts.
-    if not jnp.all(jnp.isfinite(v)):
+    # No `np.asarray`: parts of v may be on other hosts. A constant of a program that is
+    # just being traced is known as well.
+    with jax.ensure_compile_time_eval():
+        finite, direction = jnp.all(jnp.isfinite(v)), jnp.any(v != 0)
+    if not finite:
         raise ValueError(f"{name} contains NaN or inf.")
-    if not jnp.any(v != 0):
+    if not direction:
         raise ValueError(f"{name} is zero: it must have a direction.")
 
 

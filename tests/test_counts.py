@@ -159,3 +159,24 @@ def test_importing_the_package_is_cheap():
     assert min(float(seconds) for seconds, *_ in runs) < 0.3
     roots = {module.split(".")[0] for module in runs[0][1:]}
     assert not roots & {"scipy", "jaxopt", "matplotlib", "tqdm", "optimistix"}
+
+
+def test_members_of_a_batch_take_the_products_they_take_alone():
+    """In lockstep each of them would take those of the slowest."""
+    if jax.default_backend() != "cpu":
+        pytest.skip("elsewhere the members of a batch run together")
+    # The second one's eigenvalues are closer together.
+    rates = jnp.stack([jnp.linspace(0.0, 1.0, N) ** p for p in (4.0, 0.25)])
+    plain = lx.DiagonalLinearOperator(rates[0])
+    counting = ieig.CountingOperator(plain)
+
+    @jax.vmap
+    def find(rates):
+        one = eqx.tree_at(lambda c: c.operator.diagonal, counting, rates)
+        s = ieig.eigs(one, K, "LR", eigensolver=ieig.KrylovSchur(krylov_dim=12))
+        return s.eigenvalues, s.stats["num_matvecs"]
+
+    values, products = find(rates)
+    assert relative(values, rates[:, : -K - 1 : -1]) < 1e-8
+    assert products[1] > products[0]
+    assert sum(counting.counts()) == jnp.sum(products)

@@ -702,3 +702,11 @@ class TestPairsThatFailAlone:
         a, e = self.problem()
         with pytest.raises(RUNTIME, match=f"(?s){text}.*rtol=3.7e-11"):
             self.tangents(a, e, Noisy(), throw=True)[1].block_until_ready()
+
+
+def test_a_start_vector_of_a_program_is_checked_when_it_is_traced():
+    def run(a, v0):
+        return jax.jit(lambda a: ieig.eigs(apply, 1, like=X, v0=v0).eigenvalues)(a)
+
+    assert jnp.isfinite(run(A, X)[0])
+    raises(lambda: run(A, 0 * X), ValueError, "`v0` is zero")
