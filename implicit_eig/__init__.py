@@ -20,6 +20,11 @@ from ._gauge import (
     LargestReal as LargestReal,
     UnitNorm as UnitNorm,
 )
+from ._gauge_guard import GaugeDependenceWarning as GaugeDependenceWarning
+from ._gauge_invariance import (
+    check_gauge_invariance as check_gauge_invariance,
+    GaugeReport as GaugeReport,
+)
 from ._implicit import ImplicitAdjoint as ImplicitAdjoint
 from ._linear_solver import (
     AbstractSylvesterSolver as AbstractSylvesterSolver,

@@ -9,6 +9,7 @@ from jaxtyping import Array, ArrayLike, Complex, Inexact
 
 from ._eigensolver import of_moderate_size, times_real
 from ._gauge import AbstractGauge, as_gauge
+from ._gauge_guard import guarded
 from ._operator import as_matrix, complex_dtype, Domain
 from ._pairs import (
     check_ties,
@@ -95,6 +96,7 @@ def _eig(a: Array, gauge: AbstractGauge, ties: Ties, tie_rtol: float) -> EigResu
     w = times_real(w, size[..., 0])
     flat = [x.reshape((-1, *x.shape[a.ndim - 2 :])) for x in (a, w, v)]
     w, v = jax.vmap(one)(*flat)
+    (v,) = guarded(gauge, v)
     return EigResult(w.reshape(a.shape[:-1]), v.reshape(a.shape))
 
 

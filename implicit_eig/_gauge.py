@@ -54,7 +54,8 @@ class LargestReal(AbstractGauge):
 
     Where several entries tie for the largest modulus the first of them in floating
     point is taken; the gauge then jumps under perturbations, and only functions that do
-    not depend on the phase are smooth.
+    not depend on the phase are smooth (those of a circulant matrix: all entries tie).
+    Their gradients are right at a tie too.
     """
 
     def __call__(self, v):
@@ -62,11 +63,17 @@ class LargestReal(AbstractGauge):
         return v * (_phase(v[_largest(v)]).conj() / _norm(v))
 
 
+class DefaultGauge(LargestReal):
+    """`LargestReal` where the user chose no gauge: reverse passes are watched
+    (`_gauge_guard.py`)."""
+
+
 class Lapack(AbstractGauge):
     """As `geev` returns vectors: unit 2-norm, the entry of largest modulus real.
 
     Its sign is the one the vector comes with: LAPACK leaves it free, so it may flip
-    under a perturbation. Take `LargestReal` where that matters.
+    under a perturbation. Take `LargestReal` where that matters. Where several entries
+    tie for the largest modulus the phase jumps as that of `LargestReal` does.
     """
 
     def __call__(self, v):
@@ -137,7 +144,7 @@ class _User(AbstractGauge):
 
 def as_gauge(gauge: Any, domain: Domain) -> AbstractGauge:
     if gauge is None:
-        return LargestReal()
+        return DefaultGauge()
     if isinstance(gauge, UnitNorm) and gauge.index is not None:
         if not -domain.n <= gauge.index < domain.n:
             raise ValueError(

@@ -15,6 +15,7 @@ from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact
 from ._check import check_real
 from ._eigensolver import combine, InvariantBlock
 from ._gauge import AbstractGauge
+from ._gauge_guard import guarded
 from ._operator import Pencil
 
 
@@ -207,4 +208,7 @@ def pairs_of_block(
     of_values, of_vectors = marks
     if of_values is not None:
         values = values + of_values[:k].astype(values.dtype)
-    return Eigenpairs(values, right + of_vectors[:k].astype(right.dtype), left)
+    right = right + of_vectors[:k].astype(right.dtype)
+    if left is None:
+        return Eigenpairs(values, *guarded(gauge, right), None)
+    return Eigenpairs(values, *guarded(gauge, right, left))

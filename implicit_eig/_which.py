@@ -125,6 +125,32 @@ class Overlap(AbstractSelection):
 
     Follows one mode through a path of parameters, also where eigenvalues cross. `v` is
     a vector of the operator's domain, of its dtype or complex; it carries no derivative.
+
+    With a gauge made of the same vector the phase is followed too: a path of vectors as
+    smooth as the operator's, also where the default gauge jumps from one largest entry
+    to another.
+
+    !!! Example
+
+        ```python
+        import jax, jax.numpy as jnp, implicit_eig as ieig
+
+        def matrix(t):  # the eigenvalues t and 1 − t cross at 1/2
+            t, one = jnp.asarray(t, complex), jnp.asarray(1, complex)
+            s = jnp.array([[one, 0.3j * t], [0.5j + t, one]])
+            return s @ jnp.diag(jnp.array([t, 1 - t])) @ jnp.linalg.inv(s)
+
+        @jax.jit
+        def follow(t, v):
+            gauge = ieig.Functional(v / jnp.vdot(v, v))  # the component along v is one
+            s = ieig.eigs(matrix(t), 1, ieig.Overlap(v), gauge=gauge)
+            return s.eigenvalues[0], s.eigenvectors[:, 0]
+
+        v = jnp.array([1.0, 0.5j])
+        for t in jnp.linspace(0.0, 1.0, 8):
+            w, v = follow(t, v)
+            assert abs(w.real - t) < 1e-5
+        ```
     """
 
     v: PyTree[Inexact[Array, "..."]]

@@ -21,6 +21,13 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+def pytest_configure(config):
+    # Raw Jacobians of vectors are what many tests are about, and depend on the phase.
+    # Not in pyproject.toml: the category is imported, and JAX before the flags above.
+    ignored = "ignore::implicit_eig.GaugeDependenceWarning"
+    config.addinivalue_line("filterwarnings", ignored)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _forget_programs():
     """Compiled programs are kept for ever otherwise, and the run's memory grows."""

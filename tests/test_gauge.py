@@ -302,3 +302,86 @@ def test_very_large_and_very_small_vectors_scale_without_overflow(gauge):
         got, tangent = jax.jvp(gauge, (scale * v,), (scale * t,))
         assert relative(got, want) < 1e-14
         assert relative(tangent, plain) < 1e-13
+
+
+def circulant(c):
+    return jnp.stack([jnp.roll(c, i) for i in range(c.size)], axis=1)
+
+
+@pytest.mark.parametrize("gauge", ["default", "Lapack"])
+def test_where_all_entries_tie_a_loss_without_phase_has_its_gradient(gauge):
+    # Every Fourier mode has entries of one modulus: rounding chooses the largest one.
+    a, e = circulant(jnp.arange(1.0, N + 1) ** 2), random_matrix(15, N)
+    v = np.asarray(ieig.eig(a).eigenvectors)
+    assert np.allclose(np.abs(v), N**-0.5, atol=1e-14)
+
+    def f(a):
+        v = ieig.eig(a, gauge=GAUGES[gauge][0]).eigenvectors
+        return phaseless(v) + jnp.sum(jnp.abs(C @ v) ** 3)
+
+    gradient, value = jax.jit(jax.grad(f))(a), jax.jit(f)
+    difference = central_difference(value, a, e)
+    assert np.isclose(jnp.vdot(gradient, e), difference, rtol=1e-6)
+    # Vectors themselves jump: somewhere near by another entry is the largest one.
+    tops = [argmax(ieig.eig(a + 1e-9 * s * e).eigenvectors[:, 1]) for s in (-1, 1)]
+    assert tops[0] != tops[1]
+
+
+def along(previous):
+    """The phase in which the overlap with `previous` is real; unit norm."""
+
+    def gauge(v):
+        overlap = jnp.vdot(previous, v)
+        phase = overlap / jnp.abs(overlap).astype(v.dtype)
+        return v * phase.conj() / jnp.linalg.norm(v).astype(v.dtype)
+
+    return gauge
+
+
+FOLLOWING = {
+    "a callable": along,
+    "Functional": lambda v: ieig.Functional(v / jnp.vdot(v, v)),
+    "default": lambda v: None,
+}
+
+
+@pytest.mark.parametrize("gauge", FOLLOWING)
+def test_a_mode_is_followed_smoothly_through_a_crossing(gauge):
+    # The mode turns by about 60°, and at t = 1/2 its eigenvalue crosses another one.
+    frame, turn = random_matrix(16, N, np.complex128), random_matrix(17, N, np.complex128)
+    others = jnp.asarray([0.0, 3.0, -3.0 + 1j, -2.0, 4j, -4j])
+
+    def matrix(t):
+        t = jnp.asarray(t, complex)
+        s = 3 * jnp.eye(N, dtype=complex) + 0.4 * frame
+        s = s.at[:, 0].set(frame[0] + 2 * t * turn[0])
+        d = others.at[0].set(2 + 2 * t).at[1].set(4 - 2 * t)
+        return s @ jnp.diag(d) @ jnp.linalg.inv(s)
+
+    def pair(t, previous):
+        kwargs = {"gauge": FOLLOWING[gauge](previous)}
+        s = ieig.eigs(matrix(t), 1, ieig.Overlap(previous), **kwargs)
+        return s.eigenvalues[0], s.eigenvectors[:, 0]
+
+    @jax.jit
+    def step(t, v):
+        one = jnp.ones_like(t)
+        h = 1e-6
+        plus, minus = (pair(t + s, v) for s in (h, -h))
+        difference = jax.tree.map(lambda p, m: (p - m) / (2 * h), plus, minus)
+        return jax.jvp(lambda t: pair(t, v), (t,), (one,)), difference
+
+    v = frame[0] / jnp.linalg.norm(frame[0]).astype(complex)
+    distances, errors = [], []
+    for t in np.linspace(0.0, 1.0, 24):  # not through the tie itself
+        ((w, new), tangents), difference = step(jnp.asarray(t), v)
+        assert abs(complex(w) - (2 + 2 * t)) < 1e-11
+        distances.append(jnp.linalg.norm(new - v) / jnp.linalg.norm(v))
+        errors.append(relative(tangents, difference))
+        v = new
+    assert max(errors) < 1e-7
+    if gauge == "default":
+        # What it is all for: the largest entry becomes another one.
+        assert max(distances[1:]) > 0.5
+    else:
+        assert max(distances) < 0.15

@@ -34,7 +34,9 @@ def block_root(pencil, basis, matrix, left_basis, *, coordinates, active, solve)
     solve. With one it is `CᴴBẊ = 0`, for which `L̇ = Cᴴ(ȦX − ḂXL)` needs no solve.
     """
     del pencil, coordinates, solve
-    return basis, matrix, left_basis, jnp.zeros(active.shape, matrix.real.dtype)
+    # Zeros made of L: under `vmap` a value must be batched where its tangent is.
+    mark = jnp.where(active & (jnp.diagonal(matrix) == 0), 0.0, 0.0)
+    return basis, matrix, left_basis, mark.astype(matrix.real.dtype)
 
 
 @block_root.def_jvp

@@ -1,0 +1,325 @@
+"""Losses that depend on the arbitrary scale of vectors are told so, others are not."""
+
+import re
+import textwrap
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import implicit_eig as ieig
+
+from .oracles import random_matrix, relative
+
+
+N = 4
+A = random_matrix(1, N)
+E = random_matrix(2, N)
+X = random_matrix(3, N, np.complex128)[0]
+BATCH = random_matrix(4, N, batch=(3,))
+
+
+def warned(fn, *args):
+    """How many warnings a call emits."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        jax.block_until_ready(fn(*args))
+        jax.effects_barrier()
+    assert all(w.category is ieig.GaugeDependenceWarning for w in caught)
+    return len(caught)
+
+
+def of_phase(a, size=1.0, **kwargs):
+    v = ieig.eig(a, **kwargs).eigenvectors
+    return size * jnp.sum(v[0].real + v[1].imag)
+
+
+def of_line(a, size=1.0):
+    v = ieig.eig(a).eigenvectors
+    return size * jnp.sum(jnp.abs(X.astype(v.dtype) @ v) ** 2)
+
+
+MODES = {
+    "grad": lambda f: (jax.grad(f), A),
+    "grad of jit": lambda f: (jax.grad(jax.jit(f)), A),
+    "vmap of grad": lambda f: (jax.jit(jax.vmap(jax.grad(f))), BATCH),
+    "grad of vmap": lambda f: (jax.grad(lambda a: jnp.sum(jax.vmap(f)(a))), BATCH),
+    "remat": lambda f: (jax.jit(jax.grad(jax.checkpoint(f))), A),
+    "forward over reverse": lambda f: (jax.jit(jax.hessian(f)), A),
+    "reverse over reverse": lambda f: (
+        jax.jit(jax.grad(lambda a: jnp.sum(jax.grad(f)(a) * E))),
+        A,
+    ),
+    "reverse over forward": lambda f: (
+        jax.jit(jax.grad(lambda a: jax.jvp(f, (a,), (E,))[1])),
+        A,
+    ),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_gradient_warns_once_where_the_loss_depends_on_the_phase(mode):
+    for loss, times in ((of_phase, 1), (of_line, 0)):
+        fn, a = MODES[mode](loss)
+        assert warned(fn, a) == times
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_dependence_is_relative_and_nothing_depends_on_nothing(dtype):
+    gradient = jax.jit(jax.grad(of_phase))
+    least = float(np.finfo(dtype).tiny)
+    for size, times in ((1, 1), (1e-12, 1), (100 * least, 1), (0, 0), (np.nan, 0)):
+        assert warned(gradient, A.astype(dtype), jnp.asarray(size, dtype)) == times
+    one = jax.jit(jax.grad(lambda a, s: of_line(a, s) + 1e-2 * s * of_phase(a)))
+    assert warned(one, A.astype(dtype), jnp.asarray(1, dtype)) == 1
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.float64])
+def test_losses_that_are_invariant_by_cancellation_pass(dtype):
+    n, k = 12, 4
+
+    def losses(a):
+        s = ieig.eigs(a, k, "LM", left=True)
+        v, u = s.eigenvectors, s.left_eigenvectors
+        middle = jnp.roll(a, 3, axis=0).astype(v.dtype)
+        projector = v[:, :2] @ u[:, :2].conj().T
+        mixed = (v * jnp.arange(k).astype(v.dtype)) @ jnp.linalg.inv(v[:k])
+        return [
+            jnp.sum(jnp.abs(v) ** 4),
+            jnp.sum(jnp.abs(jnp.sum(v[::2], axis=0))),
+            jnp.sum(v.conj() * (middle @ v)).real,
+            jnp.sum(u.conj() * (middle @ v)).real,
+            jnp.sum(s.condition_numbers),
+            jnp.abs(jnp.sum(u.conj() * v, axis=0))[0],
+            jnp.sum(v.conj() * (a.astype(v.dtype) @ v)).real,
+            jnp.abs(projector[0, 1]) + projector[1, 1].real,
+            jnp.abs(mixed[0, 1]),
+            jnp.sum((v[0] / v[1]).real),
+            jnp.sum(jnp.abs(v) ** 2),
+        ]
+
+    a = random_matrix(5, n, dtype)
+    of_real = lambda x: losses(jax.lax.complex(x, a.imag) if jnp.iscomplexobj(a) else x)
+    assert warned(jax.jit(jax.jacrev(lambda x: jnp.stack(of_real(x)))), a.real) == 0
+
+
+def test_right_and_left_vectors_are_watched_together():
+    a = random_matrix(6, 5, np.complex128)
+
+    def loss(a, product):
+        s = ieig.eigs(a, 2, left=True)
+        v, u = s.eigenvectors, s.left_eigenvectors
+        return (product(u) * v[0]).real.sum()
+
+    assert warned(jax.grad(loss), a, jax.tree_util.Partial(lambda u: u[1].conj())) == 0
+    assert warned(jax.grad(loss), a, jax.tree_util.Partial(lambda u: u[1])) == 1
+    # Left vectors alone.
+    f = lambda a: jnp.sum(ieig.eigs(a, 2, left=True).left_eigenvectors[0].imag)
+    assert warned(jax.grad(f), a) == 1
+
+
+def test_pairs_found_elsewhere_and_matrix_free_ones_are_watched():
+    w, v = np.linalg.eig(np.asarray(A))
+    i = [np.argmax(w.imag)]
+
+    def attached(a):
+        return jnp.sum(ieig.attach(a, w[i], v[:, i]).eigenvectors.imag)
+
+    assert warned(jax.grad(attached), A) == 1
+
+    def free(rates):
+        mv = lambda v: rates * v + 0.3 * jnp.roll(v, 1)
+        return ieig.eigs(mv, 2, "LI", like=rates).eigenvectors.imag[0, 0]
+
+    assert warned(jax.grad(free), jnp.linspace(0.0, 1.0, 20)) == 1
+
+
+def test_the_program_calls_back_only_where_a_default_gauge_is_transposed():
+    def calls(fn):
+        return str(jax.make_jaxpr(fn)(A)).count("debug_callback[")
+
+    assert calls(jax.grad(of_phase)) == 1
+    for gauge in (ieig.LargestReal(), ieig.UnitNorm(), lambda v: v / v[0]):
+        assert calls(jax.grad(lambda a, g=gauge: of_phase(a, gauge=g))) == 0
+    assert calls(of_phase) == 0
+    assert calls(jax.jacfwd(of_phase)) == 0
+    assert calls(jax.grad(lambda a: jnp.sum(jnp.abs(ieig.eig(a).eigenvalues)))) == 0
+    assert calls(jax.grad(lambda a: jnp.max(ieig.eigvals(a).real))) == 0
+
+
+@pytest.mark.parametrize("derivative", [jax.grad, jax.hessian])
+def test_the_watch_does_not_touch_the_numbers(derivative):
+    plain = derivative(lambda a: of_phase(a, gauge=ieig.LargestReal()))
+    assert relative(jax.jit(derivative(of_phase))(A), jax.jit(plain)(A)) < 1e-13
+
+
+def test_the_gradient_along_the_gauge_alone_is_rounding():
+    """Not exactly zero: no linear map of a cotangent can tell its rounding errors."""
+    unit = lambda a: jnp.sum(jnp.abs(ieig.eig(a).eigenvectors) ** 2)
+
+    def pinned(a):
+        v = ieig.eig(a).eigenvectors
+        top = jnp.argmax(jnp.abs(v), axis=0)
+        return jnp.sum(v[top, jnp.arange(N)].imag)
+
+    assert warned(jax.grad(unit), A) == 0
+    # It depends on the phase, and the gauge holds what it depends on.
+    assert warned(jax.grad(pinned), A) == 1
+    for loss in (unit, pinned):
+        assert jnp.linalg.norm(jax.jit(jax.grad(loss))(A)) < 1e-13
+
+
+def test_a_loss_in_an_implicitly_defined_function_is_watched_or_left_alone():
+    """Transposed programs inside other people's linear solves may have effects."""
+
+    def root(a):
+        def residual(x):
+            v = ieig.eig(a + x * E).eigenvectors
+            return 3 * x - 0.1 * v[0].imag @ jnp.arange(1.0, N + 1) - 0.2
+
+        def solve(f, x):
+            return jax.lax.fori_loop(0, 30, lambda _, x: x - f(x) / 3, x)
+
+        def tangent(g, y):
+            return y / g(jnp.ones_like(y))
+
+        return jax.lax.custom_root(residual, jnp.zeros(()), solve, tangent)
+
+    got = jax.grad(root)(A)
+    h = 1e-6
+    difference = (root(A + h * E) - root(A - h * E)) / (2 * h)
+    assert np.isclose(jnp.sum(got * E), difference, rtol=1e-5)
+
+
+class TestCheckGaugeInvariance:
+    def test_figures_are_those_of_differences_pair_by_pair(self):
+        a = random_matrix(7, 5, np.complex128)
+
+        def on_dict(v):
+            y = a @ jnp.concatenate([v["p"], v["q"].reshape(-1)])
+            return {"p": y[:1], "q": y[1:].reshape(2, 2)}
+
+        like = {"p": jnp.zeros(1, complex), "q": jnp.zeros((2, 2), complex)}
+
+        def loss(s):
+            v, u = s.eigenvectors, s.left_eigenvectors
+            one = v["p"][0, 0] ** 2 * u["q"][1, 0, 0] * s.eigenvalues[0]
+            return one.real + jnp.abs(u["p"][0, 1]) ** 2
+
+        kwargs = {"k": 3, "like": like, "left": True, "eigensolver": ieig.Dense()}
+        report = jax.jit(lambda: ieig.check_gauge_invariance(loss, on_dict, **kwargs))()
+        s = ieig.eigs(on_dict, **kwargs)
+        turns = 1.0, np.exp(1j)
+        want = [self.by_differences(loss, s, c, i) for i in range(3) for c in turns]
+        want = np.max(np.reshape(want, (3, 2, 2)), axis=1)
+        np.testing.assert_allclose(report.phase, want[:, 0], rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(report.norm, want[:, 1], rtol=1e-6, atol=1e-9)
+        assert report.phase[0] > 0.1 and report.norm[1] > 0.1
+        assert report.phase[1] < 1e-15 and report.phase[2] == report.norm[2] == 0
+
+    def by_differences(self, loss, s, c, i):
+        """(phase, norm) of pair i, at c times its vector, from values of the loss."""
+        v, form = jax.flatten_util.ravel_pytree(
+            jax.tree.map(lambda x: x[..., i], s.eigenvectors)
+        )
+        u, _ = jax.flatten_util.ravel_pytree(
+            jax.tree.map(lambda x: x[..., i], s.left_eigenvectors)
+        )
+        v, u = c * np.asarray(v), np.asarray(u) / np.conj(c)
+
+        @jax.jit
+        def at(v, u):
+            put = lambda x, y: x.at[..., i].set(y)
+            right = jax.tree.map(put, s.eigenvectors, form(v))
+            left = jax.tree.map(put, s.left_eigenvectors, form(u))
+            return loss(
+                ieig.Solution(
+                    s.eigenvalues, right, left, s.residuals, None, s.stats, s.result
+                )
+            )
+
+        h = 1e-6
+        slope = lambda f: float(f(h) - f(-h)) / (2 * h)
+        phase = slope(lambda t: at(v * np.exp(1j * t), u * np.exp(1j * t)))
+        norm = slope(lambda t: at(v * np.exp(t), u * np.exp(-t)))
+        eye = np.eye(v.size)
+        of_v = [slope(lambda t, e=e: at(v + t * e, u)) for e in (*eye, *(1j * eye))]
+        of_u = [slope(lambda t, e=e: at(v, u + t * e)) for e in (*eye, *(1j * eye))]
+        size = np.linalg.norm(of_v) * np.linalg.norm(v)
+        size = size + np.linalg.norm(of_u) * np.linalg.norm(u)
+        return abs(phase) / (size or 1), abs(norm) / (size or 1)
+
+    @pytest.mark.parametrize(
+        "loss, phase, norm",
+        [
+            (
+                lambda s: jnp.abs(s.eigenvectors[0, 1] / s.eigenvectors[1, 1]),
+                False,
+                False,
+            ),
+            (lambda s: jnp.abs(s.eigenvectors[0, 1]) ** 2, False, True),
+            (lambda s: jnp.angle(s.eigenvectors[0, 1]), True, False),
+            (lambda s: s.eigenvectors[0, 1].real, True, True),
+            (lambda s: jnp.sum(s.condition_numbers), False, False),
+            (lambda s: jnp.abs(s.left_eigenvectors[2, 1]), False, True),
+            (
+                lambda s: s.left_eigenvectors[2, 1] / s.left_eigenvectors[0, 1],
+                False,
+                False,
+            ),
+            (
+                lambda s: s.left_eigenvectors[2, 1].conj() * s.eigenvectors[0, 1],
+                False,
+                False,
+            ),
+            (lambda s: s.eigenvalues[1], False, False),
+        ],
+    )
+    @pytest.mark.parametrize("dtype", [np.float32, np.complex128])
+    def test_it_names_the_pairs_and_what_they_depend_on(self, loss, phase, norm, dtype):
+        a = random_matrix(8, N, dtype)
+        report = ieig.check_gauge_invariance(lambda s: loss(s).real, a, k=2, left=True)
+        assert bool(report.phase_invariant) != phase
+        assert bool(report.norm_invariant) != norm
+        assert bool(report) == bool(report.invariant) == (not phase and not norm)
+        lines = str(report).splitlines()
+        parts = ["the phase"] * phase + ["the norm"] * norm
+        assert "depends" not in lines[1]
+        if parts:
+            assert lines[2].endswith(f"depends on {' and '.join(parts)}")
+            assert len(lines) == 3
+        else:
+            assert "does not depend" in lines[-1]
+
+    def test_a_real_vector_is_seen_to_have_a_phase(self):
+        a = jnp.diag(jnp.arange(1.0, 4.0)) + 0.1
+        for loss in (lambda v: v[0, 0].real, lambda v: jnp.sum(v.real**4)):
+            report = ieig.check_gauge_invariance(
+                lambda s, f=loss: f(s.eigenvectors), a, k=2
+            )
+            assert report.phase[0] > 0.01 and not report.phase_invariant
+
+    def test_a_loss_without_a_derivative_is_not_invariant(self):
+        loss = lambda s: jnp.sqrt(jnp.sum(0 * s.eigenvectors.real))
+        report = ieig.check_gauge_invariance(loss, A, k=1)
+        assert not report and "depends on" in str(report)
+
+    @pytest.mark.parametrize(
+        "loss, error, message",
+        [
+            (3, TypeError, "got 3"),
+            (lambda s: s.eigenvectors[0], ValueError, r"\(2,\)"),
+            (lambda s: s.eigenvectors[0, 0], TypeError, "complex128"),
+        ],
+    )
+    def test_what_is_no_real_scalar_is_refused(self, loss, error, message):
+        with pytest.raises(error, match=message):
+            ieig.check_gauge_invariance(loss, A, k=2)
+
+
+@pytest.mark.parametrize("public", [ieig.check_gauge_invariance, ieig.Overlap])
+def test_the_docstrings_example_runs(public):
+    code = re.search(r"```python\n(.*?)```", public.__doc__, re.S)[1]
+    exec(textwrap.dedent(code), {})
