@@ -193,6 +193,11 @@ def _block(pencil, eigenvalues, vectors, left, solve, polish, rtol) -> Invariant
         num_matvecs = num_matvecs + k
     if pencil.is_real and jnp.iscomplexobj(basis):
         num_matvecs = 2 * num_matvecs
+    # Under `vmap` a value must be batched where its tangent is: with the operator.
+    basis, matrix, left_basis, eigenvalues, coordinates = jtu.tree_map(
+        lambda x: jnp.where(spanned, x, x),
+        (basis, matrix, left_basis, eigenvalues, coordinates),
+    )
     finite = jnp.all(jnp.isfinite(residuals))
     result = RESULTS.where(spanned, RESULTS.successful, RESULTS.dependent)
     result = RESULTS.where(jnp.all(good), result, RESULTS.residual_too_large)

@@ -48,6 +48,8 @@ def eig(
         are promoted.
     - `gauge`: the scale of the vectors; default
         [`implicit_eig.LargestReal`][]: unit 2-norm, largest entry real and positive.
+        Where none is given, the gradient of a loss that depends on the phase warns
+        ([`implicit_eig.GaugeDependenceWarning`][]).
     - `ties`: the derivative of a vector whose eigenvalue is repeated: `"nan"`, in the
         tangents of exactly those columns, or `"drop"`, without the coupling inside the
         tie, right for functions that do not change when tied vectors are mixed.

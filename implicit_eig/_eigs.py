@@ -65,7 +65,9 @@ def eigs(
         space would fill the whole space, `Dense()`, noted in `stats`). With a target,
         `ShiftInvert(sigma)`, and `Dense()` up to order 256.
     - `adjoint`: default [`implicit_eig.ImplicitAdjoint`][]`()`.
-    - `gauge`: default [`implicit_eig.LargestReal`][]`()`.
+    - `gauge`: default [`implicit_eig.LargestReal`][]`()`. Where none is given, the
+        gradient of a loss that depends on the phase warns
+        ([`implicit_eig.GaugeDependenceWarning`][]).
     - `ties`, `tie_rtol`: as in [`implicit_eig.eig`][], among the selected pairs.
         Eigenvalues that are not selected never matter. The default `tie_rtol` is at
         least ten times the largest residual over the largest `|λ|`: what an iterative

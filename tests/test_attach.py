@@ -541,3 +541,19 @@ def test_the_products_reported_are_those_counted(kind):
     )
     stats = ieig.attach(op, w, v, u if kind == "with left vectors" else None).stats
     assert stats["num_matvecs"] == sum(op.counts())
+
+
+def test_the_gradient_of_a_batch_is_the_batch_of_gradients():
+    a = jnp.stack([random_matrix(seed, 5) for seed in (1, 2)])
+    w, v = jnp.linalg.eig(a)
+
+    def f(a, w, v):
+        s = ieig.attach(a, w[:2], v[:, :2], throw=False)
+        return jnp.sum(jnp.abs(s.eigenvectors[0]) ** 2 + jnp.abs(s.eigenvalues))
+
+    each = jax.vmap(jax.grad(f))(a, w, v)
+    together = jax.grad(lambda a: jnp.sum(jax.vmap(f)(a, w, v)))(a)
+    assert relative(together, each) < 1e-12
+    # Pairs that are not batched: those of the first member.
+    together = jax.grad(lambda a: jnp.sum(jax.vmap(lambda a: f(a, w[0], v[0]))(a)))(a)
+    assert relative(together[0], each[0]) < 1e-12

@@ -209,6 +209,9 @@ def test_vmap_over_operators_is_the_loop_over_them():
         g = jax.jit(g)
         for i in range(3):
             assert relative(jax.tree.map(lambda x, i=i: x[i], together), g(a[i])) < 1e-9
+        if find is dense:
+            total = jax.grad(lambda a: jnp.sum(jax.vmap(lambda a: loss(dense(a)))(a)))
+            assert relative(jax.jit(total)(a), together[1]) < 1e-9
 
 
 def test_zero_beyond_a_negative_spectrum_does_not_enter_the_adjoint_run():
