@@ -41,7 +41,10 @@ def cells():
         for column in hazards.OWN:
             if hazards.has_answer(row, column):
                 why = pending(row, column)
-                marks = [pytest.mark.xfail(strict=True, reason=why)] if why else []
+                # Here it depends on LAPACK's rounding whether large terms cancel.
+                luck = row.hazard.endswith("order 3") and row.question is hazards.squares
+                mark = pytest.mark.xfail(strict=not luck, reason=why)
+                marks = [mark] if why else []
                 yield pytest.param(row, column, marks=marks, id=f"{row.name}, {column}")
 
 
@@ -52,7 +55,7 @@ def default_promotion():
         yield
 
 
-@pytest.mark.parametrize("row, column", cells())
+@pytest.mark.parametrize("row, column", list(cells()))
 def test_the_answer_is_right_or_says_that_it_is_not(row, column):
     text = hazards.verdict(row, column)
     assert not hazards.silently_wrong(text), text
