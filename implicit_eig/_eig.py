@@ -56,6 +56,11 @@ def eig(
     - `tie_rtol`: eigenvalues tie when their gap is at most `tie_rtol · max|λ|`. Default:
         `10 n eps`.
 
+    A pair that rounding cannot tell from a defective one, because a change E of a by
+    `10 eps ‖a‖` merges its eigenvalue with another one (`κ‖E‖` is at least their gap),
+    has NaN derivatives, vector and value. [`implicit_eig.funm`][] and
+    [`implicit_eig.invariant_subspace`][] have derivatives there.
+
     **Returns:** `EigResult(eigenvalues, eigenvectors)`, complex.
 
     **Raises:** `ValueError` for a non-square `a`, `TypeError` for a dtype LAPACK has
@@ -87,11 +92,11 @@ def _eig(a: Array, gauge: AbstractGauge, ties: Ties, tie_rtol: float) -> EigResu
     active = jnp.ones(a.shape[-1], bool)
 
     def one(a: Array, w: Array, v: Array) -> tuple[Array, Array]:
-        w, v = eigen_of_block(a, w, v, active=active, tie_rtol=tie_rtol)
+        w, v, _, lost = eigen_of_block(a, w, v, active=active, tie_rtol=tie_rtol)
         v = jax.vmap(gauge, in_axes=1, out_axes=1)(v)
         if ties == "nan":
-            v = nan_tangent(v, jnp.any(tied(w, active, tie_rtol), axis=0))
-        return w, v
+            lost = lost | jnp.any(tied(w, active, tie_rtol), axis=0)
+        return w, nan_tangent(v, lost)
 
     moderate, size = of_moderate_size(jax.lax.stop_gradient(a))
     w, v = jnp.linalg.eig(moderate)

@@ -14,7 +14,7 @@ from ._operator import Pencil
 from ._pairs import accuracy_of, check_ties, pairs_of_block, Ties
 from ._problem import Problem
 from ._progress_meter import AbstractProgressMeter, NoProgressMeter
-from ._solution import raise_unless_successful, Solution
+from ._solution import is_good, raise_unless_successful, RESULTS, Solution
 
 
 def eigs(
@@ -68,13 +68,17 @@ def eigs(
     - `gauge`: default [`implicit_eig.LargestReal`][]`()`. Where none is given, the
         gradient of a loss that depends on the phase warns
         ([`implicit_eig.GaugeDependenceWarning`][]).
-    - `ties`, `tie_rtol`: as in [`implicit_eig.eig`][], among the selected pairs.
-        Eigenvalues that are not selected never matter. The default `tie_rtol` is at
+    - `ties`, `tie_rtol`: as in [`implicit_eig.eig`][], among the selected pairs. A
+        selected eigenvalue that ties with one that is not, where the eigensolver met
+        that, has no derivative, nor has its vector: NaN with `"nan"`, and whatever the
+        linear solve gives with `"drop"`. The default `tie_rtol` is at
         least ten times the largest residual over the largest `|λ|`: what an iterative
         solver found is tied when it cannot be told apart.
-    - `throw`: raise when a run fails; else see `Solution.result`. Not an error:
+    - `throw`: raise when a run fails; else see `Solution.result`. Not errors:
         `RESULTS.unconfirmed`, by which `KrylovSchur` says that its pairs are right, and
-        that better ones inside the spectrum may have escaped it. Pairs that did not
+        that better ones inside the spectrum may have escaped it; and
+        `RESULTS.defective`: rounding cannot tell some eigenvalue from a defective one,
+        which has NaN derivatives, and so has its vector. Pairs that did not
         converge have NaN derivatives, as have those whose linear solve for a derivative
         misses its tolerance ([`implicit_eig.ImplicitAdjoint`][]).
     - `progress_meter`: shows the run: `TextProgressMeter()`, `TqdmProgressMeter()`, or
@@ -168,19 +172,18 @@ def solution_of_block(
     accuracy = accuracy_of(block, pencil) if tie_rtol is None else tie_rtol
     pairs = pairs_of_block(
         pencil,
+        block,
         basis,
         matrix,
         left_basis if left else None,
-        block.eigenvalues,
-        block.coordinates,
         # Eigenvalues need no solve where there is a left basis.
         marks=(mark if left_basis is None else None, mark),
-        active=block.active,
         k=k,
         gauge=gauge,
         ties=ties,
         tie_rtol=accuracy,
     )
+    defective = is_good(block.result) & jnp.any(pairs.lost)
     condition_numbers = None
     left_eigenvectors = None
     if pairs.left is not None:
@@ -197,5 +200,5 @@ def solution_of_block(
         residuals=residuals,
         condition_numbers=condition_numbers,
         stats=block.stats,
-        result=block.result,
+        result=RESULTS.where(defective, RESULTS.defective, block.result),
     )

@@ -12,9 +12,10 @@ from jaxtyping import Array, Bool, Complex, Float, PyTree
 class RESULTS(eqx.Enumeration):
     """Why a run ended. The text of each member is the sentence a user reads.
 
-    `unconfirmed` is a notice, not a failure: the pairs are right and differentiable, and
-    `throw=True` does not raise; whether they are the best ones is not known. Every other
-    member but `successful` is a failure, and wins over it.
+    `unconfirmed` and `defective` are notices, not failures: the pairs are right, and
+    `throw=True` does not raise. Whether unconfirmed ones are the best is not known;
+    defective ones have no derivatives. Every other member but `successful` is a failure,
+    and wins over them.
     """
 
     successful = ""
@@ -61,6 +62,13 @@ class RESULTS(eqx.Enumeration):
         "spectrum is of the size of rounding errors, so no digit of it is known. Select "
         "the eigenvalues close to it as well."
     )
+    defective = (
+        "The pairs returned are eigenpairs, but one of the eigenvalues is defective, or "
+        "cannot be told from a defective one: a change of the operator by its rounding "
+        "merges it with another. Its derivatives, and those of its vector, do not exist "
+        "and are NaN; all other pairs keep theirs. `invariant_subspace` has derivatives "
+        "there."
+    )
     unconfirmed = (
         "The `k` pairs returned are eigenpairs, and no better ones turned up; but "
         "products with the operator alone cannot show that there are none. The "
@@ -98,6 +106,12 @@ class Solution(eqx.Module):
     result: RESULTS
 
 
+def is_good(result: RESULTS) -> Bool[Array, "..."]:
+    """Whether it is no failure: successful, or a notice."""
+    notice = (result == RESULTS.unconfirmed) | (result == RESULTS.defective)
+    return (result == RESULTS.successful) | notice
+
+
 class _HasResult(Protocol):
     @property
     def result(self) -> RESULTS: ...
@@ -109,12 +123,11 @@ _Found = TypeVar("_Found", bound=_HasResult)
 def raise_unless_successful(solution: _Found) -> _Found:
     """The solution, or at run time an error with the sentence of its result.
 
-    `RESULTS.unconfirmed` says something about right pairs: no error.
+    Notices say something about right pairs: no error.
     """
     result = solution.result
     if not isinstance(result._value, Tracer):
-        good = (result == RESULTS.successful) | (result == RESULTS.unconfirmed)
-        return result.error_if(solution, ~good)
+        return result.error_if(solution, ~is_good(result))
     # One check a member: `Enumeration.error_if` takes the largest index over a batch,
     # and an empty batch has none.
     failures = (

@@ -18,7 +18,7 @@ from ._operator import Domain, Pencil
 from ._pairs import accuracy_of, eigen_of_block, nan_tangent
 from ._problem import Problem, stop
 from ._progress_meter import AbstractProgressMeter, NoProgressMeter
-from ._solution import raise_unless_successful, RESULTS
+from ._solution import is_good, raise_unless_successful, RESULTS
 from ._transformation import factorises
 from ._which import check_vector
 
@@ -75,14 +75,13 @@ class Subspace(eqx.Module):
         that are symmetric in the tied values. At a defective eigenvalue they have none:
         take `trace`, or traces of powers of `block`."""
         found = self._spectrum
-        values, _ = eigen_of_block(
+        return eigen_of_block(
             found.matrix,
             found.eigenvalues,
             found.coordinates,
             active=jnp.ones(found.eigenvalues.shape, bool),
             tie_rtol=found.tie_rtol,
-        )
-        return values
+        ).eigenvalues
 
     @property
     def trace(self) -> Inexact[Array, ""]:
@@ -298,9 +297,10 @@ def _of_order(
     """The first k columns, which have derivatives all together or not at all, and the
     selected and the unselected eigenvalue between which k cuts."""
     values, outside = block.eigenvalues[:k], block.outside
-    if outside is None:
-        outside = jnp.asarray(jnp.nan, values.dtype)
-    inside = values[jnp.argmin(jnp.abs(values - outside))]
+    outside = jnp.full_like(values, jnp.nan) if outside is None else outside[:k]
+    gap = jnp.abs(values - outside)
+    closest = jnp.argmin(jnp.where(jnp.isnan(gap), jnp.inf, gap))
+    inside, outside = values[closest], outside[closest]
     largest = jnp.max(jnp.abs(values))
     cut = jnp.abs(inside - outside) <= tie_rtol * largest
     if block.active.size > k:
@@ -317,14 +317,10 @@ def _of_order(
         eigenvalues=values,
         coordinates=block.coordinates[:k, :k],
         left_basis=None if left_basis is None else left_basis[:, :k],
-        active=jnp.broadcast_to(jnp.all(block.active[:k]) & _good(block), (k,)),
+        active=jnp.broadcast_to(jnp.all(block.active[:k]) & is_good(block.result), (k,)),
         residuals=block.residuals[:k],
     )
     return _unless(block, cut, RESULTS.cut), (inside, outside)
-
-
-def _good(block: InvariantBlock) -> Bool[Array, ""]:
-    return (block.result == RESULTS.successful) | (block.result == RESULTS.unconfirmed)
 
 
 def _unless(
@@ -332,7 +328,7 @@ def _unless(
 ) -> InvariantBlock:
     """The block, unless it is `bad`: then without derivatives, reported by `result` where
     nothing worse is."""
-    return without(block, bad & _good(block), result)
+    return without(block, bad & is_good(block.result), result)
 
 
 def _residual(pencil: Pencil, block: InvariantBlock) -> Float[Array, ""]:

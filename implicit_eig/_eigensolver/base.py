@@ -49,8 +49,8 @@ class InvariantBlock(eqx.Module):
         wanted one) and converged.
     - `residuals`: `‖A v − λ B v‖ / ‖v‖` of the pairs.
     - `norm`: an estimate of `‖A‖`.
-    - `outside`: of the eigenvalues at hand that are not in the block (of a Krylov run,
-        Ritz values) the one nearest to one in it, NaN where there is none; or `None`.
+    - `outside`: for each column, of the eigenvalues at hand that are not in the block (of
+        a Krylov run, Ritz values) the nearest one, NaN where there is none; or `None`.
     - `transformation`: that of the Krylov run which found the pairs; solvers of their
         derivatives use it, and its factor, again.
     - `spectrum`: all pairs, where the eigensolver found them all, for the same use.
@@ -68,7 +68,7 @@ class InvariantBlock(eqx.Module):
     result: RESULTS
     transformation: AbstractTransformation | None = None
     spectrum: Spectrum | None = None
-    outside: Complex[Array, ""] | None = None
+    outside: Complex[Array, " m"] | None = None
 
     @classmethod
     def from_pairs(
@@ -188,16 +188,17 @@ class AbstractEigensolver(eqx.Module):
 
 def nearest_outside(
     eigenvalues: Complex[Array, " p"], chosen: Int[Array, " m"], wanted: Bool[Array, " m"]
-) -> Complex[Array, ""]:
-    """Of the eigenvalues that are not both `chosen` and `wanted` the nearest to one that
-    is; NaN where there is none."""
+) -> Complex[Array, " m"]:
+    """For each eigenvalue `chosen` and `wanted` the nearest one that is not; NaN where
+    there is none."""
     inside = jnp.zeros(eigenvalues.size, bool).at[chosen].set(wanted)
     there = jnp.isfinite(eigenvalues)
     across = (wanted & there[chosen])[:, None] & (~inside & there)
     gap = jnp.abs(eigenvalues[chosen][:, None] - eigenvalues)
-    gap = jnp.min(jnp.where(across, gap, jnp.inf), axis=0)
-    nearest = jnp.argmin(gap)
-    return jnp.where(jnp.isfinite(gap[nearest]), eigenvalues[nearest], jnp.nan)
+    gap = jnp.where(across, gap, jnp.inf)
+    nearest = jnp.argmin(gap, axis=1)
+    known = jnp.isfinite(jnp.min(gap, axis=1))
+    return jnp.where(known, eigenvalues[nearest], jnp.nan)
 
 
 class Galerkin(NamedTuple):

@@ -79,16 +79,16 @@ class Ritz(NamedTuple):
 
 class KrylovResult(NamedTuple):
     """The wanted Schur vectors; `m` columns of which the `active` ones converged. `done`
-    tells that all did, and that the search for better ones came to its end. `outside` is
-    the Ritz value nearest to one of the wanted ones. With x the vector `rest` and b the
-    `coupling`, `A X = X L + x bᵀ`."""
+    tells that all did, and that the search for better ones came to its end. `outside`
+    are the unwanted Ritz values nearest to the wanted ones. With x the vector `rest` and
+    b the `coupling`, `A X = X L + x bᵀ`."""
 
     basis: PyTree[Inexact[Array, "_n m"]]
     matrix: Inexact[Array, "m m"]
     eigenvalues: Complex[Array, " m"]
     coordinates: Complex[Array, "m m"]
     active: Bool[Array, " m"]
-    outside: Complex[Array, ""]
+    outside: Complex[Array, " m"]
     norm: Float[Array, ""]
     finite: Bool[Array, ""]
     done: Bool[Array, ""]
@@ -528,7 +528,7 @@ def _run(
         eigenvalues: Complex[Array, " m"]
         coordinates: Complex[Array, "m m"]
         active: Bool[Array, " m"]
-        outside: Complex[Array, ""]
+        outside: Complex[Array, " m"]
         searches: Int[Array, ""]
         found: Complex[Array, " m"]
 
@@ -584,7 +584,7 @@ def _run(
             values,
             leading(ritz.converged[:width], coordinates),
             ritz.converged[:width],
-            nearest_outside(ritz.values, jnp.arange(m), ritz.wanted),
+            nearest_outside(ritz.values, jnp.arange(m), ritz.wanted)[:width],
             state.searches + complete.astype(state.searches.dtype),
             jnp.where(complete, values, state.found),
         )
@@ -602,7 +602,7 @@ def _run(
         jnp.zeros(width, dtype),
         jnp.zeros((width, width), dtype),
         jnp.zeros(width, bool),
-        jnp.zeros((), dtype),
+        jnp.zeros(width, dtype),
         zero,
         jnp.zeros(width, dtype),
     )
