@@ -298,15 +298,35 @@ def nan_tangent(
 @nan_tangent.defjvp
 def _(primals, tangents):
     (x, missing), (t, _) = primals, tangents
+    return nan_tangent(x, missing), _nan(t, missing)
+
+
+def _nan(t: Inexact[Array, "*n k"], missing: Bool[Array, " k"]) -> Inexact[Array, "*n k"]:
+    """NaN where `missing`, as a linear map that JAX transposes by the rule given here."""
     lost = jnp.broadcast_to(missing, t.shape)
-    # An identity map that JAX transposes by the rule given here.
-    t = jax.lax.custom_linear_solve(
+    return jax.lax.custom_linear_solve(
         lambda t: t,
         t,
         lambda _, t: jnp.where(lost, jnp.nan, t),
         lambda _, ct: jnp.where(lost & (ct != 0), jnp.nan, ct),
     )
-    return nan_tangent(x, missing), t
+
+
+@eqx.filter_custom_jvp
+def _absent(pencil: Pencil, *, missing: Bool[Array, " k"]) -> Float[Array, " k"]:
+    """Zeros to be added to what has no derivative where `missing`: columns that are not
+    there lead nowhere, and NaN put on them would not arrive at the pencil."""
+    return jnp.zeros(missing.shape, pencil.dtype).real
+
+
+@_absent.def_jvp
+def _(primals, tangents, *, missing):
+    zeros = _absent(*primals, missing=missing)
+    moving = [t for t in jtu.tree_leaves(tangents) if eqx.is_inexact_array(t)]
+    if not moving:
+        return zeros, None
+    total = sum((jnp.sum(t.real).astype(zeros.dtype) for t in moving), 0 * zeros)
+    return zeros, _nan(0 * total, missing)
 
 
 @jax.custom_jvp
@@ -388,6 +408,8 @@ def pairs_of_block(
     if of_values is not None:
         values = values + of_values[:k].astype(values.dtype)
     right = right + of_vectors[:k].astype(right.dtype)
+    absent = _absent(pencil, missing=missing)
+    values, right = (x + absent.astype(x.dtype) for x in (values, right))
     if left is None:
         return Eigenpairs(values, *guarded(gauge, right), None, lost)
     return Eigenpairs(values, *guarded(gauge, right, left), lost)

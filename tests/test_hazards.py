@@ -110,7 +110,6 @@ def test_a_verdict_is_computed():
     assert hazards.classify(hazards.Answer(2.0), none, True) == "wrong: 2, none exists"
 
 
-@pytest.mark.xfail(strict=True, reason="the mark is lost in the transposed rule: 0.0")
 def test_an_eigenvalue_that_did_not_converge_has_no_gradient_either():
     hasty = ieig.KrylovSchur(krylov_dim=6, max_restarts=2)
 
