@@ -104,6 +104,8 @@ class Solution(eqx.Module):
     condition_numbers: Float[Array, " k"] | None
     stats: dict[str, Any]
     result: RESULTS
+    # For each pair the nearest eigenvalue the eigensolver saw and did not select.
+    _outside: Complex[Array, " k"] | None = None
 
     def __str__(self) -> str:
         """A line for each pair; shapes where values are traced, or a batch."""
