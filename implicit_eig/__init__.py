@@ -1,6 +1,7 @@
 """Differentiable eigenpairs of any linear operator, by implicit differentiation."""
 
 from ._attach import attach as attach
+from ._diagnose import diagnose as diagnose, Diagnostics as Diagnostics
 from ._eig import eig as eig, EigResult as EigResult, eigvals as eigvals
 from ._eigensolver import (
     AbstractEigensolver as AbstractEigensolver,

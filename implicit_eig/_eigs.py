@@ -201,4 +201,5 @@ def solution_of_block(
         condition_numbers=condition_numbers,
         stats=block.stats,
         result=RESULTS.where(defective, RESULTS.defective, block.result),
+        _outside=None if block.outside is None else block.outside[:k],
     )

@@ -104,6 +104,64 @@ class Solution(eqx.Module):
     condition_numbers: Float[Array, " k"] | None
     stats: dict[str, Any]
     result: RESULTS
+    # For each pair the nearest eigenvalue the eigensolver saw and did not select.
+    _outside: Complex[Array, " k"] | None = None
+
+    def __str__(self) -> str:
+        """A line for each pair; shapes where values are traced, or a batch."""
+        if not has_values(self) or jnp.ndim(self.eigenvalues) != 1:
+            return shapes(self, ("eigenvalues", "eigenvectors", "left_eigenvectors"))
+        columns = {"eigenvalue": [number(x) for x in self.eigenvalues]}
+        columns["residual"] = [f"{float(x):.1e}" for x in self.residuals]
+        if self.condition_numbers is not None:
+            columns["κ"] = [f"{float(x):.1e}" for x in self.condition_numbers]
+        converged = int(self.stats["num_converged"])
+        if converged < len(self.residuals):
+            marks = ["" if i < converged else "not" for i in range(len(self.residuals))]
+            columns["converged"] = marks
+        return table(columns) + summary(self)
+
+
+def table(columns: dict[str, list[str]]) -> str:
+    """Numbered rows under the names of their columns."""
+    k = len(next(iter(columns.values())))
+    columns = {"": [str(i) for i in range(k)]} | columns
+    lines = []
+    for name, cells in columns.items():
+        width = max(len(x) for x in (name, *cells))
+        lines.append([x.rjust(width) for x in (name, *cells)])
+    return "\n".join("  ".join(row) for row in zip(*lines, strict=True)) + "\n"
+
+
+def number(x: Any) -> str:
+    x = complex(x)
+    return f"{x.real:.8g}" if x.imag == 0 else f"{x.real:.8g}{x.imag:+.8g}j"
+
+
+def has_values(tree: PyTree) -> bool:
+    """Whether all its arrays have values."""
+    leaves = jtu.tree_leaves(tree)
+    return all(not isinstance(x, Tracer) and eqx.is_array_like(x) for x in leaves)
+
+
+def shapes(tree: Any, names: tuple[str, ...]) -> str:
+    """`Name(field=float64[3,2], …)`."""
+
+    def one(x: Any) -> str:
+        return f"{x.dtype}[{','.join(str(d) for d in x.shape)}]"
+
+    fields = []
+    for name in names:
+        leaves = [x for x in jtu.tree_leaves(getattr(tree, name)) if hasattr(x, "dtype")]
+        if leaves:
+            fields.append(f"{name}=" + ", ".join(one(x) for x in leaves))
+    return f"{type(tree).__name__}({'; '.join(fields)})"
+
+
+def summary(tree: Any) -> str:
+    """The result and the counts, of a tree with values."""
+    counts = ", ".join(f"{name}={int(x)}" for name, x in sorted(tree.stats.items()))
+    return f"result: {RESULTS[tree.result] or 'successful'}\n{counts}"
 
 
 def is_good(result: RESULTS) -> Bool[Array, "..."]:

@@ -18,7 +18,16 @@ from ._operator import Domain, Pencil
 from ._pairs import accuracy_of, eigen_of_block, nan_tangent
 from ._problem import Problem, stop
 from ._progress_meter import AbstractProgressMeter, NoProgressMeter
-from ._solution import is_good, raise_unless_successful, RESULTS
+from ._solution import (
+    has_values,
+    is_good,
+    number,
+    raise_unless_successful,
+    RESULTS,
+    shapes,
+    summary,
+    table,
+)
 from ._transformation import factorises
 from ._which import check_vector
 
@@ -67,6 +76,15 @@ class Subspace(eqx.Module):
     result: RESULTS
     _dual: PyTree[Inexact[Array, "..."]] | None  # BᴴY
     _spectrum: _Spectrum
+
+    def __str__(self) -> str:
+        """A line for each eigenvalue; shapes where values are traced, or a batch."""
+        values = self._spectrum.eigenvalues
+        if not has_values(self) or jnp.ndim(values) != 1:
+            return shapes(self, ("basis", "block", "left_basis"))
+        sep = "" if self.separation is None else f", separation {self.separation:.1e}"
+        lines = table({"eigenvalue": [number(x) for x in values]})
+        return f"{lines}residual {self.residual:.1e}{sep}\n{summary(self)}"
 
     @property
     def eigenvalues(self) -> Complex[Array, " k"]:

@@ -4,5 +4,9 @@ from .adjoint import (
     ImplicitAdjoint as ImplicitAdjoint,
     SylvesterSolve as SylvesterSolve,
 )
-from .bordered import separation as separation, solve_bordered as solve_bordered
+from .bordered import (
+    left_vector as left_vector,
+    separation as separation,
+    solve_bordered as solve_bordered,
+)
 from .rule import block_root as block_root

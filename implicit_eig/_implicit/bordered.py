@@ -136,6 +136,26 @@ def separation(
     return 1 / size
 
 
+def left_vector(
+    pencil: Pencil,
+    basis: Inexact[Array, "n 1"],
+    matrix: Inexact[Array, "1 1"],
+    active: Bool[Array, " 1"],
+    solve: SylvesterSolve,
+) -> Inexact[Array, "n 1"]:
+    """The left vector of a simple pair (v, λ), from one transposed system.
+
+    It is e + y with e along Bv and y orthogonal to it, and `uᴴ(A − λB) = 0` says what
+    y is: `yᴴ P(A − λB)Q = −eᴴ(A − λB)Q`. NaN where the solve failed.
+    """
+    border, _ = _border(pencil, basis, active)
+    transposed, e = pencil.transpose(), border.conj()
+    rhs = transposed.mass_mm(e) @ matrix.T - transposed.mm(e)
+    system = _system(pencil, basis, matrix, border).transpose()
+    y, failed = solve.transpose()(system, rhs)
+    return border + jnp.where(jnp.any(failed), jnp.nan, y).conj()
+
+
 def _system(
     pencil: Pencil,
     basis: Inexact[Array, "n m"],

@@ -1,0 +1,167 @@
+"""How far eigenpairs and their derivatives can be trusted."""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import lineax as lx
+from jaxtyping import Array, Complex, Float, Inexact, PyTree
+
+from ._implicit import ImplicitAdjoint, left_vector, separation, SylvesterSolve
+from ._operator import as_pencil, complex_dtype, Pencil
+from ._problem import check_adjoint, stop
+from ._solution import has_values, number, shapes, Solution, table
+from ._which import Known
+
+
+class Diagnostics(eqx.Module):
+    """What bounds the errors of each pair, to first order; arrays of shape `(k,)`.
+
+    **Attributes:**
+
+    - `eigenvalues`: as in the solution.
+    - `condition_numbers`: `κ(λ) = ‖u‖‖v‖ / |uᴴBv|`.
+    - `separation`: an estimate, from above, of the least `‖P(A − λB)y‖` over `y ⟂ v` of
+        norm one, P the projector along Bv; usually by less than a factor of 3.
+    - `gap`: to the nearest other eigenvalue that is known: selected, or seen by the
+        eigensolver. Infinite where none is.
+    - `backward_error`: `‖Av − λBv‖ / ((‖A‖ + |λ|‖B‖) ‖v‖)`, norms estimated from below
+        where A is not a matrix.
+    - `eigenvalue_error`, `vector_error`: relative; `κ r / |λ|` and `r / separation`,
+        with r the residual norm and the rounding of a product with A (Wilkinson 1965;
+        Stewart 1973).
+    - `gradient_error`: of the eigenvalue's gradient, relative to its largest possible
+        size `κ ‖Ȧ‖`: `2 (1 + κ) r / separation + rtol` of the linear solves.
+
+    No derivatives. NaN where a linear solve failed.
+    """
+
+    eigenvalues: Complex[Array, " k"]
+    condition_numbers: Float[Array, " k"]
+    separation: Float[Array, " k"]
+    gap: Float[Array, " k"]
+    backward_error: Float[Array, " k"]
+    eigenvalue_error: Float[Array, " k"]
+    vector_error: Float[Array, " k"]
+    gradient_error: Float[Array, " k"]
+
+    def __str__(self) -> str:
+        names = [f.name for f in dataclasses.fields(self)]
+        if not has_values(self) or jnp.ndim(self.gap) != 1:
+            return shapes(self, tuple(names))
+        columns = {"eigenvalue": [number(x) for x in self.eigenvalues]}
+        for name in names[1:]:
+            columns[name] = [f"{float(x):.1e}" for x in getattr(self, name)]
+        return table(columns).rstrip("\n")
+
+
+def diagnose(
+    operator: Any,
+    solution: Solution,
+    *,
+    mass: Any = None,
+    like: PyTree | None = None,
+    adjoint: ImplicitAdjoint | None = None,
+) -> Diagnostics:
+    """Condition, separation and error bounds of the pairs of a solution.
+
+    **Arguments:**
+
+    - `operator`, `mass`, `like`: what the solution is of, as in
+        [`implicit_eig.eigs`][]. `like=None` takes the shape of an eigenvector, and its
+        dtype, which is complex: pass it for a real callable.
+    - `solution`: from `eigs` or `attach`.
+    - `adjoint`: who solves the linear systems, one with A − λB projected. Default: LU for
+        matrices and orders up to 1000, else `KrylovSylvester`.
+
+    **Returns:** a [`implicit_eig.Diagnostics`][]. Works under `jit` and `vmap`.
+
+    **Cost:** each pair for itself: six linear solves for the separation, by power
+    iteration with the inverse, and one for κ where the solution has no left vectors. The
+    left vector of a pair is `e + y` with e along Bv and y orthogonal to it, of one
+    transposed system.
+
+    !!! Example
+
+        ```python
+        solution = ieig.eigs(a, k=4)
+        print(ieig.diagnose(a, solution))
+        ```
+    """
+    if not isinstance(solution, Solution):
+        raise TypeError(f"`solution` must be a `Solution`; got {solution!r}.")
+    if like is None and callable(operator):
+        like = jtu.tree_map(
+            lambda v: jax.ShapeDtypeStruct(v.shape[:-1], v.dtype), solution.eigenvectors
+        )
+    pencil = as_pencil(operator, mass, like)
+    known = Known(stop(solution.eigenvalues)[:1])
+    solve = check_adjoint(adjoint).bind(pencil, None, known, 1, False)
+    return _diagnose(*stop((pencil, solution, solve)))
+
+
+@eqx.filter_jit
+def _diagnose(pencil: Pencil, solution: Solution, solve: SylvesterSolve) -> Diagnostics:
+    w = solution.eigenvalues.astype(complex_dtype(pencil.dtype))
+    k = w.size
+
+    def flat(vectors: PyTree) -> Complex[Array, "n k"]:
+        leaves = jtu.tree_leaves(vectors)
+        return jnp.concatenate([x.reshape(-1, k) for x in leaves]).astype(w.dtype)
+
+    v = flat(solution.eigenvectors)
+    v = v / jnp.linalg.norm(v, axis=0).astype(v.dtype)
+    av, bv = pencil.mm(v), pencil.mass_mm(v)
+    residual = jnp.linalg.norm(av - w * bv, axis=0)
+    norm_a = _norm(pencil.operator, pencil.mm, av)
+    norm_b = _norm(pencil.mass, pencil.mass_mm, bv)
+    size = norm_a + jnp.abs(w) * norm_b
+
+    def one(pair: tuple[Array, Array]) -> tuple[Array, Array]:
+        value, x = pair
+        basis, matrix, every = x[:, None], value[None, None], jnp.ones(1, bool)
+        own = dataclasses.replace(solve, selection=Known(value[None]), norm=norm_a)
+        sep = separation(pencil, basis, matrix, every, own)
+        if solution.left_eigenvectors is not None:
+            return sep, jnp.zeros_like(sep)
+        left = left_vector(pencil, basis, matrix, every, own)
+        overlap = jnp.sum(left.conj() * pencil.mass_mm(basis))
+        return sep, jnp.linalg.norm(left) / jnp.abs(overlap)
+
+    sep, kappa = jax.lax.map(one, (w, v.T))
+    if solution.left_eigenvectors is not None:
+        u = flat(solution.left_eigenvectors)
+        kappa = jnp.linalg.norm(u, axis=0) / jnp.abs(jnp.sum(u.conj() * bv, axis=0))
+    eps = jnp.finfo(residual.dtype).eps
+    # A residual may be zero; what A is known to is not.
+    r = residual + eps * size
+    others = jnp.where(jnp.eye(k, dtype=bool), jnp.inf, jnp.abs(w[:, None] - w))
+    gap = jnp.min(others, axis=1)
+    if solution._outside is not None:
+        beyond = jnp.abs(w - solution._outside)
+        gap = jnp.where(beyond < gap, beyond, gap)
+    # δv and δu are r / sep each; the gradient uᴴȦv / uᴴBv has the relative change
+    # δu + δv, and that of its denominator, κ (δu + δv).
+    return Diagnostics(
+        eigenvalues=w,
+        condition_numbers=kappa,
+        separation=sep,
+        gap=gap,
+        backward_error=residual / jnp.where(size > 0, size, 1),
+        eigenvalue_error=kappa * r / jnp.abs(w),
+        vector_error=r / sep,
+        gradient_error=2 * (1 + kappa) * r / sep + solve.rtol,
+    )
+
+
+def _norm(operator: Any, product: Any, image: Inexact[Array, "n k"]) -> Float[Array, ""]:
+    """The Frobenius norm, or where entries are not known a lower estimate."""
+    if isinstance(operator, lx.MatrixLinearOperator):
+        return jnp.linalg.norm(operator.matrix)
+    most = jnp.max(jnp.linalg.norm(image, axis=0))
+    random = jax.random.normal(jax.random.key(0), (image.shape[0], 1), most.dtype)
+    found = jnp.linalg.norm(product(random.astype(image.dtype)))
+    return jnp.maximum(most, found / jnp.linalg.norm(random))
