@@ -162,7 +162,8 @@ def test_eigs_says_that_a_pair_is_defective_and_goes_on(find):
     i, j = (np.argmin(abs(x[0] - 1.5)) for x in (u, v))
     left, right = u[1][:, i], v[1][:, j]
     truth = (left @ (np.asarray(e) @ right)) / (left @ right)
-    assert abs(complex(t_w[~block][0]) - truth) < 1e-8 * abs(truth)
+    # Left vectors are found to eps^(2/3) = 4e-11.
+    assert abs(complex(t_w[~block][0]) - truth) < 1e-7 * abs(truth)
 
 
 def test_a_defective_pair_whose_partner_is_not_selected():
