@@ -321,15 +321,19 @@ def _nan(t: Inexact[Array, "*n k"], missing: Bool[Array, " k"]) -> Inexact[Array
 
 
 @eqx.filter_custom_jvp
-def _absent(pencil: Pencil, *, missing: Bool[Array, " k"]) -> Float[Array, " k"]:
+def _absent(
+    pencil: Pencil, *, values: Complex[Array, " k"], missing: Bool[Array, " k"]
+) -> Float[Array, " k"]:
     """Zeros to be added to what has no derivative where `missing`: columns that are not
     there lead nowhere, and NaN put on them would not arrive at the pencil."""
-    return jnp.zeros(missing.shape, pencil.dtype).real
+    del pencil
+    # Made of the values: under `vmap` zeros must be batched where their tangent is.
+    return jnp.where(missing & (values == 0), 0.0, 0.0).astype(values.real.dtype)
 
 
 @_absent.def_jvp
-def _(primals, tangents, *, missing):
-    zeros = _absent(*primals, missing=missing)
+def _(primals, tangents, *, values, missing):
+    zeros = _absent(*primals, values=values, missing=missing)
     moving = [t for t in jtu.tree_leaves(tangents) if eqx.is_inexact_array(t)]
     if not moving:
         return zeros, None
@@ -416,7 +420,8 @@ def pairs_of_block(
     if of_values is not None:
         values = values + of_values[:k].astype(values.dtype)
     right = right + of_vectors[:k].astype(right.dtype)
-    absent = _absent(pencil, missing=missing)
+    fixed = jax.lax.stop_gradient(w[:k])
+    absent = _absent(pencil, values=fixed, missing=missing)
     values, right = (x + absent.astype(x.dtype) for x in (values, right))
     if left is None:
         return Eigenpairs(values, *guarded(gauge, right), None, lost)
