@@ -169,16 +169,17 @@ class TestFinding:
 
 
 class TestShiftsThatAreEigenvalues:
-    def test_the_shift_is_moved(self):
+    @pytest.mark.parametrize("n", [40, 60])
+    def test_the_shift_is_moved(self, n):
         """The Laplacian of a path: 0 is an eigenvalue, and the matrix is exactly
         singular."""
-        path = sp.diags_array([2.0] * N) - sp.diags_array(
-            [[1.0] * (N - 1)] * 2, offsets=[1, -1]
+        path = sp.diags_array([2.0] * n) - sp.diags_array(
+            [[1.0] * (n - 1)] * 2, offsets=[1, -1]
         )
         path = sp.csr_array(path)
         path[0, 0] = path[-1, -1] = 1.0
         solution = ieig.eigs(path, 3, eigensolver=shift_invert(0.0, 1e-9))
-        exact = 4 * np.sin(np.pi * np.arange(3) / (2 * N)) ** 2
+        exact = 4 * np.sin(np.pi * np.arange(3) / (2 * n)) ** 2
         np.testing.assert_allclose(solution.eigenvalues, exact, atol=1e-9)
         assert solution.stats["num_factorizations"] == 2
 

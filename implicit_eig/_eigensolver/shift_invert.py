@@ -31,7 +31,7 @@ class ShiftInvert(AbstractEigensolver):
     operator that are real all arithmetic is real.
 
     A `sigma` that is an eigenvalue to rounding makes A − σB singular; it is then moved by
-    eps^(2/3) of the size of A, and the pencil factorised again.
+    √eps of the size of A, and the pencil factorised again.
 
     **Arguments:**
 
@@ -116,7 +116,7 @@ def _regular(pencil: Pencil, sigma: Array, inverse: Callable[[Array], Inverse]):
         jnp.linalg.norm(x) / jnp.linalg.norm(random)
         for x in (pencil.mv(random), pencil.mass_mm(random[:, None]))
     ]
-    step = jnp.finfo(pencil.dtype).eps ** (2 / 3) * norms[0]
+    step = jnp.finfo(pencil.dtype).eps ** 0.5 * norms[0]
     step = jnp.where(norms[0] > 0, step / jnp.where(norms[1] > 0, norms[1], 1), 1)
 
     def attempt(sigma):
