@@ -138,3 +138,14 @@ def test_mass_operators_and_callables_are_diagnosed_like_matrices():
     assert "condition_numbers" in str(found) and len(str(found).splitlines()) == 3
     with pytest.raises(TypeError, match="solution"):
         ieig.diagnose(a, 3)
+
+
+def test_diagnostics_of_a_batch_are_those_of_its_members():
+    batch = jnp.stack([random_matrix(seed, 6) for seed in (1, 2)])
+    one = lambda a: ieig.diagnose(a, ieig.eigs(a, k=2))
+    together = jax.jit(jax.vmap(one))(batch)
+    for i, a in enumerate(batch):
+        alone = one(a)
+        assert np.allclose(together.condition_numbers[i], alone.condition_numbers)
+        assert np.allclose(together.separation[i], alone.separation)
+        assert np.allclose(together.gap[i], alone.gap)
