@@ -79,6 +79,9 @@ def diagnose(
 
     **Returns:** a [`implicit_eig.Diagnostics`][]. Works under `jit` and `vmap`.
 
+    **Raises:** `TypeError` or `ValueError` for what is no solution, or one of another
+    domain.
+
     **Cost:** each pair for itself: six linear solves for the separation, by power
     iteration with the inverse, and one for κ where the solution has no left vectors. The
     left vector of a pair is `e + y` with e along Bv and y orthogonal to it, of one
@@ -98,6 +101,12 @@ def diagnose(
             lambda v: jax.ShapeDtypeStruct(v.shape[:-1], v.dtype), solution.eigenvectors
         )
     pencil = as_pencil(operator, mass, like)
+    found = [v.shape[:-1] for v in jtu.tree_leaves(solution.eigenvectors)]
+    if found != [s.shape for s in pencil.domain.leaves]:
+        raise ValueError(
+            f"`solution` has eigenvectors of shape {found}, the operator acts on "
+            f"{[s.shape for s in pencil.domain.leaves]}."
+        )
     known = Known(stop(solution.eigenvalues)[:1])
     solve = check_adjoint(adjoint).bind(pencil, None, known, 1, False)
     return _diagnose(*stop((pencil, solution, solve)))

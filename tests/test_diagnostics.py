@@ -149,3 +149,11 @@ def test_diagnostics_of_a_batch_are_those_of_its_members():
         assert np.allclose(together.condition_numbers[i], alone.condition_numbers)
         assert np.allclose(together.separation[i], alone.separation)
         assert np.allclose(together.gap[i], alone.gap)
+
+
+def test_a_solution_of_something_else_is_refused():
+    solution = ieig.eigs(random_matrix(0, 6), k=2)
+    with pytest.raises(ValueError, match=r"\(6,\).*\(5,\)"):
+        ieig.diagnose(jnp.eye(5), solution)
+    with pytest.raises(TypeError, match="got 3"):
+        ieig.diagnose(jnp.eye(5), 3)
