@@ -10,12 +10,12 @@ from jaxtyping import Array, ArrayLike, Complex, Inexact
 from ._eigensolver import of_moderate_size, times_real
 from ._gauge import AbstractGauge, as_gauge
 from ._gauge_guard import guarded
+from ._missing import nan_tangent
 from ._operator import as_matrix, complex_dtype, Domain
 from ._pairs import (
     check_ties,
     default_tie_rtol,
     eigen_of_block,
-    nan_tangent,
     tied,
     Ties,
 )
@@ -94,9 +94,10 @@ def _eig(a: Array, gauge: AbstractGauge, ties: Ties, tie_rtol: float) -> EigResu
     def one(a: Array, w: Array, v: Array) -> tuple[Array, Array]:
         w, v, _, lost = eigen_of_block(a, w, v, active=active, tie_rtol=tie_rtol)
         v = jax.vmap(gauge, in_axes=1, out_axes=1)(v)
+        no_vector = lost
         if ties == "nan":
-            lost = lost | jnp.any(tied(w, active, tie_rtol), axis=0)
-        return w, nan_tangent(v, lost)
+            no_vector = lost | jnp.any(tied(w, active, tie_rtol), axis=0)
+        return nan_tangent(w, lost), nan_tangent(v, no_vector)
 
     moderate, size = of_moderate_size(jax.lax.stop_gradient(a))
     w, v = jnp.linalg.eig(moderate)

@@ -23,8 +23,8 @@ from ._block_diagonal import (
     schur,
 )
 from ._check import check_flag
+from ._missing import nan_tangent
 from ._operator import as_matrix, complex_dtype
-from ._pairs import nan_tangent
 from ._solution import raise_if
 
 

@@ -39,10 +39,17 @@ def _norm(v: Array) -> Array:
     return jnp.sqrt(jnp.sum(v.real**2 + v.imag**2)).astype(v.dtype)
 
 
-def _largest(v: Array) -> Array:
-    """Index of the entry of largest modulus."""
+def _largest(v: Array, rtol: float | None = None) -> Array:
+    """Index of the entry of largest modulus; the first of those that tie.
+
+    Symmetry makes exact ties, which rounding would break. Moduli within a relative
+    `rtol`, √eps by default, tie, so that the choice stays the same near such a vector.
+    """
     v = jax.lax.stop_gradient(v)
-    return jnp.argmax(v.real**2 + v.imag**2)
+    size = v.real**2 + v.imag**2
+    if rtol is None:
+        rtol = float(jnp.finfo(size.dtype).eps) ** 0.5
+    return jnp.argmax(size >= (1 - 2 * rtol) * jnp.max(size))
 
 
 def _phase(z: Array) -> Array:
@@ -52,10 +59,10 @@ def _phase(z: Array) -> Array:
 class LargestReal(AbstractGauge):
     """Unit 2-norm, the entry of largest modulus real and positive (the default).
 
-    Where several entries tie for the largest modulus the first of them in floating
-    point is taken; the gauge then jumps under perturbations, and only functions that do
-    not depend on the phase are smooth (those of a circulant matrix: all entries tie).
-    Their gradients are right at a tie too.
+    Where several entries tie for the largest modulus, as all those of a circulant matrix
+    do, the first of them is taken. Moduli within √eps of the largest count as tied, so
+    that rounding does not choose and derivatives exist there. Where another entry takes
+    the lead by more than that the phase jumps.
     """
 
     def __call__(self, v):
@@ -72,13 +79,14 @@ class Lapack(AbstractGauge):
     """As `geev` returns vectors: unit 2-norm, the entry of largest modulus real.
 
     Its sign is the one the vector comes with: LAPACK leaves it free, so it may flip
-    under a perturbation. Take `LargestReal` where that matters. Where several entries
-    tie for the largest modulus the phase jumps as that of `LargestReal` does.
+    under a perturbation. Where several entries tie for the largest modulus LAPACK takes
+    the first of them in floating point, and the phase may jump under a perturbation.
+    Take `LargestReal` where that matters.
     """
 
     def __call__(self, v):
         v = _moderate(v)
-        phase = _phase(v[_largest(v)])
+        phase = _phase(v[_largest(v, rtol=0.0)])
         sign = jnp.where(jax.lax.stop_gradient(phase.real) < 0, -1, 1).astype(v.dtype)
         return v * (sign * phase.conj() / _norm(v))
 

@@ -1,21 +1,21 @@
-"""A watch on reverse passes: does a loss depend on a phase that nobody chose?
+"""A guard on reverse passes: does a loss depend on a phase that nobody chose?
 
 The phase of an eigenvector is a convention. Where the user chose none, the cotangent that
 arrives at the vectors is asked for its part along the phase, and a warning says when
-there is one. The numbers are not touched.
+there is one. The numbers are not touched, but for cotangents that are nothing but gauge.
 """
 
+import functools
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Complex, DTypeLike, Float, Int
 
-from ._gauge import AbstractGauge, DefaultGauge
+from ._gauge import AbstractGauge, DefaultGauge, Lapack, LargestReal, UnitNorm
+from ._linear_map import linear_map
 
 
 class GaugeDependenceWarning(UserWarning):
@@ -79,6 +79,13 @@ def _norm(x: Array) -> Array:
     return jnp.sqrt(jnp.sum(x.real**2 + x.imag**2, axis=-2))
 
 
+class _Task(NamedTuple):
+    """What the reverse pass does with cotangents of vectors in a gauge."""
+
+    watch: bool  # for dependence on the phase
+    phase_free: bool  # whether the gauge leaves the phase as it came
+
+
 def guarded(gauge: AbstractGauge, *vectors: Complex[Array, "*batch n k"]) -> Vectors:
     """The vectors; in reverse mode, unless the gauge was chosen, under watch.
 
@@ -86,76 +93,65 @@ def guarded(gauge: AbstractGauge, *vectors: Complex[Array, "*batch n k"]) -> Vec
     evaluation. That is where invariance shows. The cotangents of second derivatives have
     parts along the phase for invariant losses too, which cancel over vectors and
     tangents.
+
+    Where the gauge fixes the norm of the right vectors, a cotangent along them has no
+    effect. One with nothing else but rounding errors is made zero, before it is divided
+    by gaps between eigenvalues.
     """
-    return _watched(vectors) if isinstance(gauge, DefaultGauge) else vectors
+    if not isinstance(gauge, LargestReal | Lapack | UnitNorm):
+        return vectors
+    phase_free = isinstance(gauge, UnitNorm) and gauge.index is None
+    return _guarded(vectors, _Task(isinstance(gauge, DefaultGauge), phase_free))
 
 
-@jax.custom_jvp
-def _watched(vectors: Vectors) -> Vectors:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _guarded(vectors: Vectors, task: _Task) -> Vectors:
+    del task
     return vectors
 
 
-@_watched.defjvp
-def _(primals, tangents):
+@_guarded.defjvp
+def _(task, primals, tangents):
     (vectors,), (tangents,) = primals, tangents
-    # The vectors go on without watch: of nested derivatives one is watched.
-    return vectors, tuple(_watch_p.bind(*tangents, *vectors))
+    return vectors, tuple(_guard(tangents, vectors, task=task))
 
 
-# (tangents, vectors) ↦ tangents, linear in the tangents. Its transposed rule looks at the
-# cotangents. A `custom_linear_solve` could do that too, but would carry the callback
-# along in programs that are never transposed.
-_watch_p = Primitive("implicit_eig_watch")
-_watch_p.multiple_results = True
-
-
-def _tangents(args):
-    return list(args[: len(args) // 2])
-
-
-_watch_p.def_impl(lambda *args: _tangents(args))
-_watch_p.def_abstract_eval(lambda *avals: _tangents(avals))
-mlir.register_lowering(_watch_p, lambda ctx, *args: _tangents(args))
-
-
-def _jvp(primals, tangents):
-    moving = _tangents(tangents)
-    if all(type(t) is ad.Zero for t in moving):
-        return _tangents(primals), moving
-    vectors = primals[len(moving) :]
-    moving = [ad.instantiate_zeros(t) for t in moving]
-    return _tangents(primals), _watch_p.bind(*moving, *vectors)
-
-
-ad.primitive_jvps[_watch_p] = _jvp
-
-
-def _transposed(cotangents, *args):
-    half = len(args) // 2
-    if not all(type(ct) is ad.Zero for ct in cotangents):
-        cotangents = [ad.instantiate_zeros(ct) for ct in cotangents]
-        _look(tuple(cotangents), args[half:])
-    return [*cotangents, *[None] * half]
-
-
-ad.primitive_transposes[_watch_p] = _transposed
-
-
-def _batched(args, axes):
-    size = next(
-        x.shape[axis] for x, axis in zip(args, axes, strict=True) if axis is not None
-    )
-    args = [
-        jnp.broadcast_to(x, (size, *x.shape))
-        if axis is None
-        else jnp.moveaxis(x, axis, 0)
-        for x, axis in zip(args, axes, strict=True)
+def _backward(cotangents, vectors, *, task):
+    asked = [
+        jnp.zeros_like(v) if ct is None else ct
+        for ct, v in zip(cotangents, vectors, strict=True)
     ]
-    out = _watch_p.bind(*args)
-    return out, [0] * len(out)
+    if task.watch:
+        _look(tuple(asked), tuple(vectors))
+    right, *left = cotangents
+    if right is not None:
+        right = _without_gauge(right, vectors[0], task.phase_free)
+    return [right, *left]
 
 
-batching.primitive_batchers[_watch_p] = _batched
+_guard = linear_map(
+    "implicit_eig_guard", lambda t, *_, **__: list(t), _backward, first_only=True
+)
+
+
+def _without_gauge(
+    ct: Complex[Array, "*batch n k"],
+    vectors: Complex[Array, "*batch n k"],
+    phase_free: bool,
+) -> Complex[Array, "*batch n k"]:
+    """The cotangent; zero in columns where it is v̄ times a number, to rounding."""
+    fixed, v = jax.lax.stop_gradient((ct, vectors))
+    largest = _largest(fixed)  # no square underflows
+    unit = fixed / jnp.where(largest > 0, largest, 1).astype(ct.dtype)
+    square = jnp.sum(v.real**2 + v.imag**2, axis=-2, keepdims=True)
+    along = jnp.sum(unit * v, axis=-2, keepdims=True)
+    along = along / square.astype(ct.dtype)
+    if not phase_free:
+        along = along.real.astype(ct.dtype)
+    rounding = 10 * jnp.finfo(square.dtype).eps * _norm(unit)
+    nothing = _norm(unit - along * v.conj()) <= rounding
+    # Its derivatives are not zero, and stay.
+    return ct - jnp.where(nothing[..., None, :], fixed, 0)
 
 
 def _look(cotangents: Vectors, vectors: Vectors) -> None:

@@ -2,7 +2,7 @@
 
 `eigen_of_block` carries the only formula with 1/(λ_j − λ_i) in the package. It leaves
 the coupling between tied eigenvalues out, so that nothing outside a tie is ever touched
-by it; `nan_tangent` afterwards marks what does not exist.
+by it; `nan_tangent` (`_missing.py`) afterwards marks what does not exist.
 """
 
 from collections.abc import Callable
@@ -19,6 +19,8 @@ from ._check import check_real
 from ._eigensolver import combine, InvariantBlock
 from ._gauge import AbstractGauge
 from ._gauge_guard import guarded
+from ._linear_map import joined
+from ._missing import absent, nan_tangent
 from ._operator import Pencil
 
 
@@ -85,8 +87,8 @@ def eigen_of_block(
     applied afterwards turns into its own derivative.
 
     `lost` are pairs that cannot be told from defective ones: L is known to rounding, and
-    to `known`. Derivatives of their eigenvalues are NaN; those of their vectors are left
-    to whoever calls. Nothing of them enters those of the other pairs.
+    to `known`. Their derivatives are to be made NaN by whoever calls. Nothing of them
+    enters those of the other pairs.
     """
     ties = tied(eigenvalues, active, tie_rtol)
     both = active[:, None] & active[None, :]
@@ -105,7 +107,7 @@ def eigen_of_block(
         skewed=dual.skewed,
     )
     values = _once(jnp.diagonal(spectrum), jnp.any(ties, axis=0))
-    return Eigen(nan_tangent(values, lost), w, duals, lost)
+    return Eigen(values, w, duals, lost)
 
 
 class _Dual(NamedTuple):
@@ -280,7 +282,7 @@ def _tangents(
         return jtu.tree_map(jnp.add, x, transposed(once, ct)(of_m))
 
     rhs = t @ w
-    return jax.lax.custom_linear_solve(
+    solution = jax.lax.custom_linear_solve(
         lambda x: equation(spectrum, x, known),
         # The zero is made of a tangent, or JAX cannot transpose the solve.
         (rhs, 0 * rhs),
@@ -288,57 +290,7 @@ def _tangents(
         lambda _, rhs: (solve(image, once, rhs)[0], once(rhs)[1]),
         refined_transposed,
     )
-
-
-@jax.custom_jvp
-def nan_tangent(
-    x: Inexact[Array, "*n k"], missing: Bool[Array, " k"]
-) -> Inexact[Array, "*n k"]:
-    """x, whose derivative does not exist in the `missing` columns.
-
-    Tangents of those columns are NaN. A cotangent that is nonzero there turns NaN, one
-    that is zero stays zero, so a function of other columns keeps its gradient.
-    """
-    del missing
-    return x
-
-
-@nan_tangent.defjvp
-def _(primals, tangents):
-    (x, missing), (t, _) = primals, tangents
-    return nan_tangent(x, missing), _nan(t, missing)
-
-
-def _nan(t: Inexact[Array, "*n k"], missing: Bool[Array, " k"]) -> Inexact[Array, "*n k"]:
-    """NaN where `missing`, as a linear map that JAX transposes by the rule given here."""
-    lost = jnp.broadcast_to(missing, t.shape)
-    return jax.lax.custom_linear_solve(
-        lambda t: t,
-        t,
-        lambda _, t: jnp.where(lost, jnp.nan, t),
-        lambda _, ct: jnp.where(lost & (ct != 0), jnp.nan, ct),
-    )
-
-
-@eqx.filter_custom_jvp
-def _absent(
-    pencil: Pencil, *, values: Complex[Array, " k"], missing: Bool[Array, " k"]
-) -> Float[Array, " k"]:
-    """Zeros to be added to what has no derivative where `missing`: columns that are not
-    there lead nowhere, and NaN put on them would not arrive at the pencil."""
-    del pencil
-    # Made of the values: under `vmap` zeros must be batched where their tangent is.
-    return jnp.where(missing & (values == 0), 0.0, 0.0).astype(values.real.dtype)
-
-
-@_absent.def_jvp
-def _(primals, tangents, *, values, missing):
-    zeros = _absent(*primals, values=values, missing=missing)
-    moving = [t for t in jtu.tree_leaves(tangents) if eqx.is_inexact_array(t)]
-    if not moving:
-        return zeros, None
-    total = sum((jnp.sum(t.real).astype(zeros.dtype) for t in moving), 0 * zeros)
-    return zeros, _nan(0 * total, missing)
+    return joined(*solution)
 
 
 @jax.custom_jvp
@@ -409,23 +361,22 @@ def pairs_of_block(
         no_value = no_value | cut[:k]
         in_tie = jnp.any(tied(w, active, tie_rtol), axis=0)
         no_vector = no_value | in_tie[:k]
-    left = None
+    vectors = [right]
     if left_basis is not None:
         left = combine(jnp.where(active, left_basis, 0), duals[:, :k])
         overlap = jnp.sum(left.conj() * pencil.mass_mm(right), axis=0)
-        left = left / jnp.where(missing, jnp.nan, overlap.conj())
-        left = nan_tangent(left, no_vector)
-    values, right = nan_tangent(w[:k], no_value), nan_tangent(right, no_vector)
+        vectors.append(left / jnp.where(missing, jnp.nan, overlap.conj()))
+    values = nan_tangent(w[:k], no_value)
+    right, *left = [nan_tangent(x, no_vector) for x in vectors]
     of_values, of_vectors = marks
     if of_values is not None:
         values = values + of_values[:k].astype(values.dtype)
     right = right + of_vectors[:k].astype(right.dtype)
     fixed = jax.lax.stop_gradient(w[:k])
-    absent = _absent(pencil, values=fixed, missing=missing)
-    values, right = (x + absent.astype(x.dtype) for x in (values, right))
-    if left is None:
-        return Eigenpairs(values, *guarded(gauge, right), None, lost)
-    return Eigenpairs(values, *guarded(gauge, right, left), lost)
+    nowhere = absent(pencil, values=fixed, missing=missing)
+    values, right = (x + nowhere.astype(x.dtype) for x in (values, right))
+    right, *left = guarded(gauge, right, *left)
+    return Eigenpairs(values, right, left[0] if left else None, lost)
 
 
 def _error(pencil: Pencil, block: InvariantBlock) -> Float[Array, ""]:

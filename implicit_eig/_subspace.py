@@ -14,8 +14,9 @@ from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, PyTree
 from ._check import check_flag
 from ._eigensolver import AbstractEigensolver, Dense, InvariantBlock, ShiftInvert, without
 from ._implicit import block_root, ImplicitAdjoint, separation as separation_of
+from ._missing import nan_tangent
 from ._operator import Domain, Pencil
-from ._pairs import accuracy_of, eigen_of_block, nan_tangent
+from ._pairs import accuracy_of, eigen_of_block
 from ._problem import Problem, stop
 from ._progress_meter import AbstractProgressMeter, NoProgressMeter
 from ._solution import (
@@ -93,13 +94,14 @@ class Subspace(eqx.Module):
         that are symmetric in the tied values. At a defective eigenvalue they have none:
         take `trace`, or traces of powers of `block`."""
         found = self._spectrum
-        return eigen_of_block(
+        pairs = eigen_of_block(
             found.matrix,
             found.eigenvalues,
             found.coordinates,
             active=jnp.ones(found.eigenvalues.shape, bool),
             tie_rtol=found.tie_rtol,
-        ).eigenvalues
+        )
+        return nan_tangent(pairs.eigenvalues, pairs.lost)
 
     @property
     def trace(self) -> Inexact[Array, ""]:

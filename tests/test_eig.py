@@ -164,6 +164,25 @@ def test_a_tie_gives_nan_in_the_tangents_of_its_own_vectors_only():
     assert np.all(np.isfinite(t_v))
 
 
+def test_jacobians_in_reverse_mode_keep_what_a_tie_elsewhere_does_not_touch():
+    def parts(a, **kwargs):
+        return [x.real for x in ieig.eig(a, **kwargs)]
+
+    a = jnp.diag(jnp.asarray([1.0, 1.0, 3.0, 5.0]))
+    by_w, by_v = jax.jacrev(parts)(a)
+    assert np.all(np.isfinite(by_w)) and np.all(np.isfinite(by_v[:, 2:]))
+    # A column at which a loss is stationary counts as not used …
+    share = lambda a, i: jnp.abs(ieig.eig(a).eigenvectors[0, i]) ** 2
+    assert np.all(jax.grad(share)(a, 3) == 0)
+    # … unless no vector has a derivative.
+    for a in (jnp.eye(3), jnp.zeros((3, 3))):
+        assert np.all(np.isnan(jax.grad(share)(a, 1)))
+        assert np.all(np.isnan(jax.jvp(lambda a: share(a, 1), (a,), (a,))[1]))
+        traces = jax.grad(lambda a: jnp.sum(ieig.eig(a).eigenvalues).real)(a)
+        assert relative(traces, jnp.eye(3)) < 1e-15
+        assert np.all(np.isfinite(jax.jacrev(lambda a: parts(a, ties="drop"))(a)[0]))
+
+
 def test_a_repeated_eigenvalue_has_a_first_derivative_and_no_second():
     a, e = with_spectrum(1, [1.0, 1.0, 3.0, 5.0]), random_matrix(2, 4)
     squares = jax.jit(jax.grad(lambda a: jnp.sum(ieig.eigvals(a) ** 2).real))(a)

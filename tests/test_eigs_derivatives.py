@@ -136,6 +136,22 @@ def test_hessian_vector_products_of_values_and_both_vectors(find, dtype):
     assert relative(hvp, central_difference(gradient, a, e, 1e-5)) < 1e-5
 
 
+@pytest.mark.parametrize("find", [lambda a: ieig.eig(a), dense, matrix_free])
+def test_mixed_derivatives_agree_in_all_orders_of_the_modes(find):
+    """With respect to A and to a parameter that enters the loss alone."""
+    a, x = matrix(40), jnp.linspace(-1.0, 2.0, 40)
+
+    def f(a, t):
+        v = find(a).eigenvectors
+        i = jnp.argmax(jnp.abs(v[0]) ** 2 + jnp.abs(v[1]) ** 2)
+        return jnp.sum((1 + t * x) ** 2 * jnp.abs(v[:, i]) ** 2)
+
+    want = jax.jit(jax.grad(lambda a: jax.jvp(lambda t: f(a, t), (0.0,), (1.0,))[1]))(a)
+    for jacobian in (jax.jacfwd, jax.jacrev):
+        mixed = jax.jit(jacobian(jax.grad(f), argnums=1))(a, 0.0)
+        assert relative(mixed, want) < 1e-9
+
+
 def test_hessian_agrees_with_the_dense_formula(exact):
     a = matrix(12)
     e = random_matrix(1, 12)

@@ -310,7 +310,7 @@ def circulant(c):
 
 @pytest.mark.parametrize("gauge", ["default", "Lapack"])
 def test_where_all_entries_tie_a_loss_without_phase_has_its_gradient(gauge):
-    # Every Fourier mode has entries of one modulus: rounding chooses the largest one.
+    # Every Fourier mode has entries of one modulus.
     a, e = circulant(jnp.arange(1.0, N + 1) ** 2), random_matrix(15, N)
     v = np.asarray(ieig.eig(a).eigenvectors)
     assert np.allclose(np.abs(v), N**-0.5, atol=1e-14)
@@ -322,9 +322,26 @@ def test_where_all_entries_tie_a_loss_without_phase_has_its_gradient(gauge):
     gradient, value = jax.jit(jax.grad(f))(a), jax.jit(f)
     difference = central_difference(value, a, e)
     assert np.isclose(jnp.vdot(gradient, e), difference, rtol=1e-6)
-    # Vectors themselves jump: somewhere near by another entry is the largest one.
+    # Somewhere near by another entry is the largest one.
     tops = [argmax(ieig.eig(a + 1e-9 * s * e).eigenvectors[:, 1]) for s in (-1, 1)]
     assert tops[0] != tops[1]
+
+
+def test_where_entries_tie_the_first_is_made_real_and_vectors_are_smooth():
+    a, e = circulant(jnp.arange(1.0, N + 1) ** 2), random_matrix(15, N)
+
+    def vectors(a):
+        return ieig.eig(a).eigenvectors
+
+    for s in (-1e-9, 0.0, 1e-9):
+        first = vectors(a + s * e)[0]
+        assert jnp.all(first.real > 0.4) and jnp.all(jnp.abs(first.imag) < 1e-15)
+    _, tangent = jax.jvp(vectors, (a,), (e,))
+    difference = central_difference(vectors, a, e, step=1e-9)
+    assert relative(difference, tangent) < 1e-5
+    # LAPACK's own vectors stay what they are.
+    plain = jnp.linalg.eig(a)[1]
+    assert relative(ieig.eig(a, gauge=ieig.Lapack()).eigenvectors, plain) < 1e-15
 
 
 def along(previous):

@@ -11,7 +11,7 @@ import pytest
 
 import implicit_eig as ieig
 
-from .oracles import random_matrix, relative
+from .oracles import random_matrix, relative, with_spectrum
 
 
 N = 4
@@ -155,20 +155,52 @@ def test_the_watch_does_not_touch_the_numbers(derivative):
     assert relative(jax.jit(derivative(of_phase))(A), jax.jit(plain)(A)) < 1e-13
 
 
-def test_the_gradient_along_the_gauge_alone_is_rounding():
-    """Not exactly zero: no linear map of a cotangent can tell its rounding errors."""
-    unit = lambda a: jnp.sum(jnp.abs(ieig.eig(a).eigenvectors) ** 2)
+def norms(a, scale=1.0, **kwargs):
+    return scale * jnp.sum(jnp.abs(ieig.eig(a, **kwargs).eigenvectors) ** 2)
 
+
+def test_the_gradient_of_what_the_gauge_holds_is_zero():
     def pinned(a):
         v = ieig.eig(a).eigenvectors
         top = jnp.argmax(jnp.abs(v), axis=0)
         return jnp.sum(v[top, jnp.arange(N)].imag)
 
-    assert warned(jax.grad(unit), A) == 0
     # It depends on the phase, and the gauge holds what it depends on.
     assert warned(jax.grad(pinned), A) == 1
-    for loss in (unit, pinned):
-        assert jnp.linalg.norm(jax.jit(jax.grad(loss))(A)) < 1e-13
+    assert jnp.linalg.norm(jax.jit(jax.grad(pinned))(A)) < 1e-13
+    assert warned(jax.grad(norms), A) == 0
+
+
+@pytest.mark.parametrize(
+    "gauge", [None, ieig.UnitNorm(0), ieig.UnitNorm(), ieig.Lapack()]
+)
+def test_a_cotangent_along_the_vectors_gives_exactly_zero(gauge):
+    # By a gap of 1e-10 rounding errors of the cotangents would become 1e-6.
+    near = with_spectrum(3, [2.0, 2 + 1e-10, 1j, -1.0 + 1j])
+    for scale in (1.0, 1e-200):
+        gradient = jax.jit(jax.grad(lambda a, s=scale: norms(a, s, gauge=gauge)))(near)
+        assert jnp.all(gradient == 0)
+    _, pullback = jax.vjp(lambda a: ieig.eig(a, gauge=gauge).eigenvectors, near)
+    along_phase = 1j * ieig.eig(near, gauge=gauge).eigenvectors.conj()
+    free = isinstance(gauge, ieig.UnitNorm) and gauge.index is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ieig.GaugeDependenceWarning)
+        assert bool(jnp.all(pullback(along_phase)[0] == 0)) == free
+
+
+def test_a_zero_made_of_a_cotangent_has_the_derivative_it_had():
+    """Σ d² |v|² is the gauge's alone at d = 1, and not beside: the mixed derivative."""
+    weights = jnp.asarray([1.0, -2.0, 0.5, 3.0])
+
+    def f(a, t):
+        v = ieig.eig(a).eigenvectors[:, 0]
+        return jnp.sum((1 + t * weights) ** 2 * jnp.abs(v) ** 2)
+
+    mixed = jax.jacrev(jax.grad(f), argnums=1)(A, 0.0)
+    other = jax.jacfwd(jax.grad(f), argnums=1)(A, 0.0)
+    want = jax.grad(lambda a: jax.jvp(lambda t: f(a, t), (0.0,), (1.0,))[1])(A)
+    assert jnp.linalg.norm(want) > 0.1
+    assert relative(mixed, want) < 1e-12 and relative(other, want) < 1e-12
 
 
 def test_a_loss_in_an_implicitly_defined_function_is_watched_or_left_alone():

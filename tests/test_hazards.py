@@ -11,28 +11,12 @@ from benchmarks import hazards
 
 ROWS = hazards.every_row()
 
-JUMP = "the sign of a real vector whose largest entries tie jumps, and has no derivative"
-SCALAR = "reverse mode of `eig` gives 0 where a tied vector's cotangent happens to be 0"
-
-
-def pending(row, column):
-    """Why this package is silently wrong in a cell, as long as it is."""
-    if isinstance(row, hazards.Unconverged) or column == "cluster":
-        return None
-    if "circulant" in row.hazard and row.question is hazards.entry:
-        return JUMP
-    if row.hazard in ("zero matrix", "identity") and row.question is not hazards.total:
-        return SCALAR
-    return None
-
 
 def cells():
     for row in ROWS:
         for column in hazards.OWN:
             if hazards.has_answer(row, column):
-                why = pending(row, column)
-                marks = [pytest.mark.xfail(strict=True, reason=why)] if why else []
-                yield pytest.param(row, column, marks=marks, id=f"{row.name}, {column}")
+                yield pytest.param(row, column, id=f"{row.name}, {column}")
 
 
 @pytest.fixture(autouse=True)
@@ -69,15 +53,12 @@ def test_torch_answers_what_the_page_says():
     assert not list(changed("PyTorch"))
 
 
-def test_the_page_has_every_row_and_every_wrong_answer_of_ours_is_pending():
+def test_the_page_has_every_row_and_no_wrong_answer_of_ours():
     page = hazards.verdicts_on_the_page()
     assert set(page) == {row.key for row in ROWS}
     for row in ROWS:
         for column in hazards.OWN:
-            wrong = hazards.silently_wrong(page[row.key][column])
-            assert wrong == (
-                hazards.has_answer(row, column) and pending(row, column) is not None
-            ), (row.name, column)
+            assert not hazards.silently_wrong(page[row.key][column]), (row.name, column)
 
 
 def test_a_verdict_is_computed():
@@ -95,6 +76,11 @@ def test_a_verdict_is_computed():
     assert say(None, error="RuntimeError") == "raises RuntimeError"
     none = hazards.Truth(None, reason="q is not smooth")
     assert hazards.classify(hazards.Answer(2.0), none, True) == "wrong: 2, none exists"
+    phase = hazards.Truth(None, in_gauge=2.0)
+    in_gauge = lambda x, own: hazards.classify(hazards.Answer(x), phase, True, own)
+    assert in_gauge(2.0, True) == "right, in the default gauge"
+    assert in_gauge(2.1, True).startswith("wrong")
+    assert in_gauge(2.0, False).startswith("wrong")
 
 
 def test_an_eigenvalue_that_did_not_converge_has_no_gradient_either():

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Complex, Float, Inexact
 
+from .._linear_map import joined
 from .._linear_solver import ProjectedSylvester
 from .._operator import Pencil
 from .adjoint import SylvesterSolve
@@ -85,13 +86,14 @@ def solve_bordered(
         # A cotangent is a sum over the pairs.
         return jnp.where(jnp.any(failed), jnp.nan, y), mark
 
-    outside, mark = jax.lax.custom_linear_solve(
+    solution = jax.lax.custom_linear_solve(
         matvec,
         # Zeros that depend on the right side: JAX cannot transpose the solve otherwise.
         (jnp.where(full, 0, project(rhs)), 0 * jnp.sum(rhs.real, axis=0)),
         solved,
         solved_transposed,
     )
+    outside, mark = joined(*solution)
     outside = jnp.where(full, 0, outside)
     defect = pencil.mm(outside) - pencil.mass_mm(outside) @ matrix - rhs
     return BorderedSolution(outside, coefficients(defect), mark)

@@ -1,0 +1,89 @@
+"""Linear maps of tangents: with a transpose that looks at what arrives, or for JAX."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array, Inexact
+
+
+Arrays = list[Array]
+
+
+def linear_map(
+    name: str,
+    forward: Callable[..., Arrays],
+    backward: Callable[..., list[Array | None]],
+    *,
+    first_only: bool = False,
+) -> Callable[..., Arrays]:
+    """A function `(tangents, known, **options)` that is `forward`, with `backward` for
+    its transpose.
+
+    `forward(tangents, known)` is linear in the tangents and returns as many, of the same
+    shapes. `backward(cotangents, known)` is given None for a cotangent that nobody asked
+    for, and returns None where none is due: unlike a `custom_linear_solve` it can tell
+    that from zero. All arrays may have batch axes, the same ones, in front.
+
+    With `first_only`, of nested derivatives only one is mapped.
+    """
+    map_p = Primitive(name)
+    map_p.multiple_results = True
+
+    def apply(*args: Array, count: int, **options: Any) -> Arrays:
+        return forward(args[:count], args[count:], **options)
+
+    map_p.def_impl(apply)
+    map_p.def_abstract_eval(lambda *avals, count, **options: list(avals[:count]))
+    mlir.register_lowering(map_p, mlir.lower_fun(apply, multiple_results=True))
+
+    def bind(tangents, known, **options) -> Arrays:
+        return map_p.bind(*tangents, *known, count=len(tangents), **options)
+
+    def jvp(primals, tangents, *, count, **options):
+        known = primals[count:]
+        values = list(primals[:count])
+        if not first_only:
+            values = bind(values, known, **options)
+        moving = tangents[:count]
+        if all(type(t) is ad.Zero for t in moving):
+            return values, list(moving)
+        moving = [ad.instantiate_zeros(t) for t in moving]
+        return values, bind(moving, known, **options)
+
+    def transpose(cotangents, *args, count, **options):
+        asked = [None if type(ct) is ad.Zero else ct for ct in cotangents]
+        if any(ct is not None for ct in asked):
+            asked = backward(asked, args[count:], **options)
+        return [*asked, *[None] * (len(args) - count)]
+
+    def batch(args, axes, **params):
+        size = next(
+            x.shape[axis] for x, axis in zip(args, axes, strict=True) if axis is not None
+        )
+        args = [
+            jnp.broadcast_to(x, (size, *x.shape))
+            if axis is None
+            else jnp.moveaxis(x, axis, 0)
+            for x, axis in zip(args, axes, strict=True)
+        ]
+        out = map_p.bind(*args, **params)
+        return out, [0] * len(out)
+
+    ad.primitive_jvps[map_p] = jvp
+    ad.primitive_transposes[map_p] = transpose
+    batching.primitive_batchers[map_p] = batch
+    return bind
+
+
+def joined(*solution: Inexact[Array, "..."]) -> tuple[Inexact[Array, "..."], ...]:
+    """The parts of the solution of one `custom_linear_solve`, as they are.
+
+    The cotangent of a part that is not used is made of that of the others, by a branch
+    that is never taken: JAX (0.10) cannot differentiate a transposed solve in which one
+    part of the right side is constant.
+    """
+    unused = sum(jnp.sum(x.real) for x in solution)
+    return tuple(jnp.where(False, unused.astype(x.dtype), x) for x in solution)
