@@ -4,8 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
+import jax.tree_util as jtu
 from jaxtyping import Array, Bool, PyTree
 
 
@@ -41,10 +43,9 @@ def only_if(
     true: Bool[Array, ""], fn: Callable[[PyTree[Array]], PyTree[Array]], x: PyTree[Array]
 ) -> PyTree[Array]:
     """`fn(x)` if `true`, else x. In a batch fn runs if it is true of any member, where a
-    `cond` would always run it. Forward mode only."""
+    `cond` would always run it."""
 
-    def run(state):
-        _, x = state
-        return jnp.zeros_like(true), fn(x)
+    def run(x):
+        return jtu.tree_map(lambda new, old: jnp.where(true, new, old), fn(x), x)
 
-    return jax.lax.while_loop(lambda state: state[0], run, (true, x))[1]
+    return jax.lax.cond(eqxi.unvmap_any(true), run, lambda x: x, x)

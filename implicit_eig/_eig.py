@@ -12,13 +12,8 @@ from ._gauge import AbstractGauge, as_gauge
 from ._gauge_guard import guarded
 from ._missing import nan_tangent
 from ._operator import as_matrix, complex_dtype, Domain
-from ._pairs import (
-    check_ties,
-    default_tie_rtol,
-    eigen_of_block,
-    tied,
-    Ties,
-)
+from ._pairs import check_ties, default_tie_rtol, Ties
+from ._small_eig import eigen_of_block, tied
 
 
 class EigResult(NamedTuple):
@@ -92,7 +87,9 @@ def _eig(a: Array, gauge: AbstractGauge, ties: Ties, tie_rtol: float) -> EigResu
     active = jnp.ones(a.shape[-1], bool)
 
     def one(a: Array, w: Array, v: Array) -> tuple[Array, Array]:
-        w, v, _, lost = eigen_of_block(a, w, v, active=active, tie_rtol=tie_rtol)
+        w, v, _, lost = eigen_of_block(
+            a, w, v, active=active, tie_rtol=tie_rtol, conjugates=not jnp.iscomplexobj(a)
+        )
         v = jax.vmap(gauge, in_axes=1, out_axes=1)(v)
         no_vector = lost
         if ties == "nan":

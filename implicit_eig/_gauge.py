@@ -11,8 +11,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Complex, Inexact, PyTree
+from jaxtyping import Array, Complex, Float, Inexact, PyTree
 
+from ._eigensolver import times_real
 from ._operator import complex_dtype, Domain
 from ._which import check_vector
 
@@ -28,11 +29,20 @@ class AbstractGauge(eqx.Module):
     def __call__(self, v: Complex[Array, " n"]) -> Complex[Array, " n"]: ...
 
 
+def scale_of(x: Array, axis: tuple[int, ...] | None = None) -> Float[Array, "..."]:
+    """A power of two, by which the largest entry of x becomes about one: no square over-
+    or underflows then, and nothing is rounded."""
+    x = jax.lax.stop_gradient(x)
+    parts = jnp.maximum(jnp.abs(x.real), jnp.abs(x.imag))
+    _, exponent = jnp.frexp(jnp.max(parts, axis=axis, keepdims=axis is not None))
+    most = jnp.finfo(parts.dtype).maxexp - 3
+    one = jnp.ones((), parts.dtype)
+    return jnp.ldexp(one, -jnp.clip(exponent, -most, most))
+
+
 def _moderate(v: Array) -> Array:
-    """v with its largest entry near one: no square over- or underflows, nor does its
-    derivative. Gauges do not see the constant."""
-    scale = jax.lax.stop_gradient(jnp.max(jnp.abs(v)))
-    return v / jnp.where(scale > 0, scale, 1).astype(v.dtype)
+    """Gauges, and their derivatives, do not see the constant."""
+    return times_real(v, scale_of(v))
 
 
 def _norm(v: Array) -> Array:
@@ -40,16 +50,19 @@ def _norm(v: Array) -> Array:
 
 
 def _largest(v: Array, rtol: float | None = None) -> Array:
-    """Index of the entry of largest modulus; the first of those that tie.
+    """The entry of largest modulus; the first of those that tie.
 
     Symmetry makes exact ties, which rounding would break. Moduli within a relative
     `rtol`, √eps by default, tie, so that the choice stays the same near such a vector.
     """
-    v = jax.lax.stop_gradient(v)
-    size = v.real**2 + v.imag**2
+    size = jax.lax.stop_gradient(v.real**2 + v.imag**2)
     if rtol is None:
         rtol = float(jnp.finfo(size.dtype).eps) ** 0.5
-    return jnp.argmax(size >= (1 - 2 * rtol) * jnp.max(size))
+    index = jnp.arange(v.size)
+    large = size >= (1 - 2 * rtol) * jnp.max(size)
+    first = jnp.min(jnp.where(large, index, v.size))
+    # As a sum, the transpose of which is no scatter.
+    return jnp.sum(jnp.where(index == first, v, 0))
 
 
 def _phase(z: Array) -> Array:
@@ -67,7 +80,7 @@ class LargestReal(AbstractGauge):
 
     def __call__(self, v):
         v = _moderate(v)
-        return v * (_phase(v[_largest(v)]).conj() / _norm(v))
+        return v * (_phase(_largest(v)).conj() / _norm(v))
 
 
 class DefaultGauge(LargestReal):
@@ -86,7 +99,7 @@ class Lapack(AbstractGauge):
 
     def __call__(self, v):
         v = _moderate(v)
-        phase = _phase(v[_largest(v, rtol=0.0)])
+        phase = _phase(_largest(v, rtol=0.0))
         sign = jnp.where(jax.lax.stop_gradient(phase.real) < 0, -1, 1).astype(v.dtype)
         return v * (sign * phase.conj() / _norm(v))
 
@@ -137,7 +150,7 @@ class Bilinear(AbstractGauge):
 
     def __call__(self, v):
         # Rotate first: the square root's branch then depends on v's line only.
-        v = v / v[_largest(v)]
+        v = v / _largest(v)
         return v / jnp.sqrt(jnp.sum(v * v))
 
 

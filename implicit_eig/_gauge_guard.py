@@ -14,7 +14,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, DTypeLike, Float, Int
 
-from ._gauge import AbstractGauge, DefaultGauge, Lapack, LargestReal, UnitNorm
+from ._eigensolver import times_real
+from ._gauge import (
+    AbstractGauge,
+    DefaultGauge,
+    Lapack,
+    LargestReal,
+    scale_of,
+    UnitNorm,
+)
 from ._linear_map import linear_map
 
 
@@ -55,11 +63,10 @@ def relative_dependence(
     A cotangent that is nothing but rounding errors of those of other pairs counts as
     zero; zero has no dependence.
     """
-    largest = jnp.stack([_largest(ct) for ct in cotangents]).max(axis=0)
-    unit = jnp.where(largest > 0, largest, 1)
+    scale = jnp.stack([scale_of(ct, (-2, -1)) for ct in cotangents]).min(axis=0)
     along, size = [], 0.0
     for ct, x in zip(cotangents, vectors, strict=True):
-        ct = ct / unit.astype(ct.dtype)  # no square underflows
+        ct = times_real(ct, scale)
         along.append(jnp.sum(ct * x, axis=-2))
         size = size + _norm(ct) * _norm(x)
     # dv = (s + iφ) v, and du = (−s + iφ) u.
@@ -69,10 +76,6 @@ def relative_dependence(
     counts = ~(size <= floor)  # NaN stays NaN
     size = jnp.where(counts, size, 1)
     return jnp.where(counts, phase / size, 0), jnp.where(counts, norm / size, 0)
-
-
-def _largest(x: Array) -> Array:
-    return jnp.max(jnp.abs(x), axis=(-2, -1), keepdims=True)
 
 
 def _norm(x: Array) -> Array:
@@ -141,8 +144,7 @@ def _without_gauge(
 ) -> Complex[Array, "*batch n k"]:
     """The cotangent; zero in columns where it is v̄ times a number, to rounding."""
     fixed, v = jax.lax.stop_gradient((ct, vectors))
-    largest = _largest(fixed)  # no square underflows
-    unit = fixed / jnp.where(largest > 0, largest, 1).astype(ct.dtype)
+    unit = times_real(fixed, scale_of(fixed, (-2, -1)))
     square = jnp.sum(v.real**2 + v.imag**2, axis=-2, keepdims=True)
     along = jnp.sum(unit * v, axis=-2, keepdims=True)
     along = along / square.astype(ct.dtype)

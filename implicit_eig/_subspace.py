@@ -16,9 +16,10 @@ from ._eigensolver import AbstractEigensolver, Dense, InvariantBlock, ShiftInver
 from ._implicit import block_root, ImplicitAdjoint, separation as separation_of
 from ._missing import nan_tangent
 from ._operator import Domain, Pencil
-from ._pairs import accuracy_of, eigen_of_block
+from ._pairs import accuracy_of
 from ._problem import Problem, stop
 from ._progress_meter import AbstractProgressMeter, NoProgressMeter
+from ._small_eig import eigen_of_block
 from ._solution import (
     has_values,
     is_good,
