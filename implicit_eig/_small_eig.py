@@ -246,13 +246,15 @@ def _tangents(
     known = matrix, spectrum, w, duals
     fixed = jax.lax.stop_gradient(known)
     values = _diagonal(fixed[1])
+    # A factor of zero keeps the NaN of what has no derivative.
     gap = jnp.where(apart, values[None, :] - values[:, None], 1)
+    per_gap = jnp.where(apart, 1 / gap, 0)
 
     def once(rhs: tuple[Array, Array]) -> tuple[Array, Array]:
         r, bound = rhs
         *_, w, duals = fixed
         g = _product(duals, r)
-        inside = jnp.where(apart, g / gap, bound)
+        inside = g * per_gap + jnp.where(apart, 0, bound)
         return _product(w, inside), jnp.where(apart, bound, g)
 
     def image(x: tuple) -> tuple:
