@@ -69,6 +69,13 @@ test-min test-latest: test-%: $(VENV)/.build
 	cd build/$*/implicit_eig-* && ../venv/bin/python -m pytest -n $(JOBS) \
 		-m "not slow" $(QUICK:%=tests/%.py)
 
+# The site, into `site/`: open site/index.html, no server needed. Warnings are errors.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+serve-docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
+
 lint: $(VENV)/.dev $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
