@@ -17,7 +17,9 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = sorted({*ROOT.glob("docs/**/*.md"), ROOT / "CONTRIBUTING.md"})
-BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n?^```(?:text)?\n(.*?)^```\n)?", re.M | re.S)
+BLOCK = re.compile(
+    r"^```python\n(.*?)^```\n(?:\n?^```(?:text)?\n(.*?)^```\n)?", re.M | re.S
+)
 
 NUMBER = re.compile(r"([-+]?\d+\.?\d*(?:e[-+]?\d+)?)")
 
@@ -27,7 +29,9 @@ def run(text, name):
     namespace = {"__name__": "__main__"}
     for block in BLOCK.finditer(text):
         line = text[: block.start(1)].count("\n")
-        code = compile("\n" * line + block[1], name, "exec")  # errors name the page's line
+        code = compile(
+            "\n" * line + block[1], name, "exec"
+        )  # errors name the page's line
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(code, namespace)
@@ -40,14 +44,21 @@ def same(printed, shown):
     if [w.strip() for w in mine[::2]] != [w.strip() for w in theirs[::2]]:
         return False
     pairs = zip(mine[1::2], theirs[1::2], strict=True)
-    return all(math.isclose(float(a), float(b), rel_tol=1e-3, abs_tol=1e-9) for a, b in pairs)
+    return all(
+        math.isclose(float(a), float(b), rel_tol=1e-3, abs_tol=1e-9) for a, b in pairs
+    )
 
 
 def write(page):
     text = page.read_text()
     for block, printed in reversed(list(run(text, str(page)))):
         fence = f"```text\n{printed}```\n" if printed else ""
-        text = text[: block.start()] + f"```python\n{block[1]}```\n" + fence + text[block.end() :]
+        text = (
+            text[: block.start()]
+            + f"```python\n{block[1]}```\n"
+            + fence
+            + text[block.end() :]
+        )
     page.write_text(text)
 
 

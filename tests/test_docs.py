@@ -25,6 +25,7 @@ def _as_a_reader_has_it():
     """Pages and docstrings set what they need themselves; none asks for strict types."""
     with jax.numpy_dtype_promotion("standard"), warnings.catch_warnings():
         warnings.simplefilter("error", ieig.GaugeDependenceWarning)
+        warnings.filterwarnings("ignore", "JAXopt is no longer maintained")
         yield
 
 
@@ -51,12 +52,12 @@ def _examples():
                 yield pytest.param(textwrap.dedent(code), id=f"{where}-{i}")
 
 
-@pytest.mark.parametrize("code", _examples())
+@pytest.mark.parametrize("code", list(_examples()))
 def test_the_example_of_a_docstring_runs(code):
     exec(code, {"__name__": "__main__"})
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize("name", list(PUBLIC))
 def test_a_public_name_has_a_docstring_and_a_place_in_the_reference(name):
     assert inspect.getdoc(PUBLIC[name])
     pages = "".join(page.read_text() for page in (ROOT / "docs/api").glob("*.md"))

@@ -30,5 +30,5 @@ def constraints(project):
 
 
 if __name__ == "__main__":
-    text = (ROOT / "pyproject.toml").read_text()
-    sys.stdout.writelines(f"{pin}\n" for pin in constraints(tomllib.loads(text)["project"]))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    sys.stdout.writelines(f"{pin}\n" for pin in constraints(project))

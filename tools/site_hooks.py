@@ -42,9 +42,12 @@ def on_files(files, config):
         text = (ROOT / source).read_text()
         for image in _images(text, source):
             files.append(_copied(config, image))
-        text = LINK.sub(lambda link: link[1] + _address(link[2], source), text)
-        files.append(File.generated(config, page, content=text))
+        files.append(File.generated(config, page, content=_at_the_site(text, source)))
     return files
+
+
+def _at_the_site(text, source):
+    return LINK.sub(lambda link: link[1] + _address(link[2], source), text)
 
 
 def _images(text, source):
