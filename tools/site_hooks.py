@@ -16,6 +16,7 @@ PAGES = {
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
 }
+WIDE = {"hazards.md"}
 GALLERY = (
     "waveguide",
     "orr_sommerfeld",
@@ -35,6 +36,13 @@ def on_config(config):
     (gallery,) = (item["Gallery"] for item in config.nav if "Gallery" in item)
     gallery.extend(f"gallery/{name}.md" for name in names)
     return config
+
+
+def on_page_markdown(markdown, page, config, files):
+    # Wide tables want the whole width.
+    if page.file.src_uri in WIDE:
+        page.meta["hide"] = ["navigation", "toc"]
+    return markdown
 
 
 def on_files(files, config):
