@@ -29,32 +29,7 @@ test-slow: $(VENV)/.test
 
 # The wheel, installed with the lowest and the newest dependencies that pyproject.toml
 # allows, and a quick part of the tests run from the sdist, where no source tree is near.
-QUICK := test_package test_readme test_eig test_residual test_progress test_jaxopt
-
-test-min test-latest docs serve-docs lint format clean
-
-# A stamp for each set of extras: the second call installs nothing.
-$(VENV)/.python:
-	$(PYTHON) -m venv $(VENV)
-	touch $@
-
-$(VENV)/.%: $(VENV)/.python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
-	touch $@
-
-demo: $(VENV)/.plot
-	$(BIN)/python docs/examples/quickstart.py
-
-test: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
-
-test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(JOBS) -m slow
-
-# The wheel, installed with the lowest and the newest dependencies that pyproject.toml
-# allows, and a quick part of the tests run from the sdist, where no source tree is near.
-QUICK := test_readme test_eig test_attach test_jaxopt test_arpack test_progress \
-         test_residual test_sparse test_diagnostics test_generalized test_funm
+QUICK := test_package test_readme test_docs test_residual test_progress test_jaxopt
 
 test-min test-latest: test-%: $(VENV)/.build
 	rm -rf build/$* && mkdir -p build/$*
@@ -63,7 +38,7 @@ test-min test-latest: test-%: $(VENV)/.build
 	test $* = latest || $(BIN)/python tools/lowest.py > build/$*/constraints.txt
 	$(PYTHON) -m venv build/$*/venv
 	build/$*/venv/bin/python -m pip install --quiet --disable-pip-version-check \
-		--constraint build/$*/constraints.txt "$$(echo build/$*/dist/*.whl)[test]"
+		--constraint build/$*/constraints.txt "$$(echo build/$*/dist/*.whl)[all,test]"
 	build/$*/venv/bin/python -m pip list --disable-pip-version-check
 	tar -xzf build/$*/dist/*.tar.gz -C build/$* --exclude '*/implicit_eig'
 	cd build/$*/implicit_eig-* && ../venv/bin/python -m pytest -n $(JOBS) \
