@@ -35,7 +35,9 @@ class Signatures(griffe.Extension):
             griffe.Parameter(
                 parameter.name,
                 kind=KINDS[parameter.kind],
-                default=None if parameter.default is parameter.empty else _shown(parameter),
+                default=None
+                if parameter.default is parameter.empty
+                else _shown(parameter),
             )
             for parameter in signature.parameters.values()
             if not parameter.name.startswith("_")
