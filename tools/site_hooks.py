@@ -7,6 +7,8 @@ import re
 
 from mkdocs.structure.files import File
 
+import implicit_eig as ieig
+
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -42,7 +44,15 @@ def on_page_markdown(markdown, page, config, files):
     # Wide tables want the whole width.
     if page.file.src_uri in WIDE:
         page.meta["hide"] = ["navigation", "toc"]
-    return markdown
+    return markdown.replace("<!-- members of RESULTS -->", _results())
+
+
+def _results():
+    """Each member of `RESULTS` and the sentence a user reads."""
+    members = ieig.RESULTS._name_to_item  # equinox has no public way to list them
+    sentences = {name: ieig.RESULTS[item] for name, item in members.items()}
+    rows = [f"| `{name}` | {sentence or '—'} |" for name, sentence in sentences.items()]
+    return "\n".join(["| member | what a user reads |", "|---|---|", *rows])
 
 
 def on_files(files, config):
