@@ -29,7 +29,7 @@ test-slow: $(VENV)/.test
 
 # The wheel, installed with the lowest and the newest dependencies that pyproject.toml
 # allows, and a quick part of the tests run from the sdist, where no source tree is near.
-QUICK := test_package test_docs test_residual test_progress test_jaxopt
+QUICK := test_package test_docs test_jaxopt
 
 test-min test-latest: test-%: $(VENV)/.build
 	rm -rf build/$* && mkdir -p build/$*
