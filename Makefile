@@ -6,7 +6,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: bench bench-quick demo test test-slow lint format clean
 
 # A stamp for each set of extras: the second call installs nothing.
 $(VENV)/.python:
@@ -25,6 +25,12 @@ test: $(VENV)/.test
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(JOBS) -m slow
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks
+
+bench-quick: $(VENV)/.bench
+	$(BIN)/python -m benchmarks --quick
 
 lint: $(VENV)/.dev $(VENV)/.test
 	$(BIN)/ruff check .
