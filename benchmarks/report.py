@@ -41,12 +41,12 @@ def generate(folder=HERE):
 
 def headline(folder=HERE):
     """Each task, each peer, median of the rounds' ratios: the README's table."""
-    lines = ["| task | peer | ours / peer, seconds |", "|---|---|---|"]
+    lines = ["| run | task | peer | ours / peer, seconds |", "|---" * 4 + "|"]
     for path in sorted((folder / "results").glob("*.json")):
         for result in json.loads(path.read_text())["tasks"]:
             for name, peer in list(result["peers"].items())[1:]:
                 ratio = peer["ours_over_it"]["median"]
-                lines.append(f"| {result['task']} | {name} | {ratio:.2f} |")
+                lines.append(f"| {path.stem} | {result['task']} | {name} | {ratio:.2f} |")
     return "\n".join(lines)
 
 

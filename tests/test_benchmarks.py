@@ -42,5 +42,5 @@ def test_report_has_tasks_and_notes(tmp_path):
     assert "A note by hand." in text and "| a task | ours" in text
     marked = f"above {report.BEGIN} old {report.END} below"
     new = report.between_marks(marked, report.headline(tmp_path))
-    assert "old" not in new and "| a task | x |" in new
+    assert "old" not in new and "| s | a task | x |" in new
     assert new.startswith("above") and new.endswith("below")
