@@ -7,7 +7,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
 
-.PHONY: demo test test-slow test-min test-latest docs serve-docs lint format clean
+.PHONY: demo test test-slow test-min test-latest bench bench-quick docs serve-docs \
+	lint format clean
 
 # A stamp for each set of extras: the second call installs nothing.
 $(VENV)/.python:
@@ -35,7 +36,7 @@ test-min test-latest: test-%: $(VENV)/.build
 	rm -rf build/$* && mkdir -p build/$*
 	$(BIN)/python -m build --outdir build/$*/dist .
 	touch build/$*/constraints.txt
-	test $* = latest || $(BIN)/python tools/lowest.py > build/$*/constraints.txt
+	test $* = latest || $(BIN)/python tests/lowest.py > build/$*/constraints.txt
 	$(PYTHON) -m venv build/$*/venv
 	build/$*/venv/bin/python -m pip install --quiet --disable-pip-version-check \
 		--constraint build/$*/constraints.txt "$$(echo build/$*/dist/*.whl)[all,test]"
@@ -50,6 +51,12 @@ docs: $(VENV)/.docs
 
 serve-docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks
+
+bench-quick: $(VENV)/.bench
+	$(BIN)/python -m benchmarks --quick
 
 lint: $(VENV)/.dev $(VENV)/.test
 	$(BIN)/ruff check .

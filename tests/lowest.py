@@ -1,6 +1,6 @@
 """Prints pip constraints that pin every dependency to its lower bound in pyproject.toml.
 
-    python tools/lowest.py > constraints.txt
+    python tests/lowest.py > constraints.txt
     pip install -c constraints.txt 'implicit_eig[test]'
 
 `make test-min` does this. Names without a lower bound are an error: a bound that is not
