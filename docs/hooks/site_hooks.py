@@ -10,7 +10,7 @@ from mkdocs.structure.files import File
 import implicit_eig as ieig
 
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 # Page of the site, and the file of the repository it is.
 PAGES = {
