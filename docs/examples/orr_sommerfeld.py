@@ -157,7 +157,7 @@ def main(small=False, figures=Path("docs/gallery")):
     figures.mkdir(parents=True, exist_ok=True)
     picture(figures / "orr_sommerfeld.png", spectrum, curves, critical)
     check("critical Reynolds number", float(1000 * critical[0]), 5772.22, 0.01)
-    # Im c is flat there: Orszag's α is known to one unit of its last digit, no better.
+    # Re is flat there along α: 1.3 units of the last digit that Orszag printed.
     check("critical wave number", float(critical[1]), 1.02056, 2e-5)
 
 
