@@ -1,12 +1,14 @@
 # Two commands need nothing but Python >= 3.11 and make:
 #   make demo   the main job on real input
 #   make test   the tests
+# More of them: CONTRIBUTING.md.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow test-min test-latest bench bench-quick docs serve-docs \
+	lint format clean
 
 # A stamp for each set of extras: the second call installs nothing.
 $(VENV)/.python:
@@ -26,6 +28,36 @@ test: $(VENV)/.test
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(JOBS) -m slow
 
+# The wheel, installed with the lowest and the newest dependencies that pyproject.toml
+# allows, and a quick part of the tests run from the sdist, where no source tree is near.
+QUICK := test_package test_docs test_jaxopt
+
+test-min test-latest: test-%: $(VENV)/.build
+	rm -rf build/$* && mkdir -p build/$*
+	$(BIN)/python -m build --outdir build/$*/dist .
+	touch build/$*/constraints.txt
+	test $* = latest || $(BIN)/python tests/lowest.py > build/$*/constraints.txt
+	$(PYTHON) -m venv build/$*/venv
+	build/$*/venv/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint build/$*/constraints.txt "$$(echo build/$*/dist/*.whl)[all,test]"
+	build/$*/venv/bin/python -m pip list --disable-pip-version-check
+	tar -xzf build/$*/dist/*.tar.gz -C build/$* --exclude '*/implicit_eig'
+	cd build/$*/implicit_eig-* && ../venv/bin/python -m pytest -n $(JOBS) \
+		-m "not slow" $(QUICK:%=tests/%.py)
+
+# The site, into `site/`: open site/index.html, no server needed. Warnings are errors.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+serve-docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks
+
+bench-quick: $(VENV)/.bench
+	$(BIN)/python -m benchmarks --quick
+
 lint: $(VENV)/.dev $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -36,4 +68,4 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .hypothesis

@@ -68,11 +68,19 @@ def attach(
     !!! Example
 
         ```python
-        w, v = scipy.sparse.linalg.eigs(matrix, k=4)
+        import jax, numpy as np, scipy.sparse.linalg, implicit_eig as ieig
+
+        n, i = 50, np.arange(50)
+        rows, columns = np.append(i, i[1:]), np.append(i, i[:-1])
+        values = np.append(i, i[1:] / n) + 1.0
+        matrix = scipy.sparse.csr_array((values, (rows, columns)), shape=(n, n))
+        w, v = scipy.sparse.linalg.eigs(matrix, k=2)
 
         def loss(values):
             op = ieig.SparseOperator(values, rows, columns, n)
             return ieig.attach(op, w, v).eigenvalues[0].real
+
+        jax.grad(loss)(values)
         ```
     """
     check_ties(ties, tie_rtol)

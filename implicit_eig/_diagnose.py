@@ -90,7 +90,10 @@ def diagnose(
     !!! Example
 
         ```python
-        solution = ieig.eigs(a, k=4)
+        import jax.numpy as jnp, implicit_eig as ieig
+
+        a = jnp.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.5, 0.0]])
+        solution = ieig.eigs(a, k=2)
         print(ieig.diagnose(a, solution))
         ```
     """

@@ -133,6 +133,8 @@ def eigvals(a: Inexact[ArrayLike, "*batch n n"]) -> Complex[Array, "*batch n"]:
     !!! Example
 
         ```python
+        import jax, jax.numpy as jnp, implicit_eig as ieig
+        a = jnp.array([[2.0, 1.0], [0.5, 3.0]])
         abscissa = lambda a: jnp.max(ieig.eigvals(a).real)
         hessian = jax.hessian(abscissa)(a)
         ```

@@ -148,6 +148,8 @@ class AbstractEigensolver(eqx.Module):
         Subspace iteration (Bauer 1957), for eigenvalues of largest modulus:
 
         ```python
+        import jax, jax.numpy as jnp, implicit_eig as ieig
+
         class SubspaceIteration(ieig.AbstractEigensolver):
             num_steps: int = 300
 
@@ -164,6 +166,7 @@ class AbstractEigensolver(eqx.Module):
                     stats={"num_matvecs": 2 * k * (self.num_steps + 1)},
                 )
 
+        a = jnp.diag(jnp.arange(6.0)).at[0, 5].set(1.0)
         ieig.eigs(a, k=2, eigensolver=SubspaceIteration())
         ```
     """

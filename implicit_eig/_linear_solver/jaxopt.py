@@ -52,8 +52,10 @@ class JaxoptSolver(lx.AbstractLinearSolver[_State]):
     !!! Example
 
         ```python
+        import jax.numpy as jnp, implicit_eig as ieig
         from jaxopt.linear_solve import solve_gmres
 
+        a = jnp.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.5, 0.0]])
         adjoint = ieig.ImplicitAdjoint(ieig.JaxoptSolver(solve_gmres, tol=1e-10))
         ieig.eigs(a, k=2, adjoint=adjoint)
         ```

@@ -52,6 +52,9 @@ class CountingOperator(lx.AbstractLinearOperator):
     !!! Example
 
         ```python
+        import jax.numpy as jnp, lineax as lx, implicit_eig as ieig
+
+        a = jnp.diag(jnp.arange(100.0))
         op = ieig.CountingOperator(lx.MatrixLinearOperator(a))
         ieig.eigs(op, k=2)
         products, transposed = op.counts()

@@ -43,6 +43,7 @@ class SparseOperator(lx.AbstractLinearOperator):
     !!! Example
 
         ```python
+        import jax.numpy as jnp, implicit_eig as ieig
         op = ieig.SparseOperator([1.0, 2.0, 3.0], [0, 1, 1], [1, 0, 1], n=2)
         op.mv(jnp.ones(2))               # [1, 5]
         op.transpose().mv(jnp.ones(2))   # [2, 4]

@@ -177,6 +177,7 @@ class SparseLU(lx.AbstractLinearSolver[_State]):
     !!! Example
 
         ```python
+        import jax.numpy as jnp, lineax, implicit_eig as ieig
         op = ieig.SparseOperator([4.0, 1.0, 3.0], [0, 0, 1], [0, 1, 1], n=2)
         lineax.linear_solve(op, jnp.ones(2), ieig.SparseLU()).value   # [1/6, 1/3]
         ```

@@ -1,0 +1,91 @@
+"""What MkDocs is told beside `mkdocs.yml`: pages made of files outside `docs/`, and the
+pages of the gallery that exist."""
+
+import pathlib
+import posixpath
+import re
+
+from mkdocs.structure.files import File
+
+import implicit_eig as ieig
+
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+# Page of the site, and the file of the repository it is.
+PAGES = {
+    "benchmarks.md": "benchmarks/RESULTS.md",
+    "contributing.md": "CONTRIBUTING.md",
+    "changelog.md": "CHANGELOG.md",
+}
+WIDE = {"hazards.md"}
+GALLERY = (
+    "waveguide",
+    "orr_sommerfeld",
+    "markov_chain",
+    "population",
+    "skin_effect",
+    "koopman",
+    "bring_your_own_solver",
+)
+LINK = re.compile(r"(\]\()([^)#\s]+)")
+
+
+def on_config(config):
+    folder = ROOT / "docs/gallery"
+    there = {page.stem for page in folder.glob("*.md")} - {"index"}
+    names = [name for name in GALLERY if name in there] + sorted(there - {*GALLERY})
+    (gallery,) = (item["Gallery"] for item in config.nav if "Gallery" in item)
+    gallery.extend(f"gallery/{name}.md" for name in names)
+    return config
+
+
+def on_page_markdown(markdown, page, config, files):
+    # Wide tables want the whole width.
+    if page.file.src_uri in WIDE:
+        page.meta["hide"] = ["navigation", "toc"]
+    return markdown.replace("<!-- members of RESULTS -->", _results())
+
+
+def _results():
+    """Each member of `RESULTS` and the sentence a user reads."""
+    members = ieig.RESULTS._name_to_item  # equinox has no public way to list them
+    sentences = {name: ieig.RESULTS[item] for name, item in members.items()}
+    rows = [f"| `{name}` | {sentence or '—'} |" for name, sentence in sentences.items()]
+    return "\n".join(["| member | what a user reads |", "|---|---|", *rows])
+
+
+def on_files(files, config):
+    for page, source in PAGES.items():
+        text = (ROOT / source).read_text()
+        for image in _images(text, source):
+            files.append(_copied(config, image))
+        files.append(File.generated(config, page, content=_at_the_site(text, source)))
+    return files
+
+
+def _at_the_site(text, source):
+    return LINK.sub(lambda link: link[1] + _address(link[2], source), text)
+
+
+def _images(text, source):
+    """Pictures that a page shows, as paths in the repository."""
+    for name in {link[2] for link in LINK.finditer(text)}:
+        if pathlib.Path(name).suffix in {".png", ".svg", ".webp"} and "://" not in name:
+            yield posixpath.normpath(posixpath.join(posixpath.dirname(source), name))
+
+
+def _copied(config, path):
+    return File.generated(config, _at_home(path), abs_src_path=str(ROOT / path))
+
+
+def _address(link, source):
+    """Where on the site a link of a file of the repository leads."""
+    if "://" in link:
+        return link
+    return _at_home(posixpath.normpath(posixpath.join(posixpath.dirname(source), link)))
+
+
+def _at_home(path):
+    pages = {source: page for page, source in PAGES.items()}
+    return pages.get(path, path.removeprefix("docs/"))
