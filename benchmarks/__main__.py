@@ -7,7 +7,10 @@ import argparse
 import datetime
 import importlib.metadata
 import json
+import os
+import pathlib
 import platform
+import re
 import subprocess
 
 import jax
@@ -27,13 +30,24 @@ def version(package):
         return None
 
 
+def machine():
+    """The processor and how many of its cores this run may use."""
+    name = platform.processor() or platform.machine()
+    info = pathlib.Path("/proc/cpuinfo")
+    if info.exists():
+        found = re.search(r"model name\s*: (.*)", info.read_text())
+        name = found[1] if found else name
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else "?"
+    return f"{name}, {cores} core(s), {jax.default_backend()}"
+
+
 def provenance():
     git = ["git", "-C", str(report.HERE), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False)
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit.stdout.strip(),
-        "machine": f"{platform.machine()}, {jax.default_backend()}",
+        "machine": machine(),
         "python": platform.python_version(),
         "versions": {p: version(p) for p in PACKAGES},
     }
