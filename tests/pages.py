@@ -1,5 +1,6 @@
 """Runs the Python of a page, block by block in one namespace, and compares what is shown
-under a block with what it prints.
+under a block with what it prints. (Pages of the gallery show parts of scripts, which
+`test_gallery.py` runs.)
 
     python -m tests.pages docs/start.md ...     writes what the blocks print into the pages
 
@@ -16,7 +17,10 @@ import sys
 
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PAGES = sorted({*ROOT.glob("docs/**/*.md"), ROOT / "CONTRIBUTING.md"})
+PAGES = sorted(
+    {*ROOT.glob("docs/**/*.md"), ROOT / "CONTRIBUTING.md"}
+    - {*ROOT.glob("docs/gallery/*.md")}
+)
 BLOCK = re.compile(
     r"^```python\n(.*?)^```\n(?:\n?^```(?:text)?\n(.*?)^```\n)?", re.M | re.S
 )
