@@ -91,10 +91,9 @@ def _eig(a: Array, gauge: AbstractGauge, ties: Ties, tie_rtol: float) -> EigResu
             a, w, v, active=active, tie_rtol=tie_rtol, conjugates=not jnp.iscomplexobj(a)
         )
         v = jax.vmap(gauge, in_axes=1, out_axes=1)(v)
-        no_vector = lost
-        if ties == "nan":
-            no_vector = lost | jnp.any(tied(w, active, tie_rtol), axis=0)
-        return nan_tangent(w, lost), nan_tangent(v, no_vector)
+        in_tie = jnp.any(tied(w, active, tie_rtol), axis=0) & (ties == "nan")
+        v = nan_tangent(v, lost | in_tie, nowhere=jnp.all(in_tie))
+        return nan_tangent(w, lost), v
 
     moderate, size = of_moderate_size(jax.lax.stop_gradient(a))
     w, v = jnp.linalg.eig(moderate)

@@ -4,46 +4,52 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, Bool, Complex, Float, Inexact
+from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact
 
 from ._linear_map import linear_map
 from ._operator import Pencil
 
 
-@jax.custom_jvp
 def nan_tangent(
-    x: Inexact[Array, "*n k"], missing: Bool[Array, " k"]
+    x: Inexact[Array, "*n k"],
+    missing: Bool[Array, " k"],
+    nowhere: Bool[ArrayLike, ""] = False,
 ) -> Inexact[Array, "*n k"]:
     """x, whose derivative does not exist in the `missing` columns.
 
     Tangents of those columns are NaN. A cotangent that is nonzero there turns NaN, one
-    that is zero stays zero, so a function of other columns keeps its gradient. Where no
-    column has a derivative, zero turns NaN as well: a function that uses any of them has
-    none, even if it happens to be stationary.
+    that is zero stays zero, so a function of other columns, or of other members of a
+    batch, keeps its gradient. If true, `nowhere` turns zero into NaN as well: where no
+    column has a derivative a function that uses one has none, even if stationary.
     """
-    del missing
+    return _marked(x, missing, missing & nowhere)
+
+
+@jax.custom_jvp
+def _marked(x, missing, surely):
+    del missing, surely
     return x
 
 
-@nan_tangent.defjvp
+@_marked.defjvp
 def _(primals, tangents):
-    x, missing = primals
-    return nan_tangent(x, missing), _nan(tangents[0], missing)
+    _, *missing = primals
+    return _marked(*primals), _nan(tangents[0], *missing)
 
 
-def _nan(t: Inexact[Array, "*n k"], missing: Bool[Array, " k"]) -> Inexact[Array, "*n k"]:
-    return _nan_map([t], [missing])[0]
+def _nan(t: Array, missing: Bool[Array, " k"], surely: Bool[Array, " k"]) -> Array:
+    return _nan_map([t], [missing, surely])[0]
 
 
 def _forward(tangents, known):
-    (t,), (missing,) = tangents, known
+    (t,), (missing, _) = tangents, known
     return [jnp.where(_beside(t, missing), jnp.nan, t)]
 
 
 def _backward(cotangents, known):
-    (ct,), (missing,) = cotangents, known
-    asked = (ct != 0) | _beside(ct, jnp.all(missing, axis=-1, keepdims=True))
-    return [jnp.where(_beside(ct, missing) & asked, jnp.nan, ct)]
+    (ct,) = cotangents
+    missing, surely = (_beside(ct, mark) for mark in known)
+    return [jnp.where(missing & (ct != 0) | surely, jnp.nan, ct)]
 
 
 def _beside(x: Array, mark: Bool[Array, "*batch #k"]) -> Array:
@@ -73,4 +79,4 @@ def _(primals, tangents, *, values, missing):
     if not moving:
         return zeros, None
     total = sum((jnp.sum(t.real).astype(zeros.dtype) for t in moving), 0 * zeros)
-    return zeros, _nan(0 * total, missing)
+    return zeros, _nan(0 * total, missing, jnp.zeros_like(missing))

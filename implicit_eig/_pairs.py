@@ -90,18 +90,19 @@ def pairs_of_block(
     scale = jax.vmap(gauge, in_axes=1, out_axes=1)
     right = scale(combine(basis, coordinates[:, :k]))
     no_value = no_vector = missing | lost
+    in_tie = jnp.zeros_like(missing)
     if ties == "nan":
         # One of two tied eigenvalues, or a vector of either, has no derivative.
         no_value = no_value | cut[:k]
-        in_tie = jnp.any(tied(w, active, tie_rtol), axis=0)
-        no_vector = no_value | in_tie[:k]
+        in_tie = jnp.any(tied(w, active, tie_rtol), axis=0)[:k]
+        no_vector = no_value | in_tie
     vectors = [right]
     if left_basis is not None:
         left = combine(jnp.where(active, left_basis, 0), duals[:, :k])
         overlap = jnp.sum(left.conj() * pencil.mass_mm(right), axis=0)
         vectors.append(left / jnp.where(missing, jnp.nan, overlap.conj()))
     values = nan_tangent(w[:k], no_value)
-    right, *left = [nan_tangent(x, no_vector) for x in vectors]
+    right, *left = [nan_tangent(x, no_vector, jnp.all(in_tie)) for x in vectors]
     of_values, of_vectors = marks
     if of_values is not None:
         values = values + of_values[:k].astype(values.dtype)

@@ -183,6 +183,18 @@ def test_jacobians_in_reverse_mode_keep_what_a_tie_elsewhere_does_not_touch():
         assert np.all(np.isfinite(jax.jacrev(lambda a: parts(a, ties="drop"))(a)[0]))
 
 
+def test_a_masked_member_with_a_tie_keeps_a_zero_gradient():
+    a = jnp.stack([random_matrix(3, 3), jnp.diag(jnp.asarray([1.0, 1.0, 3.0]))])
+
+    def f(a):
+        share = jnp.abs(ieig.eig(a).eigenvectors[:, 0, 0]) ** 2
+        return jnp.sum(jnp.where(jnp.asarray([True, False]), share, 0))
+
+    gradient = jax.jit(jax.grad(f))(a)
+    assert np.all(np.isfinite(gradient[0])) and np.any(gradient[0] != 0)
+    assert np.all(gradient[1] == 0)
+
+
 def test_a_repeated_eigenvalue_has_a_first_derivative_and_no_second():
     a, e = with_spectrum(1, [1.0, 1.0, 3.0, 5.0]), random_matrix(2, 4)
     squares = jax.jit(jax.grad(lambda a: jnp.sum(ieig.eigvals(a) ** 2).real))(a)

@@ -1,4 +1,4 @@
-"""Every example runs, and its own checks pass."""
+"""Every example runs, and its own checks pass. (Those of the gallery: test_gallery.py.)"""
 
 import pathlib
 import subprocess
@@ -6,8 +6,11 @@ import sys
 
 import pytest
 
+from .test_gallery import GALLERY
 
-EXAMPLES = sorted((pathlib.Path(__file__).parents[1] / "docs/examples").glob("*.py"))
+
+FOLDER = pathlib.Path(__file__).parents[1] / "docs/examples"
+EXAMPLES = [path for path in sorted(FOLDER.glob("*.py")) if path.stem not in GALLERY]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
