@@ -85,10 +85,12 @@ def _eig(a: Array, gauge: AbstractGauge, ties: Ties, tie_rtol: float) -> EigResu
         dtype = complex_dtype(a.dtype)
         return EigResult(jnp.zeros(a.shape[:-1], dtype), jnp.zeros(a.shape, dtype))
     active = jnp.ones(a.shape[-1], bool)
+    # LAPACK's order of conjugate pairs; of other libraries it is not known for certain.
+    conjugates = not jnp.iscomplexobj(a) and jax.default_backend() == "cpu"
 
     def one(a: Array, w: Array, v: Array) -> tuple[Array, Array]:
         w, v, _, lost = eigen_of_block(
-            a, w, v, active=active, tie_rtol=tie_rtol, conjugates=not jnp.iscomplexobj(a)
+            a, w, v, active=active, tie_rtol=tie_rtol, conjugates=conjugates
         )
         v = jax.vmap(gauge, in_axes=1, out_axes=1)(v)
         in_tie = jnp.any(tied(w, active, tie_rtol), axis=0) & (ties == "nan")
