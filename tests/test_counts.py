@@ -148,15 +148,17 @@ def test_the_cost_does_not_grow_with_the_number_of_parameters():
 
 def test_importing_the_package_is_cheap():
     code = (
-        "import sys, time, jax, lineax; before = set(sys.modules); "
-        "t = time.perf_counter(); import implicit_eig; "
-        "print(time.perf_counter() - t, *(set(sys.modules) - before))"
+        "import sys, time; clock = time.process_time; start = clock(); "
+        "import jax, lineax; before = set(sys.modules); theirs = clock() - start; "
+        "import implicit_eig; ours = clock() - start - theirs; "
+        "print(ours / theirs, *(set(sys.modules) - before))"
     )
     run = lambda: subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
     runs = [run() for _ in range(3)]
-    assert min(float(seconds) for seconds, *_ in runs) < 0.3
+    # In terms of JAX's own import: other work on the machine slows both.
+    assert min(float(ratio) for ratio, *_ in runs) < 0.3
     roots = {module.split(".")[0] for module in runs[0][1:]}
     assert not roots & {"scipy", "jaxopt", "matplotlib", "tqdm", "optimistix"}
 
