@@ -158,7 +158,7 @@ def test_importing_the_package_is_cheap():
     ).stdout.split()
     runs = [run() for _ in range(3)]
     # In terms of JAX's own import: other work on the machine slows both.
-    assert min(float(ratio) for ratio, *_ in runs) < 0.3
+    assert min(float(ratio) for ratio, *_ in runs) < 0.5
     roots = {module.split(".")[0] for module in runs[0][1:]}
     assert not roots & {"scipy", "jaxopt", "matplotlib", "tqdm", "optimistix"}
 
