@@ -39,13 +39,23 @@ def one_by_one(fn: Callable[..., PyTree], *args: Any) -> PyTree:
     return eqx.combine(out, statics[0])
 
 
+def either(
+    which: Bool[Array, ""],
+    true: Callable[[PyTree[Array]], PyTree[Array]],
+    false: Callable[[PyTree[Array]], PyTree[Array]],
+    x: PyTree[Array],
+) -> PyTree[Array]:
+    """`true(x)` if `which`, else `false(x)`. In a batch both run if `which` is true of any
+    member, and `false` alone otherwise, where a `cond` would always run both."""
+
+    def run(x):
+        return jtu.tree_map(lambda t, f: jnp.where(which, t, f), true(x), false(x))
+
+    return jax.lax.cond(eqxi.unvmap_any(which), run, false, x)
+
+
 def only_if(
     true: Bool[Array, ""], fn: Callable[[PyTree[Array]], PyTree[Array]], x: PyTree[Array]
 ) -> PyTree[Array]:
-    """`fn(x)` if `true`, else x. In a batch fn runs if it is true of any member, where a
-    `cond` would always run it."""
-
-    def run(x):
-        return jtu.tree_map(lambda new, old: jnp.where(true, new, old), fn(x), x)
-
-    return jax.lax.cond(eqxi.unvmap_any(true), run, lambda x: x, x)
+    """`fn(x)` if `true`, else x."""
+    return either(true, fn, lambda x: x, x)

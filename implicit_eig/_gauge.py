@@ -55,11 +55,11 @@ def _largest(v: Array, rtol: float | None = None) -> Array:
     Symmetry makes exact ties, which rounding would break. Moduli within a relative
     `rtol`, √eps by default, tie, so that the choice stays the same near such a vector.
     """
-    size = jax.lax.stop_gradient(v.real**2 + v.imag**2)
+    size = jax.lax.stop_gradient(jnp.abs(v))
     if rtol is None:
         rtol = float(jnp.finfo(size.dtype).eps) ** 0.5
     index = jnp.arange(v.size)
-    large = size >= (1 - 2 * rtol) * jnp.max(size)
+    large = size >= (1 - rtol) * jnp.max(size)
     first = jnp.min(jnp.where(large, index, v.size))
     # As a sum, the transpose of which is no scatter.
     return jnp.sum(jnp.where(index == first, v, 0))

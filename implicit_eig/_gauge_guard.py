@@ -79,7 +79,7 @@ def relative_dependence(
 
 
 def _norm(x: Array) -> Array:
-    return jnp.sqrt(jnp.sum(x.real**2 + x.imag**2, axis=-2))
+    return jnp.sqrt(jnp.sum(jnp.abs(x) ** 2, axis=-2))
 
 
 class _Task(NamedTuple):
@@ -145,7 +145,7 @@ def _without_gauge(
     """The cotangent; zero in columns where it is v̄ times a number, to rounding."""
     fixed, v = jax.lax.stop_gradient((ct, vectors))
     unit = times_real(fixed, scale_of(fixed, (-2, -1)))
-    square = jnp.sum(v.real**2 + v.imag**2, axis=-2, keepdims=True)
+    square = _norm(v)[..., None, :] ** 2
     along = jnp.sum(unit * v, axis=-2, keepdims=True)
     along = along / square.astype(ct.dtype)
     if not phase_free:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact
 
-from ._batch import only_if
+from ._batch import either, only_if
 from ._linear_map import joined
 from ._missing import nan_tangent
 
@@ -71,16 +71,17 @@ def eigen_of_block(
     fixed = jax.lax.stop_gradient((matrix, eigenvalues, coordinates))
     dual = _dual(*fixed, both, conjugates)
     lost = _defective(dual.condition, eigenvalues, matrix, ties, apart, known) & active
-    spectrum, w, duals = _eigen_root(
+    values, _, w, duals = _eigen_root(
         matrix,
-        jnp.diag(eigenvalues),
+        eigenvalues,
+        jnp.zeros_like(coordinates),
         coordinates,
         dual.duals,
         both=both,
         apart=apart,
         skewed=dual.skewed,
     )
-    values = _once(_diagonal(spectrum), jnp.any(ties, axis=0))
+    values = _once(values, jnp.any(ties, axis=0))
     return Eigen(values, w, duals, lost)
 
 
@@ -151,7 +152,7 @@ def _inverse_of_conjugates(
 
 
 def _norms(x: Inexact[Array, "m m"], axis: int) -> Float[Array, " m"]:
-    return jnp.sqrt(jnp.sum(x.real**2 + x.imag**2, axis=axis))
+    return jnp.sqrt(jnp.sum(jnp.abs(x) ** 2, axis=axis))
 
 
 def _defective(
@@ -189,16 +190,17 @@ def merges(
 
 
 @eqx.filter_custom_jvp
-def _eigen_root(matrix, spectrum, coordinates, duals, *, both, apart, skewed):
-    """L W = W M, with M diagonal here, but free to move inside ties; and W⁻¹.
+def _eigen_root(matrix, values, coupling, coordinates, duals, *, both, apart, skewed):
+    """L W = W M, with M = diag(values) + coupling; and W⁻¹. The coupling is zero here, but
+    free to move inside ties.
 
     With G = W⁻¹L̇W the tangents are `Ṁ = G` on the diagonal and inside ties, and
     `Ẇ = W Y`, where `Y M − M Y = G` elsewhere: `y_ij = g_ij / (λ_j − λ_i)` (Magnus 1985;
-    Giles 2008, section 3). M is kept as a matrix because its off-diagonal tangents
-    inside a tie enter the second derivatives of every other pair.
+    Giles 2008, section 3). The coupling is kept because its tangents inside a tie enter
+    the second derivatives of every other pair.
     """
     del matrix, both, apart, skewed
-    return spectrum, coordinates, duals
+    return values, coupling, coordinates, duals
 
 
 @_eigen_root.def_jvp
@@ -207,21 +209,23 @@ def _(primals, tangents, *, both, apart, skewed):
     options = {"both": both, "apart": apart, "skewed": skewed}
     out = _eigen_root(*primals, **options)
     if t_matrix is None:
-        return out, (None, None, None)
-    spectrum, w, duals = out
+        return out, (None, None, None, None)
+    values, coupling, w, duals = out
     eye = jnp.eye(both.shape[0], dtype=w.dtype)
     w, duals = jnp.where(both, w, eye), jnp.where(both, duals, eye)
-    l, m = (jnp.where(both, x, 0).astype(w.dtype) for x in (primals[0], spectrum))
-    t = jnp.where(both, t_matrix, 0)
-    t_w, t_spectrum = _tangents(l, m, w, duals, t, apart, skewed)
+    l, coupling, t = (jnp.where(both, x, 0) for x in (primals[0], coupling, t_matrix))
+    values = jnp.where(jnp.diagonal(both), values, 0)
+    t_w, t_m = _tangents(l, values, coupling, w, duals, t, apart, skewed)
     # The columns of W⁻ᵀ are the vectors of Lᵀ.
-    t_duals, _ = _tangents(l.T, m.T, duals.T, w.T, t.T, apart, skewed)
-    return out, (t_spectrum, t_w, t_duals.T)
+    t_duals, _ = _tangents(l.T, values, coupling.T, duals.T, w.T, t.T, apart, skewed)
+    t_coupling = jnp.where(jnp.eye(both.shape[0], dtype=bool), 0, t_m)
+    return out, (_diagonal(t_m), t_coupling, t_w, t_duals.T)
 
 
 def _tangents(
-    matrix: Complex[Array, "m m"],
-    spectrum: Complex[Array, "m m"],
+    matrix: Inexact[Array, "m m"],
+    values: Complex[Array, " m"],
+    coupling: Complex[Array, "m m"],
     w: Complex[Array, "m m"],
     duals: Complex[Array, "m m"],
     t: Inexact[Array, "m m"],
@@ -237,57 +241,51 @@ def _tangents(
     """
 
     def equation(x: tuple[Array, Array], matrices: tuple) -> tuple[Array, Array]:
-        l, m, w, duals = matrices
+        l, values, coupling, w, duals = matrices
         t_w, t_m = x
         inside = w @ jnp.where(apart, 0, t_m)
         bound = jnp.where(apart, t_m, duals @ t_w)
-        return t_w @ m - l @ t_w + inside, bound
+        return t_w * values + t_w @ coupling - _product(l, t_w) + inside, bound
 
-    known = matrix, spectrum, w, duals
+    known = matrix, values, coupling, w, duals
     fixed = jax.lax.stop_gradient(known)
-    values = _diagonal(fixed[1])
-    # A factor of zero keeps the NaN of what has no derivative.
-    gap = jnp.where(apart, values[None, :] - values[:, None], 1)
-    per_gap = jnp.where(apart, 1 / gap, 0)
 
     def once(rhs: tuple[Array, Array]) -> tuple[Array, Array]:
         r, bound = rhs
-        *_, w, duals = fixed
+        _, values, _, w, duals = fixed
+        # A factor of zero keeps the NaN of what has no derivative.
+        gap = jnp.where(apart, values[None, :] - values[:, None], 1)
         g = _product(duals, r)
-        inside = g * per_gap + jnp.where(apart, 0, bound)
+        inside = g * jnp.where(apart, 1 / gap, 0) + jnp.where(apart, 0, bound)
         return _product(w, inside), jnp.where(apart, bound, g)
 
     def image(x: tuple) -> tuple:
         return equation(x, fixed)
 
-    def refined(rhs: tuple, x: tuple, image: Callable, inverse: Callable) -> tuple:
+    def refined(rhs: tuple, image: Callable, inverse: Callable) -> tuple:
+        x = inverse(rhs)
         for _ in range(2):
             rest = jtu.tree_map(jnp.subtract, rhs, image(x))
             x = jtu.tree_map(jnp.add, x, inverse(rest))
         return x
 
+    # Each branch holds all of its work: what both share is made before the choice.
     def solve(rhs: tuple[Array, Array]) -> tuple[Array, Array]:
-        # Ẇ only: the rounding of Ṁ cancels in functions symmetric in close eigenvalues.
-        t_w, t_m = once(rhs)
+        def twice(rhs: tuple) -> tuple:
+            # Ẇ only: the rounding of Ṁ cancels in functions symmetric in close values.
+            return refined(rhs, image, once)[0], once(rhs)[1]
 
-        def again(t_w: Array) -> Array:
-            return refined(rhs, (t_w, t_m), image, once)[0]
-
-        return only_if(skewed, again, t_w), t_m
+        return either(skewed, twice, once, rhs)
 
     def solve_transposed(ct: tuple[Array, Array]) -> tuple[Array, Array]:
         back, inverse = (_transposed(fn, ct) for fn in (image, once))
 
-        def again(part: int) -> Array:
+        def twice(ct: tuple) -> tuple:
             of_w, of_m = (ct[0], 0 * ct[1]), (0 * ct[0], ct[1])
-            x = refined(of_w, inverse(of_w), back, inverse)
-            return x[part] + inverse(of_m)[part]
+            x = refined(of_w, back, inverse)
+            return jtu.tree_map(jnp.add, x, inverse(of_m))
 
-        # One by one: of first derivatives the second part goes nowhere.
-        return tuple(
-            only_if(skewed, lambda _, part=part: again(part), x)
-            for part, x in enumerate(inverse(ct))
-        )
+        return either(skewed, twice, inverse, ct)
 
     rhs = _product(t, w)
     solution = jax.lax.custom_linear_solve(
