@@ -45,8 +45,8 @@ def either(
     false: Callable[[PyTree[Array]], PyTree[Array]],
     x: PyTree[Array],
 ) -> PyTree[Array]:
-    """`true(x)` if `which`, else `false(x)`. In a batch both run if `which` is true of any
-    member, and `false` alone otherwise, where a `cond` would always run both."""
+    """`true(x)` if `which`, else `false(x)`. In a batch both run if `which` is true of
+    any member, and `false` alone otherwise, where a `cond` would always run both."""
 
     def run(x):
         return jtu.tree_map(lambda t, f: jnp.where(which, t, f), true(x), false(x))

@@ -191,8 +191,8 @@ def merges(
 
 @eqx.filter_custom_jvp
 def _eigen_root(matrix, values, coupling, coordinates, duals, *, both, apart, skewed):
-    """L W = W M, with M = diag(values) + coupling; and W⁻¹. The coupling is zero here, but
-    free to move inside ties.
+    """L W = W M, with M = diag(values) + coupling; and W⁻¹. The coupling is zero here,
+    but free to move inside ties.
 
     With G = W⁻¹L̇W the tangents are `Ṁ = G` on the diagonal and inside ties, and
     `Ẇ = W Y`, where `Y M − M Y = G` elsewhere: `y_ij = g_ij / (λ_j − λ_i)` (Magnus 1985;
