@@ -74,7 +74,7 @@ def eigen_of_block(
     values, _, w, duals = _eigen_root(
         matrix,
         eigenvalues,
-        jnp.zeros_like(coordinates),
+        jnp.where(False, coordinates, 0),  # of a batch like the others, or JAX fails
         coordinates,
         dual.duals,
         both=both,
