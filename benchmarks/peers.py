@@ -1,11 +1,20 @@
-"""What is measured beside us, and how seconds are taken."""
+"""Peers that find eigenvalues of a sparse matrix, given as coordinate triplets."""
 
-import time
+import functools
+import pathlib
+import tempfile
 
+import equinox as eqx
 import jax
 import numpy as np
 import scipy.sparse as sp
 import scipy.sparse.linalg as spla
+
+import implicit_eig as ieig
+
+from . import slepc_worker
+from .harness import Peer
+from .worker import Worker
 
 
 def csr(triplets):
@@ -13,30 +22,80 @@ def csr(triplets):
     return sp.csr_array((values, (rows, columns)), shape=(n, n))
 
 
+def in_order(values):
+    """Eigenvalues, comparable: conjugates side by side, whichever came first."""
+    values = np.asarray(values)
+    return values[np.lexsort((values.imag.round(6), values.real.round(9)))]
+
+
+def counted(f, operator):
+    """Products with A and Aᵀ of one run of `f(operator)`, compiled."""
+    arrays, static = eqx.partition(ieig.CountingOperator(operator), eqx.is_inexact_array)
+    jax.block_until_ready(jax.jit(lambda arrays: f(eqx.combine(arrays, static)))(arrays))
+    return {"products": sum(eqx.combine(arrays, static).counts())}
+
+
 def arpack(triplets, which, *, k, dim, rtol):
-    """Products of one SciPy `eigs` call, and its best seconds."""
     a = csr(triplets)
-    n, count = a.shape[0], [0]
-
-    def product(v):
-        count[0] += 1
-        return a @ v
-
+    n = a.shape[0]
     v0 = np.random.default_rng(0).normal(size=n)
-    counting = spla.LinearOperator((n, n), product, dtype=a.dtype)
 
-    def run(op):
-        return spla.eigs(op, k, which=which, ncv=dim, tol=rtol, v0=v0, maxiter=100_000)
+    def solve(op):
+        found = spla.eigs(op, k, which=which, ncv=dim, tol=rtol, v0=v0, maxiter=100_000)
+        return found[0]
 
-    run(counting)
-    return count[0], best(lambda: run(a))
+    def count():
+        products = 0
+
+        def product(v):
+            nonlocal products
+            products += 1
+            return a @ v
+
+        solve(spla.LinearOperator((n, n), product, dtype=a.dtype))
+        return {"products": products}
+
+    return Peer("ARPACK", lambda: functools.partial(solve, a), None, in_order, count)
 
 
-def best(run, times=3):
-    """The shortest of a few runs, in seconds."""
-    seconds = []
-    for _ in range(times):
-        start = time.perf_counter()
-        jax.block_until_ready(run())
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+def arpack_near(triplets, sigma, *, k, dim, rtol):
+    a = csr(triplets)
+    v0 = np.random.default_rng(0).normal(size=a.shape[0])
+
+    def solve():
+        found = spla.eigs(a, k, sigma=sigma, ncv=dim, tol=rtol, v0=v0, maxiter=1000)
+        return found[0]
+
+    return Peer("ARPACK", lambda: solve, None, in_order)
+
+
+@functools.cache
+def _slepc_lacks():
+    return slepc_worker.lacks()
+
+
+def slepc(triplets, *, k, dim, rtol, **selection):
+    """`which=` or `sigma=`. Debian has builds for real numbers and for complex ones, not
+    both in one interpreter: complex problems are left out."""
+    values, rows, columns, n = triplets
+    if np.iscomplexobj(values) or np.iscomplexobj(selection.get("sigma")):
+        return []
+    workers = []
+
+    def make():
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "problem.npz"
+            arrays = dict(values=values, rows=rows, columns=columns, n=n)
+            np.savez(path, **arrays, k=k, dim=dim, rtol=rtol, **selection)
+            script = str(pathlib.Path(slepc_worker.__file__))
+            run = [slepc_worker.command(), script, str(path)]
+            workers.append(Worker(run, slepc_worker.environment()))
+        return workers[0]
+
+    def compared(found):
+        return in_order([complex(*z) for z in found])
+
+    def count():
+        return {k: v for k, v in workers[0].ready.items() if k == "products"}
+
+    return [Peer("SLEPc", make, _slepc_lacks(), compared, count)]

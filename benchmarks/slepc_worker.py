@@ -1,0 +1,101 @@
+"""SLEPc's eigensolver in the interpreter that has it: `python3 slepc_worker.py problem.npz`.
+
+Needs no JAX. On Debian: `apt-get install python3-slepc4py`, whose interpreter is the
+system's, with SLEPC_DIR and PETSC_DIR set to the real build.
+"""
+
+import glob
+import os
+import pathlib
+import subprocess
+import sys
+
+
+HOW = "apt-get install python3-slepc4py (or set SLEPC_PYTHON to an interpreter with it)"
+
+
+def command():
+    return os.environ.get("SLEPC_PYTHON", "/usr/bin/python3")
+
+
+def environment():
+    """With the directories of Debian's real build, unless they are set."""
+    found = dict(os.environ)
+    for name, pattern in [
+        ("SLEPC_DIR", "/usr/lib/slepcdir/*/*-real"),
+        ("PETSC_DIR", "/usr/lib/petscdir/*/*-real"),
+    ]:
+        for folder in glob.glob(pattern):
+            found.setdefault(name, folder)
+    return found
+
+
+def lacks():
+    probe = [command(), "-c", "import slepc4py.SLEPc"]
+    try:
+        done = subprocess.run(probe, env=environment(), capture_output=True, check=False)
+    except OSError:
+        return HOW
+    return HOW if done.returncode else None
+
+
+def main(path):
+    import numpy as np
+    from petsc4py import PETSc
+    from slepc4py import SLEPc
+
+    class Counting:
+        """The context of a shell matrix that counts its products."""
+
+        def __init__(self, matrix):
+            self.matrix, self.products = matrix, 0
+
+        def mult(self, shell, x, y):
+            del shell
+            self.products += 1
+            self.matrix.mult(x, y)
+
+    given = np.load(path)
+    values, rows, columns, n = (given[x] for x in ("values", "rows", "columns", "n"))
+    n, k, dim, rtol = int(n), int(given["k"]), int(given["dim"]), float(given["rtol"])
+    order = np.lexsort((columns, rows))
+    starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n))])
+    index = starts.astype(PETSc.IntType), columns[order].astype(PETSc.IntType)
+    matrix = PETSc.Mat().createAIJ(size=(n, n), csr=(*index, values[order]))
+    matrix.assemble()
+
+    def solve(operator=matrix):
+        eps = SLEPc.EPS().create()
+        eps.setOperators(operator)
+        eps.setProblemType(SLEPc.EPS.ProblemType.NHEP)
+        eps.setDimensions(k, dim)
+        eps.setTolerances(rtol, 100_000)
+        ends = SLEPc.EPS.Which
+        if "sigma" in given:
+            eps.setWhichEigenpairs(ends.TARGET_MAGNITUDE)
+            eps.setTarget(float(given["sigma"]))
+            eps.getST().setType(SLEPc.ST.Type.SINVERT)
+        else:
+            which = {"LM": ends.LARGEST_MAGNITUDE, "LR": ends.LARGEST_REAL}
+            eps.setWhichEigenpairs(which[str(given["which"])])
+        eps.solve()
+        if eps.getConverged() < k:
+            raise SystemExit(f"{eps.getConverged()} of {k} pairs have converged.")
+        found = [eps.getEigenvalue(i) for i in range(k)]
+        return [[z.real, z.imag] for z in found]
+
+    ready = {"version": ".".join(map(str, SLEPc.Sys.getVersion()))}
+    if "sigma" not in given:
+        counting = Counting(matrix)
+        shell = PETSc.Mat().createPython((n, n), counting)
+        shell.setUp()
+        solve(shell)
+        ready["products"] = counting.products
+    sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+    from benchmarks.worker import serve
+
+    serve(ready, solve)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
