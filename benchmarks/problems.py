@@ -113,6 +113,14 @@ def complex_shift(m, p=(25.0, 50.0, 250.0)):
     )
 
 
+def separated(n):
+    """Upper bidiagonal, eigenvalues 1, 1/2, 1/3 …: as hard at every order."""
+    i = np.arange(n)
+    values = np.concatenate([1 / (1 + i), np.full(n - 1, 0.05)])
+    rows, columns = np.concatenate([i, i[:-1]]), np.concatenate([i, i[1:]])
+    return values, rows, columns, n
+
+
 # Of convection–diffusion: the six largest eigenvalues have condition numbers below 100, and
 # beyond 1/eps.
 MILD, HARSH = (3.0, 7.0, 0.0), (25.0, 50.0, 250.0)

@@ -15,11 +15,11 @@ from .dense import by_jax, flagged, matrices, ours as our_pairs
 from .device_worker import environment
 from .harness import Peer, Point, Task
 from .peers import arpack, in_order, slepc
-from .problems import convection_diffusion, random_walk
+from .problems import convection_diffusion, separated
 from .worker import Worker
 
 
-N = [10, 20, 44], [44, 99, 199, 446, 893]  # points a side: n = 66 … 4e5
+N = [300, 1000], [1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
 K = [1, 4], [1, 2, 4, 8, 16, 32, 64]
 BATCH = [1, 16], [1, 16, 64, 256, 1024, 4096]
 DEVICES = [1, 2], [1, 2, 4, 8]
@@ -101,9 +101,8 @@ def on_devices(count):
 
 def tasks(quick):
     pick = 0 if quick else 1
-    for side in N[pick]:
-        n = (side + 1) * (side + 2) // 2
-        yield from sparse_problem(random_walk, side, 6, "order", "n", n, {})
+    for n in N[pick]:
+        yield from sparse_problem(separated, n, 6, "order", "n", n, {})
     for k in K[pick]:
         problem = convection_diffusion, 30 if quick else SIDE
         yield from sparse_problem(
