@@ -33,6 +33,7 @@ class Worker:
 
     def __del__(self):
         self.process.kill()
+        self.process.communicate()
 
 
 def serve(ready, run):

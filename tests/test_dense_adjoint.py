@@ -56,9 +56,17 @@ def factorisations(monkeypatch):
     jax.clear_caches()
 
 
-@pytest.mark.parametrize("mass", [False, True])
-@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
-@pytest.mark.parametrize("mode", [reverse, forward])
+FEW = [(reverse, np.float64, True), (forward, np.complex128, False)]
+CASES = itertools.product([reverse, forward], [np.float64, np.complex128], [False, True])
+
+
+@pytest.mark.parametrize(
+    "mode, dtype, mass",
+    [
+        case if case in FEW else pytest.param(*case, marks=pytest.mark.slow)
+        for case in CASES
+    ],
+)
 def test_a_well_conditioned_rest_needs_no_factorisation(
     factorisations, mode, dtype, mass
 ):

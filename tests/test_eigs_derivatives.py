@@ -120,8 +120,15 @@ class TestBothModes:
         assert abs(real_dot(tangent, cotangent) - real_dot(back, e)) < 1e-9 * scale
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
-@pytest.mark.parametrize("find", [dense, matrix_free])
+@pytest.mark.parametrize(
+    "find, dtype",
+    [
+        (dense, np.complex128),
+        (matrix_free, np.float64),
+        pytest.param(dense, np.float64, marks=pytest.mark.slow),
+        pytest.param(matrix_free, np.complex128, marks=pytest.mark.slow),
+    ],
+)
 def test_hessian_vector_products_of_values_and_both_vectors(find, dtype):
     a, e = matrix(40, dtype), random_matrix(1, 40, dtype)
 

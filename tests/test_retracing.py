@@ -1,0 +1,56 @@
+"""A second call with the same shapes traces and compiles nothing."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import implicit_eig as ieig
+
+from .oracles import random_matrix
+
+
+N, K = 24, 2
+ROWS, COLUMNS = np.nonzero(np.asarray(random_matrix(0, N)) > 0.3)
+
+
+def full(seed):
+    return random_matrix(seed, N)
+
+
+def sparse(seed):
+    values = full(seed)[ROWS, COLUMNS]
+    return ieig.SparseOperator(values, ROWS, COLUMNS, N)
+
+
+def value(s):
+    return jnp.sum(jnp.abs(s.eigenvalues) ** 2) + jnp.sum(jnp.abs(s.eigenvectors) ** 4)
+
+
+CALLS = {
+    "eig": (full, ieig.eig),
+    "a sparse matrix": (
+        sparse,
+        lambda a: ieig.eigs(a, K, eigensolver=ieig.KrylovSchur()),
+    ),
+    "near a target": (sparse, lambda a: ieig.eigs(a, K, sigma=0.3)),
+    "gradient": (full, jax.grad(lambda a: value(ieig.eigs(a, K)))),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_new_values_compile_nothing(name, caplog):
+    make, call = CALLS[name]
+    first, second = make(1), make(2)
+
+    def traced(x):
+        caplog.clear()
+        with jax.log_compiles(), caplog.at_level(logging.DEBUG, "jax"):
+            jax.block_until_ready(call(x))
+        return [r.getMessage()[:60] for r in caplog.records if "Compiling" in r.message]
+
+    jax.clear_caches()
+    assert traced(first)
+    assert not traced(second)
