@@ -23,10 +23,30 @@ class ProjectedSylvester(eqx.Module):
     """
 
     pencil: Pencil
-    domain_basis: Inexact[Array, "n m"]  # C
-    range_basis: Inexact[Array, "n m"]  # E
+    # The bases row by row: XLA would turn them round for every product with a vector.
+    _domain_rows: Inexact[Array, "m n"]
+    _range_rows: Inexact[Array, "m n"]
     matrix: Inexact[Array, "m m"]  # L
     scale: Float[Array, ""]  # τ
+
+    def __init__(
+        self,
+        pencil: Pencil,
+        domain_basis: Inexact[Array, "n m"],
+        range_basis: Inexact[Array, "n m"],
+        matrix: Inexact[Array, "m m"],
+        scale: Float[Array, ""],
+    ):
+        self.pencil, self.matrix, self.scale = pencil, matrix, scale
+        self._domain_rows, self._range_rows = domain_basis.T, range_basis.T
+
+    @property
+    def domain_basis(self) -> Inexact[Array, "n m"]:  # C
+        return self._domain_rows.T
+
+    @property
+    def range_basis(self) -> Inexact[Array, "n m"]:  # E
+        return self._range_rows.T
 
     @property
     def active(self) -> Bool[Array, " m"]:
@@ -65,7 +85,8 @@ def dot(basis: Array, y: Array) -> Array:
     """Cᴴ y, without a complex copy of a real basis."""
     if jnp.iscomplexobj(y) and not jnp.iscomplexobj(basis):
         return jax.lax.complex(basis.T @ y.real, basis.T @ y.imag)
-    return basis.conj().T @ y
+    # Not a conjugate copy of the basis.
+    return (basis.T @ y.conj()).conj()
 
 
 def times(basis: Array, h: Array) -> Array:
