@@ -38,6 +38,7 @@ def test_report_has_tasks_and_notes(tmp_path):
     path = tmp_path / "results" / "s.json"
     path.write_text(json.dumps(head | {"tasks": [result]}))
     (tmp_path / "notes" / "n.md").write_text("A note by hand.\n")
+    (tmp_path / "results" / "gpu.json").write_text(json.dumps(head | {"rows": []}))
     text = report.generate(tmp_path)
     assert "A note by hand." in text and "| a task | ours" in text
     marked = f"above {report.BEGIN} old {report.END} below"
