@@ -218,8 +218,7 @@ def devices():
 
 def measure(job, device, seconds):
     """Compiles, then runs until the rounds or the seconds are used up, once at least."""
-    with jax.default_device(device):
-        fn, args = job.make()
+    fn, args = job.make()
     arrays, static = eqx.partition(jax.device_put(args, device), eqx.is_array)
     run, compiled = timed(
         lambda: jax.jit(lambda x: fn(*eqx.combine(x, static))).lower(arrays).compile()
@@ -332,7 +331,8 @@ def record(job, device, left, rate, rows):
         why = f"{max(left, 0):.0f} s left, about {expected:.0f} s needed"
         return row | {"skipped": f"skipped: {why}"}
     try:
-        row = compared(measure(job, device, min(left / 4, 20.0)), rows)
+        with jax.default_device(device):
+            row = compared(measure(job, device, min(left / 4, 20.0)), rows)
     except Exception as error:
         return row | {"error": f"{type(error).__name__}: {error}"}
     rate[job.kind, device.platform] = row["compile"], row["first"] / job.size
