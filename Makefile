@@ -7,8 +7,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
 
-.PHONY: demo test test-slow test-min test-latest bench bench-quick docs serve-docs \
-	lint format clean
+.PHONY: demo test test-slow test-min test-latest bench bench-quick bench-gpu docs \
+	serve-docs lint format clean
 
 # A stamp for each set of extras: the second call installs nothing.
 $(VENV)/.python:
@@ -57,6 +57,11 @@ bench: $(VENV)/.bench
 
 bench-quick: $(VENV)/.bench
 	$(BIN)/python -m benchmarks --quick
+
+# First, into .venv: pip install "jax[cuda12]", or what else the device needs. One core, so
+# that the CPU's rows are those of one thread.
+bench-gpu: $(VENV)/.bench
+	taskset -c 0 $(BIN)/python -m benchmarks.gpu
 
 lint: $(VENV)/.dev $(VENV)/.test
 	$(BIN)/ruff check .
