@@ -94,7 +94,7 @@ def tasks(quick):
         triplets = make(m, **options)
         yield Task(
             f"adjoint systems, {name}, {which}, n = {triplets[3]:_}",
-            "value and gradient by another adjoint solver",
+            "",
             [peer(name, triplets, which, *how) for name, how in SOLVERS.items()],
             rtol=1e-5,
         )
