@@ -59,7 +59,8 @@ def arpack(triplets, which, *, k, dim, rtol):
 
 
 def arpack_near(triplets, sigma, *, k, dim, rtol):
-    a = csr(triplets)
+    # Of a real matrix and a complex σ SciPy returns pairs near σ or near its conjugate.
+    a = csr(triplets).astype(np.result_type(triplets[0], sigma))
     v0 = np.random.default_rng(0).normal(size=a.shape[0])
 
     def solve():
