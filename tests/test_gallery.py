@@ -9,7 +9,7 @@ import pytest
 
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "docs" / "examples"
-GALLERY = ["orr_sommerfeld", "population", "skin_effect"]
+GALLERY = ["markov_chain", "orr_sommerfeld", "population", "skin_effect"]
 
 
 @pytest.mark.parametrize("name", GALLERY)
