@@ -9,7 +9,7 @@ import pytest
 
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "docs" / "examples"
-GALLERY = ["orr_sommerfeld", "skin_effect", "waveguide"]
+GALLERY = ["orr_sommerfeld", "skin_effect", "waveguide", "population", "markov_chain"]
 
 
 @pytest.mark.parametrize("name", GALLERY)
