@@ -121,6 +121,15 @@ def separated(n):
     return values, rows, columns, n
 
 
+def ladder(n):
+    """Upper bidiagonal, eigenvalues 1, 0.99, …, 0.01 and small ones: room for many pairs."""
+    i = np.arange(n)
+    diagonal = np.where(i < 100, 1 - i / 100, -i / n)
+    values = np.concatenate([diagonal, np.full(n - 1, 0.002)])
+    rows, columns = np.concatenate([i, i[:-1]]), np.concatenate([i, i[1:]])
+    return values, rows, columns, n
+
+
 # Of convection–diffusion: the six largest eigenvalues have condition numbers below 100, and
 # beyond 1/eps.
 MILD, HARSH = (3.0, 7.0, 0.0), (25.0, 50.0, 250.0)

@@ -15,7 +15,7 @@ from .dense import by_jax, flagged, matrices, ours as our_pairs
 from .device_worker import environment
 from .harness import Peer, Point, Task
 from .peers import arpack, in_order, slepc
-from .problems import convection_diffusion, separated
+from .problems import ladder, separated
 from .worker import Worker
 
 
@@ -23,14 +23,14 @@ N = [300, 1000], [1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
 K = [1, 4], [1, 2, 4, 8, 16, 32, 64]
 BATCH = [1, 16], [1, 16, 64, 256, 1024, 4096]
 DEVICES = [1, 2], [1, 2, 4, 8]
-SIDE, ORDER = 99, 8
+ORDER = 8
 
 
-def sparse_problem(make, side, k, figure, axis, x, options):
+def sparse_problem(make, n, k, figure, axis, x):
     """Forward beside the peers, then value and gradient beside forward."""
-    triplets = make(side, **options)
+    triplets = make(n)
     operator = ieig.SparseOperator(*triplets)
-    n, dim = triplets[3], max(20, 2 * k + 1)
+    dim = max(20, 2 * k + 1)
     solver = ieig.KrylovSchur(rtol=1e-8, krylov_dim=dim, max_restarts=100_000)
 
     def forward(operator):
@@ -102,12 +102,10 @@ def on_devices(count):
 def tasks(quick):
     pick = 0 if quick else 1
     for n in N[pick]:
-        yield from sparse_problem(separated, n, 6, "order", "n", n, {})
+        yield from sparse_problem(separated, n, 6, "order", "n", n)
     for k in K[pick]:
-        problem = convection_diffusion, 30 if quick else SIDE
-        yield from sparse_problem(
-            *problem, k, "number of pairs", "k", k, {"p": (1.0, 2.0, 0.0)}
-        )
+        n = 1000 if quick else 10_000
+        yield from sparse_problem(ladder, n, k, "number of pairs", "k", k)
     for size in BATCH[pick]:
         yield from batches(size)
     for count in DEVICES[pick]:
