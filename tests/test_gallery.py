@@ -9,7 +9,14 @@ import pytest
 
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "docs" / "examples"
-GALLERY = ["orr_sommerfeld", "skin_effect", "waveguide", "population", "markov_chain"]
+GALLERY = [
+    "waveguide",
+    "orr_sommerfeld",
+    "markov_chain",
+    "population",
+    "skin_effect",
+    "bring_your_own_solver",
+]
 
 
 @pytest.mark.parametrize("name", GALLERY)
