@@ -15,6 +15,7 @@ GALLERY = [
     "markov_chain",
     "population",
     "skin_effect",
+    "koopman",
     "bring_your_own_solver",
 ]
 
