@@ -47,6 +47,12 @@ def on_page_markdown(markdown, page, config, files):
     return markdown.replace("<!-- members of RESULTS -->", _results())
 
 
+def on_page_content(html, page, config, files):
+    # Without its extension a mark of inclusion is a piece of text like any other.
+    if '--8&lt;-- "' in html or '--8<-- "' in html:
+        raise ValueError(f"{page.file.src_uri} shows a mark of inclusion.")
+
+
 def _results():
     """Each member of `RESULTS` and the sentence a user reads."""
     members = ieig.RESULTS._name_to_item  # equinox has no public way to list them
