@@ -49,7 +49,7 @@ def on_page_markdown(markdown, page, config, files):
 
 def on_page_content(html, page, config, files):
     # Without its extension a mark of inclusion is a piece of text like any other.
-    if '--8&lt;-- "' in html or '--8<-- "' in html:
+    if "--8&lt;--" in re.sub(r"<[^>]*>", "", html):
         raise ValueError(f"{page.file.src_uri} shows a mark of inclusion.")
 
 
