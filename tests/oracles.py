@@ -88,3 +88,9 @@ def product_that_sees_dtypes():
         return product(a, v), da @ v + a @ dv
 
     return product, seen
+
+
+def slow_but(kept, cases):
+    """Parameters of which only the `kept` ones run in `make test`."""
+    slow = pytest.mark.slow
+    return [c if c in kept else pytest.param(*c, marks=slow) for c in cases]

@@ -12,7 +12,13 @@ import pytest
 
 import implicit_eig as ieig
 
-from .oracles import product_that_sees_dtypes, random_matrix, relative, with_spectrum
+from .oracles import (
+    product_that_sees_dtypes,
+    random_matrix,
+    relative,
+    slow_but,
+    with_spectrum,
+)
 
 
 K = 3
@@ -305,7 +311,10 @@ def test_members_of_a_batch_converge_at_different_steps(preconditioned):
 
 @pytest.mark.parametrize(
     "dtype, preconditioned",
-    [(np.float64, True), (np.float64, False), (np.complex128, True)],
+    slow_but(
+        [(np.float64, True)],
+        [(np.float64, True), (np.float64, False), (np.complex128, True)],
+    ),
 )
 def test_mass_matrices(dtype, preconditioned):
     n = 40

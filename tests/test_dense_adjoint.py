@@ -17,6 +17,7 @@ from .oracles import (
     flagged_eig,
     random_matrix,
     relative,
+    slow_but,
     with_spectrum,
 )
 from .problems import frank
@@ -60,13 +61,7 @@ FEW = [(reverse, np.float64, True), (forward, np.complex128, False)]
 CASES = itertools.product([reverse, forward], [np.float64, np.complex128], [False, True])
 
 
-@pytest.mark.parametrize(
-    "mode, dtype, mass",
-    [
-        case if case in FEW else pytest.param(*case, marks=pytest.mark.slow)
-        for case in CASES
-    ],
-)
+@pytest.mark.parametrize("mode, dtype, mass", slow_but(FEW, CASES))
 def test_a_well_conditioned_rest_needs_no_factorisation(
     factorisations, mode, dtype, mass
 ):

@@ -1,5 +1,7 @@
 """Derivatives of selected pairs: every kind of operator, solver and dtype, one answer."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -17,6 +19,7 @@ from .oracles import (
     random_matrix,
     real_dot,
     relative,
+    slow_but,
 )
 
 
@@ -84,9 +87,20 @@ def test_gradients_by_every_linear_solver_agree_with_the_dense_formula(
     assert relative(got, gradient) < 1e-8
 
 
-@pytest.mark.parametrize("left", [False, True])
-@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
-@pytest.mark.parametrize("find", [dense, matrix_free])
+@pytest.mark.parametrize(
+    "find, dtype, left",
+    slow_but(
+        [
+            (dense, np.float64, True),
+            (dense, np.complex128, False),
+            (matrix_free, np.float64, False),
+            (matrix_free, np.complex128, True),
+        ],
+        itertools.product(
+            [dense, matrix_free], [np.float64, np.complex128], [False, True]
+        ),
+    ),
+)
 class TestBothModes:
     n = 40
 
@@ -122,12 +136,10 @@ class TestBothModes:
 
 @pytest.mark.parametrize(
     "find, dtype",
-    [
-        (dense, np.complex128),
-        (matrix_free, np.float64),
-        pytest.param(dense, np.float64, marks=pytest.mark.slow),
-        pytest.param(matrix_free, np.complex128, marks=pytest.mark.slow),
-    ],
+    slow_but(
+        [(dense, np.complex128), (matrix_free, np.float64)],
+        itertools.product([dense, matrix_free], [np.float64, np.complex128]),
+    ),
 )
 def test_hessian_vector_products_of_values_and_both_vectors(find, dtype):
     a, e = matrix(40, dtype), random_matrix(1, 40, dtype)
@@ -274,8 +286,13 @@ def test_a_tie_among_unselected_values_is_harmless():
         assert np.isclose(jnp.vdot(gradient, e), difference, rtol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.complex64])
-@pytest.mark.parametrize("find", [dense, matrix_free])
+@pytest.mark.parametrize(
+    "find, dtype",
+    slow_but(
+        [(dense, np.complex64), (matrix_free, np.float32)],
+        itertools.product([dense, matrix_free], [np.float32, np.complex64]),
+    ),
+)
 def test_single_precision_stays_single(find, dtype):
     a = matrix(30, dtype)
     krylov = ieig.KrylovSchur(krylov_dim=16)

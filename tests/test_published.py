@@ -38,6 +38,7 @@ def stage_distribution(a):
     return solution.eigenvalues[0].real, v, u / u[0]
 
 
+@pytest.mark.slow  # docs/examples/population.py checks the same on every run
 @pytest.mark.parametrize("name", ["killer_whale", "desert_tortoise_medhigh"])
 class TestPopulations:
     def reference(self, name):

@@ -1,6 +1,7 @@
 """Shift-invert: the nearest eigenvalues, and one factorisation for all that follows."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import scipy.sparse as sp
 import implicit_eig as ieig
 import implicit_eig._transformation.sparse_lu as sparse_lu
 
-from .oracles import central_difference, random_matrix, relative
+from .oracles import central_difference, random_matrix, relative, slow_but
 
 
 N, K = 40, 3
@@ -194,8 +195,13 @@ class TestShiftsThatAreEigenvalues:
 
 
 class TestDerivatives:
-    @pytest.mark.parametrize("left", [False, True])
-    @pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+    @pytest.mark.parametrize(
+        "dtype, left",
+        slow_but(
+            [(np.float64, False), (np.complex128, True)],
+            itertools.product([np.float64, np.complex128], [False, True]),
+        ),
+    )
     def test_gradients_equal_those_of_the_dense_spectrum(self, dtype, left):
         a = jnp.asarray(matrix(dtype))
         rows, columns = np.nonzero(np.abs(np.subtract.outer(range(N), range(N))) < 6)

@@ -10,7 +10,7 @@ import pytest
 
 import implicit_eig as ieig
 
-from .oracles import random_matrix, relative, with_spectrum
+from .oracles import random_matrix, relative, slow_but, with_spectrum
 
 
 RUNTIME = (RuntimeError, jax.errors.JaxRuntimeError)
@@ -144,7 +144,7 @@ def functionals(find, a):
 
 @pytest.mark.parametrize(
     ("find", "n"),
-    [(dense, 8), (krylov, N), pytest.param(shift_invert, N, marks=pytest.mark.slow)],
+    slow_but([(krylov, N)], [(dense, 8), (krylov, N), (shift_invert, N)]),
     ids=["dense", "krylov", "shift-invert"],
 )
 def test_derivatives_at_a_defective_eigenvalue(find, n):
