@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import implicit_eig as ieig
+from implicit_eig._small_eig import _dual
 
 from .oracles import random_matrix, relative, with_spectrum
 from .problems import frank
@@ -198,3 +199,19 @@ def test_attached_pairs_of_a_jordan_block():
     _, t_w = jax.jvp(f, (a,), (random_matrix(5, 6),))
     assert ieig.attach(a, w, v).result == ieig.RESULTS.defective
     assert np.array_equal(np.isnan(t_w), np.abs(w - 2) < 1e-3)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_refines_is_large_conditions_alone(dtype):
+    """It takes ten times the products of a derivative without."""
+
+    def refines(a):
+        w, v = jnp.linalg.eig(a)
+        both = jnp.ones(a.shape, bool)
+        return bool(_dual(a, w, v, both, conjugates=True).skewed)
+
+    a = random_matrix(0, 64).astype(dtype)
+    assert not refines(a)
+    # Two eigenvalues 4e-5 apart, coupled: conditions of 25 000.
+    block = jnp.array([[20, 1], [0, 20 + 4e-5]], dtype)
+    assert refines(a.at[:2].set(0).at[:2, :2].set(block))
