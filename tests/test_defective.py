@@ -210,7 +210,7 @@ def test_what_refines_is_large_conditions_alone(dtype):
         both = jnp.ones(a.shape, bool)
         return bool(_dual(a, w, v, both, conjugates=True).skewed)
 
-    a = random_matrix(0, 64).astype(dtype)
+    a = random_matrix(0, 256).astype(dtype)
     assert not refines(a)
     # Two eigenvalues 4e-5 apart, coupled: conditions of 25 000.
     block = jnp.array([[20, 1], [0, 20 + 4e-5]], dtype)
