@@ -210,8 +210,9 @@ def test_what_refines_is_large_conditions_alone(dtype):
         both = jnp.ones(a.shape, bool)
         return bool(_dual(a, w, v, both, conjugates=True).skewed)
 
-    a = random_matrix(0, 256).astype(dtype)
-    assert not refines(a)
-    # Two eigenvalues 4e-5 apart, coupled: conditions of 25 000.
-    block = jnp.array([[20, 1], [0, 20 + 4e-5]], dtype)
-    assert refines(a.at[:2].set(0).at[:2, :2].set(block))
+    def with_conditions_of(condition):
+        block = jnp.array([[20, 1], [0, 20 + 1 / condition]], dtype)
+        return random_matrix(0, 32).astype(dtype).at[:2].set(0).at[:2, :2].set(block)
+
+    assert not refines(with_conditions_of(500))
+    assert refines(with_conditions_of(25_000))
