@@ -125,14 +125,12 @@ def _dual(
             r = u @ l - values * u
             return r, _norms(r, 1) / _norms(u, 1)
 
-        def step(_, u: Array) -> Array:
+        for _ in range(2):
             r, error = defect(u)
             better = u - jnp.where(apart, (r @ w) / gap, 0) @ inverse
             better = better / jnp.sum(better * w.T, axis=1, keepdims=True)
             improved = moderate & (defect(better)[1] < error)
-            return jnp.where(improved[:, None], better, u)
-
-        u = jax.lax.fori_loop(0, 2, step, u)
+            u = jnp.where(improved[:, None], better, u)
         return u, _norms(u, 1) * size
 
     return _Dual(*only_if(skewed, refined, (inverse, plain)), skewed)
@@ -266,11 +264,11 @@ def _tangents(
         return equation(x, fixed)
 
     def refined(rhs: tuple, image: Callable, inverse: Callable) -> tuple:
-        def step(_, x: tuple) -> tuple:
+        x = inverse(rhs)
+        for _ in range(2):
             rest = jtu.tree_map(jnp.subtract, rhs, image(x))
-            return jtu.tree_map(jnp.add, x, inverse(rest))
-
-        return jax.lax.fori_loop(0, 2, step, inverse(rhs))
+            x = jtu.tree_map(jnp.add, x, inverse(rest))
+        return x
 
     # Each branch holds all of its work: what both share is made before the choice.
     def solve(rhs: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -390,9 +390,8 @@ def _sharpened(
         # The Sylvester equation, by the eigenvectors of T₁₁ and T₂₂.
         w = q.conj().T.astype(vectors.dtype) @ vectors
         w = jnp.where(same, w, 0)
-        inverse = jnp.linalg.inv(w)
-        g = jnp.where(across, inverse @ t.astype(w.dtype) @ w / gap, 0)
-        y = -w @ g @ inverse
+        g = jnp.linalg.solve(w, t.astype(w.dtype) @ w) / gap
+        y = -jnp.linalg.solve(w.T, (w @ jnp.where(across, g, 0)).T).T
         y = y if jnp.iscomplexobj(q) else y.real
         y = jnp.where(across, y, 0)
         better, _ = jnp.linalg.qr(q @ (jnp.eye(m, dtype=q.dtype) + y - y.conj().T))
