@@ -1,6 +1,7 @@
 """One task, several peers that do the same work, taking turns in one process."""
 
 import importlib.util
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -76,6 +77,13 @@ def timed(run):
     return time.perf_counter() - began, out
 
 
+def reason(error):
+    """In one line. Of a run-time error of a program, its sentence, not the stacks around."""
+    said = re.search(r"EquinoxRuntimeError: (.*)", str(error))
+    line = said[1] if said else (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {line[:100]}"
+
+
 def first_calls(task, counts):
     """Each peer's run and what is known of it after one call. Nothing wrong is timed: a
     peer that fails, or differs from ours, has no run."""
@@ -93,7 +101,7 @@ def first_calls(task, counts):
         except Exception as error:  # a peer's own error, whatever it is
             if wanted is None:
                 raise
-            row["failed"] = f"{type(error).__name__}: {str(error).splitlines()[0][:100]}"
+            row["failed"] = reason(error)
             continue
         wanted = out if wanted is None else wanted
         apart = distance(out, wanted)

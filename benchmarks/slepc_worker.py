@@ -1,7 +1,8 @@
 """SLEPc's eigensolver in the interpreter that has it: `python3 slepc_worker.py problem.npz`.
 
-Needs no JAX. On Debian: `apt-get install python3-slepc4py`, whose interpreter is the
-system's, with SLEPC_DIR and PETSC_DIR set to the real build.
+Needs no JAX. On Debian: `apt-get install python3-slepc4py libopenblas0`; the interpreter is
+the system's, with SLEPC_DIR and PETSC_DIR set to the real build. Without the second package
+its BLAS is the reference implementation, and no peer to compare with.
 """
 
 import glob
@@ -11,7 +12,17 @@ import subprocess
 import sys
 
 
-HOW = "apt-get install python3-slepc4py (or set SLEPC_PYTHON to an interpreter with it)"
+HOW = (
+    "apt-get install python3-slepc4py libopenblas0 (or set SLEPC_PYTHON to an interpreter "
+    "with it)"
+)
+SLOW = "apt-get install libopenblas0 (the BLAS it has now is the reference one)"
+# The import, and the files it has brought into memory (Linux).
+PROBE = """
+import pathlib, slepc4py.SLEPc
+maps = pathlib.Path("/proc/self/maps")
+print(maps.read_text() if maps.exists() else "")
+"""
 
 
 def command():
@@ -31,12 +42,21 @@ def environment():
 
 
 def lacks():
-    probe = [command(), "-c", "import slepc4py.SLEPc"]
+    probe = [command(), "-c", PROBE]
     try:
-        done = subprocess.run(probe, env=environment(), capture_output=True, check=False)
+        done = subprocess.run(
+            probe, env=environment(), capture_output=True, text=True, check=False
+        )
     except OSError:
         return HOW
-    return HOW if done.returncode else None
+    if done.returncode:
+        return HOW
+    return SLOW if has_reference_blas(done.stdout) else None
+
+
+def has_reference_blas(maps):
+    """Whether a process with these files in memory has Debian's reference BLAS."""
+    return "/blas/libblas.so" in maps
 
 
 def main(path):

@@ -73,7 +73,7 @@ def eig(
     a = as_matrix(a, "a")
     check_ties(ties, tie_rtol)
     n = a.shape[-1]
-    gauge = as_gauge(gauge, Domain(jax.ShapeDtypeStruct((n,), a.dtype)))
+    gauge = as_gauge(gauge, Domain.of(jax.ShapeDtypeStruct((n,), a.dtype)))
     if tie_rtol is None:
         tie_rtol = default_tie_rtol(n, a.dtype)
     return _eig(a, gauge, ties, tie_rtol)

@@ -137,7 +137,7 @@ class Functional(AbstractGauge):
     c: PyTree[Inexact[Array, "..."]]
 
     def __call__(self, v):
-        c = Domain(jax.eval_shape(lambda: self.c)).flatten(self.c)
+        c = Domain.of(jax.eval_shape(lambda: self.c)).flatten(self.c)
         return v / jnp.sum(c.astype(v.dtype).conj() * v)
 
 
@@ -156,7 +156,7 @@ class Bilinear(AbstractGauge):
 
 class _User(AbstractGauge):
     fn: Callable[[Any], Any]
-    domain: Domain
+    domain: Domain = eqx.field(static=True)
 
     def __call__(self, v):
         scaled = self.fn(self.domain.unflatten(v))

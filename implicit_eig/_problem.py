@@ -33,6 +33,8 @@ from ._which import (
 
 # Order up to which a dense spectrum answers questions about its inside.
 _SMALL = 256
+# Made once: a plain call would pay for each.
+_DENSE, _KRYLOV, _ADJOINT = Dense(), KrylovSchur(), ImplicitAdjoint()
 
 
 class Problem(eqx.Module):
@@ -124,7 +126,7 @@ def stop(tree: PyTree) -> PyTree:
 
 def check_adjoint(adjoint: Any) -> ImplicitAdjoint:
     if adjoint is None:
-        return ImplicitAdjoint()
+        return _ADJOINT
     if not isinstance(adjoint, ImplicitAdjoint):
         raise TypeError(f"`adjoint` must be an `ImplicitAdjoint`; got {adjoint!r}.")
     return adjoint
@@ -195,7 +197,7 @@ def _choose(
             "`Dense()`."
         )
     if isinstance(inner, KrylovSchur) and not inner.suits(pencil.n, k):
-        return Dense()
+        return _DENSE
     return eigensolver
 
 
@@ -203,12 +205,12 @@ def _default(
     pencil: Pencil, k: int, target: Num[Array, ""] | None
 ) -> AbstractEigensolver:
     n, dense = pencil.n, isinstance(pencil.operator, lx.MatrixLinearOperator)
-    if not KrylovSchur().suits(n, k):
-        return Dense()
+    if not _KRYLOV.suits(n, k):
+        return _DENSE
     if target is None:
-        return Dense() if dense else KrylovSchur()
+        return _DENSE if dense else _KRYLOV
     # The whole spectrum of a small matrix takes no longer than to compile anything else.
-    return Dense() if n <= _SMALL else ShiftInvert(target)
+    return _DENSE if n <= _SMALL else ShiftInvert(target)
 
 
 def _check_v0(v0: Any, pencil: Pencil) -> Inexact[Array, " n"] | None:

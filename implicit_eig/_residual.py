@@ -71,7 +71,7 @@ def eigenpair_residual(
     """
     vector, value = pair
     vector, value = jtu.tree_map(jnp.asarray, vector), jnp.asarray(value)
-    domain = Domain(jax.eval_shape(lambda: vector))
+    domain = Domain.of(jax.eval_shape(lambda: vector))
     if value.shape != ():
         raise ValueError(f"The eigenvalue must be a scalar; got shape {value.shape}.")
     if value.dtype != domain.dtype:

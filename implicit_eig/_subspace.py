@@ -136,7 +136,7 @@ class Subspace(eqx.Module):
         def vector(block: Array) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(block.shape[:-1], block.dtype)
 
-        return Domain(jtu.tree_map(vector, self.basis))
+        return Domain.of(jtu.tree_map(vector, self.basis))
 
     def _left(self) -> PyTree[Inexact[Array, "..."]]:
         if self._dual is None:

@@ -161,7 +161,7 @@ class Overlap(AbstractSelection):
         return overlaps
 
     def target(self):
-        v = Domain(jax.eval_shape(lambda: self.v)).flatten(self.v)
+        v = Domain.of(jax.eval_shape(lambda: self.v)).flatten(self.v)
         v = jax.lax.stop_gradient(v)
         return v / jnp.linalg.norm(v).astype(v.dtype)
 

@@ -7,8 +7,16 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import __main__ as command, report
-from benchmarks.harness import lacks, measure, Peer, Point, statistics, Task
+from benchmarks import __main__ as command, report, slepc_worker
+from benchmarks.harness import (
+    lacks,
+    measure,
+    Peer,
+    Point,
+    reason,
+    statistics,
+    Task,
+)
 from benchmarks.worker import Worker
 
 
@@ -45,6 +53,22 @@ def test_a_peer_that_fails_says_why_and_ours_may_not():
     assert row["failed"] == "RuntimeError: no convergence"
     with pytest.raises(RuntimeError, match="no convergence"):
         measure(Task("t", "", [Peer("ours", fails)]), 2)
+
+
+@pytest.mark.parametrize(
+    "message, line",
+    [("", ""), ("Above\n\nEquinoxRuntimeError: It missed.\n---", "It missed.")],
+)
+def test_the_reason_is_one_line(message, line):
+    assert reason(RuntimeError(message)) == f"RuntimeError: {line}"
+
+
+def test_a_peer_on_the_reference_blas_is_no_peer():
+    folder = "7f0 r-xp 00 08:01 123  /usr/lib/x86_64-linux-gnu"
+    assert slepc_worker.has_reference_blas(f"{folder}/blas/libblas.so.3.11.0\n")
+    assert not slepc_worker.has_reference_blas(
+        f"{folder}/openblas-pthread/libblas.so.3\n"
+    )
 
 
 def test_report_has_tasks_counts_figures_and_notes(tmp_path):

@@ -126,6 +126,36 @@ def test_a_loss_on_one_pair_leaves_the_others_systems_alone(solver, dtype):
         assert many <= 1.5 * one
 
 
+def decompositions(fn, *args):
+    """The shapes of what is decomposed, however often it runs, in the program of fn."""
+    found = []
+
+    def look(jaxpr):
+        for equation in jaxpr.eqns:
+            if equation.primitive.name in ("eig", "lu"):
+                found.append((equation.primitive.name, equation.invars[0].aval.shape))
+            for inner in jax.tree.leaves(equation.params, is_leaf=is_program):
+                if is_program(inner):
+                    look(getattr(inner, "jaxpr", inner))
+
+    look(jax.make_jaxpr(fn)(*args).jaxpr)
+    return sorted(found)
+
+
+def is_program(x):
+    return hasattr(x, "eqns") or hasattr(x, "jaxpr")
+
+
+@pytest.mark.parametrize(
+    "derivative", [jax.grad, jax.jacfwd, jax.hessian, lambda f: jax.jacrev(jax.grad(f))]
+)
+def test_all_derivatives_of_all_pairs_share_one_decomposition(derivative):
+    """However many tangents: one `geev`, and one LU of its eigenvectors."""
+    a = random_matrix(0, 6)
+    f = lambda a: vectors(ieig.eig(a))
+    assert decompositions(derivative(f), a) == [("eig", (6, 6)), ("lu", (1, 6, 6))]
+
+
 def test_the_cost_does_not_grow_with_the_number_of_parameters():
     a = random_matrix(0, N)
     n = jnp.arange(N)

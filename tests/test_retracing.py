@@ -40,17 +40,29 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("name", CALLS)
-def test_new_values_compile_nothing(name, caplog):
-    make, call = CALLS[name]
-    first, second = make(1), make(2)
+@pytest.fixture
+def compiled(caplog):
+    """What a call compiles."""
 
-    def traced(x):
+    def programs(call, x):
         caplog.clear()
         with jax.log_compiles(), caplog.at_level(logging.DEBUG, "jax"):
             jax.block_until_ready(call(x))
         return [r.getMessage()[:60] for r in caplog.records if "Compiling" in r.message]
 
     jax.clear_caches()
-    assert traced(first)
-    assert not traced(second)
+    return programs
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_new_values_compile_nothing(name, compiled):
+    make, call = CALLS[name]
+    first, second = make(1), make(2)
+    assert compiled(call, first)
+    assert not compiled(call, second)
+
+
+@pytest.mark.parametrize("call", [ieig.eig, lambda a: ieig.eigs(a, K)])
+def test_a_plain_call_is_one_program(call, compiled):
+    """Each further one would cost as much as the rest of what happens outside."""
+    assert len(compiled(call, full(1))) == 1

@@ -47,6 +47,17 @@ def loss(solution):
     return jnp.sum((weight * v * v).real + (weight * v).imag) + jnp.sum((w * w).real)
 
 
+def many_tangents(f):
+    """Seven of them, in a batch."""
+
+    def derivatives(x):
+        directions = np.random.default_rng(0).normal(size=(7, *x.shape))
+        tangent = lambda d: jax.jvp(f, (x,), (d,))[1]
+        return jax.vmap(tangent)(jnp.asarray(directions))
+
+    return derivatives
+
+
 @pytest.fixture
 def calls(monkeypatch):
     """Factorisations made, and the dtype of each solve."""
@@ -219,17 +230,25 @@ class TestDerivatives:
         ours, theirs = jax.grad(by_shift_invert)(values), jax.grad(by_dense)(values)
         assert relative(ours, theirs) < 1e-8
 
-    @pytest.mark.parametrize("left", [False, True])
-    def test_one_factorisation_serves_value_and_gradient(self, calls, left):
+    @pytest.mark.parametrize(
+        "left, what",
+        [
+            (False, jax.value_and_grad),
+            (True, jax.value_and_grad),
+            (False, many_tangents),
+            (False, lambda f: many_tangents(jax.grad(f))),
+        ],
+        ids=["gradient", "gradient, left", "many tangents", "many second derivatives"],
+    )
+    def test_one_factorisation_serves_all_derivatives(self, calls, left, what):
         rows, columns = np.nonzero(np.abs(np.subtract.outer(range(N), range(N))) < 6)
 
-        @jax.value_and_grad
         def f(values):
             operator = ieig.SparseOperator(values, rows, columns, N)
             s = ieig.eigs(operator, K, eigensolver=shift_invert(0.31), left=left)
             return loss(s)
 
-        f(jnp.asarray(matrix(np.float64)[rows, columns]))
+        jax.jit(what(f))(jnp.asarray(matrix(np.float64)[rows, columns]))
         assert calls["factors"] == 1
         # A real operator and a real target: never a complex right side.
         assert set(calls["dtypes"]) == {np.dtype(np.float64)}

@@ -26,7 +26,7 @@ def as_pencil(operator: Any, mass: Any, like: Any) -> Pencil:
     if mass is None:
         return Pencil(a, None)
     b = as_operator(mass, a.in_structure(), name="mass")
-    da, db = Domain(a.in_structure()), Domain(b.in_structure())
+    da, db = Domain.of(a.in_structure()), Domain.of(b.in_structure())
     if da.treedef != db.treedef or any(
         s.shape != t.shape for s, t in zip(da.leaves, db.leaves, strict=True)
     ):
@@ -177,7 +177,7 @@ def _check_matrix_shape(shape: tuple[int, ...], name: str) -> None:
 
 
 def _astype(operator: Any, dtype: Any, name: str) -> lx.AbstractLinearOperator:
-    got = Domain(operator.in_structure()).dtype
+    got = Domain.of(operator.in_structure()).dtype
     if got == dtype:
         return operator
     if isinstance(operator, lx.MatrixLinearOperator):

@@ -5,6 +5,7 @@ user's operator acts on is known here and nowhere else.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import equinox as eqx
@@ -23,15 +24,17 @@ def complex_dtype(dtype: DTypeLike) -> np.dtype:
     return np.result_type(dtype, np.complex64)
 
 
-class Domain(eqx.Module):
+@dataclass(frozen=True)
+class Domain:
     """The vector space an operator acts on: a pytree of arrays of one dtype."""
 
-    leaves: tuple[jax.ShapeDtypeStruct, ...] = eqx.field(static=True)
-    treedef: Any = eqx.field(static=True)
+    leaves: tuple[jax.ShapeDtypeStruct, ...]
+    treedef: Any
 
-    def __init__(self, structure: PyTree[jax.ShapeDtypeStruct]):
-        leaves, self.treedef = jtu.tree_flatten(structure)
-        self.leaves = tuple(jax.ShapeDtypeStruct(s.shape, s.dtype) for s in leaves)
+    @classmethod
+    def of(cls, structure: PyTree[jax.ShapeDtypeStruct]) -> "Domain":
+        leaves, treedef = jtu.tree_flatten(structure)
+        return cls(tuple(jax.ShapeDtypeStruct(s.shape, s.dtype) for s in leaves), treedef)
 
     @property
     def n(self) -> int:
@@ -64,10 +67,15 @@ class Pencil(eqx.Module):
 
     operator: lx.AbstractLinearOperator
     mass: lx.AbstractLinearOperator | None
+    domain: Domain = eqx.field(static=True)
 
-    @property
-    def domain(self) -> Domain:
-        return Domain(self.operator.in_structure())
+    def __init__(
+        self,
+        operator: lx.AbstractLinearOperator,
+        mass: lx.AbstractLinearOperator | None,
+    ):
+        self.operator, self.mass = operator, mass
+        self.domain = Domain.of(operator.in_structure())
 
     @property
     def n(self) -> int:
