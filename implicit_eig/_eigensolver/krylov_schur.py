@@ -149,7 +149,7 @@ def _combination(
             return (h @ rows).reshape(c, *shape)
         real = jnp.stack([h.real, -h.imag], axis=1).reshape(-1)
         imag = jnp.stack([h.imag, h.real], axis=1).reshape(-1)
-        return jnp.stack([real @ rows, imag @ rows]).reshape(c, *shape)
+        return (jnp.stack([real, imag]) @ rows).reshape(c, *shape)
 
     return jtu.tree_map(part, basis)
 
