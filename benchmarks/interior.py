@@ -72,7 +72,7 @@ def tasks(quick):
                     lambda s: in_order(s.eigenvalues),
                     solves,
                 ),
-                arpack_near(triplets, sigma, **OPTIONS),
+                *arpack_near(triplets, sigma, **OPTIONS),
                 *slepc(triplets, sigma=sigma, **OPTIONS),
             ],
         )

@@ -1,7 +1,5 @@
 """What a call costs beside the arithmetic: tiny problems, outside and inside `jit`, and the
 first call, which traces and compiles.
-
-
 """
 
 import jax

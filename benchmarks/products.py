@@ -83,6 +83,6 @@ def tasks(quick):
                                     ).block_until_ready()
                                 ),
                             ),
-                            Peer("SciPy", repeated(lambda a=right, x=x: a @ x)),
+                            Peer("SciPy, CSR", repeated(lambda a=right, x=x: a @ x)),
                         ],
                     )

@@ -1,5 +1,6 @@
 """RESULTS.md, the figures and the README's table, from results/*.json and the notes."""
 
+import ast
 import collections
 import json
 import pathlib
@@ -53,6 +54,7 @@ def generate(folder=HERE):
         versions = ", ".join(f"{p} {v}" for p, v in data["versions"].items() if v)
         parts += [
             f"## {name}\n",
+            about(name) + "\n",
             f"{data['date']}, commit {data['commit']}, {data['machine']}, "
             f"Python {data['python']}, {versions}. Medians (quartiles).\n",
         ]
@@ -63,6 +65,13 @@ def generate(folder=HERE):
         parts += [HEAD + "\n" + table + "\n"]
     parts += [p.read_text() for p in sorted((folder / "notes").glob("*.md"))]
     return "\n".join(parts)
+
+
+def about(suite):
+    """The docstring of its file, which need not be importable here."""
+    path = HERE / f"{suite.removesuffix('-quick')}.py"
+    found = ast.get_docstring(ast.parse(path.read_text())) if path.exists() else None
+    return found or ""
 
 
 def headline(folder=HERE):

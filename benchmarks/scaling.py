@@ -45,7 +45,7 @@ def sparse_problem(make, n, k, figure, axis, x):
     how = {"k": k, "dim": dim, "rtol": 1e-8}
     yield Task(
         f"{figure}: {axis} = {x:_}",
-        "",
+        "extremal pairs of a sparse matrix",
         [
             extremal.ours(forward, operator, in_order, "ours"),
             arpack(triplets, "LR", **how),
@@ -72,7 +72,7 @@ def batches(size):
         what = ", value and gradient" if gradient else ""
         yield Task(
             f"batch of {ORDER}×{ORDER} matrices: members = {size:_}{what}",
-            "",
+            f"1 to {max(BATCH[1])} matrices of order {ORDER}{what}",
             [
                 Peer(f"ours{what}", functools.partial(by_jax, our_pairs, a, gradient)),
                 Peer(
