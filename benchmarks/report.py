@@ -96,7 +96,7 @@ def headline(folder=HERE):
     ]
     for kind, peers in ratios.items():
         cells = [f"{peer} {spread(x)}" for peer, x in peers.items()]
-        lines.append(f"| {kind} | {', '.join(cells)} |")
+        lines.append(f"| {kind} | {'; '.join(cells)} |")
     return "\n".join(lines)
 
 
