@@ -64,5 +64,5 @@ def test_new_values_compile_nothing(name, compiled):
 
 @pytest.mark.parametrize("call", [ieig.eig, lambda a: ieig.eigs(a, K)])
 def test_a_plain_call_is_one_program(call, compiled):
-    """Each further one would cost as much as the rest of what happens outside."""
+    """Whatever else it ran would be paid for in Python at each call."""
     assert len(compiled(call, full(1))) == 1
