@@ -7,7 +7,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
 
-.PHONY: demo test test-slow test-min test-latest bench bench-quick bench-gpu docs \
+.PHONY: demo test test-slow test-kernels test-min test-latest bench bench-quick bench-gpu docs \
 	serve-docs lint format clean
 
 # A stamp for each set of extras: the second call installs nothing.
@@ -27,6 +27,20 @@ test: $(VENV)/.test
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(JOBS) -m slow
+
+# LAPACK's order, signs and last bits are those of the processor's kernels in SciPy's
+# OpenBLAS, whose LAPACK JAX calls too. Each of these needs a processor that has its
+# instructions.
+KERNELS := Haswell Zen SkylakeX Nehalem
+LAPACK  := test_attach test_covariance test_defective test_dense_adjoint test_diagnostics \
+	test_eig test_failure test_gauge test_gauge_guard test_generalized \
+	test_krylov_extremes test_published test_selection test_shift_invert test_subspace
+
+test-kernels: $(KERNELS:%=kernel-%)
+
+kernel-%: $(VENV)/.test
+	OPENBLAS_CORETYPE=$* $(BIN)/python -m pytest -n $(JOBS) -m "not slow" \
+		$(LAPACK:%=tests/%.py)
 
 # The wheel, installed with the lowest and the newest dependencies that pyproject.toml
 # allows, and a quick part of the tests run from the sdist, where no source tree is near.

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
 
 
 def flagged_eig(a):
@@ -54,6 +55,13 @@ def with_spectrum(seed, eigenvalues, skew=1.0):
     n = len(eigenvalues)
     v = np.eye(n) + skew * rng.normal(size=(n, n)) / np.sqrt(n)
     return jnp.asarray(v @ np.diag(eigenvalues) @ np.linalg.inv(v))
+
+
+def matched(found, wanted):
+    """Indices that put the eigenvalues `found` into the order of `wanted`, the distances
+    least in sum: LAPACK promises no order, and rounding sorts conjugate pairs at will."""
+    distance = np.abs(np.subtract.outer(np.asarray(wanted), np.asarray(found)))
+    return linear_sum_assignment(distance)[1]
 
 
 def relative(a, b):

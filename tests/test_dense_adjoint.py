@@ -88,10 +88,10 @@ def test_many_tangents_need_no_factorisation_either(factorisations, derivative):
 
 def test_gradients_and_second_derivatives_are_those_of_jax():
     a = random_matrix(2, 12)
-    order = np.argsort(-np.asarray(jnp.linalg.eigvals(a)).real)[:2]
 
     def reference(a):
         w, v = flagged_eig(a)
+        order = jnp.argsort(-w.real)[:2]
         return jnp.sum(jnp.abs(v[:, order]) ** 4) + jnp.sum((w[order] ** 2).real)
 
     def f(a):
