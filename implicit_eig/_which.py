@@ -267,46 +267,63 @@ def order(
     eigenvalues: Complex[Array, " m"],
     overlaps: Float[Array, " m"] | None,
     is_real: bool,
+    accuracy: Float[Array, " m"],
 ) -> Order:
-    """Sorts by key. Keys that are as good as equal (±λ under "LM", an imaginary spectrum
-    under "LR") are sorted by real part, then by imaginary part, the largest first, so
-    that rounding decides nothing. Of a real operator's conjugate pair the better one
-    comes first, at equal keys the one with positive imaginary part, and nothing comes
-    between them.
+    """Sorts by key. Keys that the `accuracy` of their eigenvalues cannot tell apart (±λ
+    under "LM", an imaginary spectrum under "LR") are sorted by real part, then by
+    imaginary part, the largest first, so that rounding decides nothing. Of a real
+    operator's conjugate pair the better one comes first, at equal keys the one with
+    positive imaginary part, and nothing comes between them.
+
+    An eigenvalue has for its key an interval. Its place is the number of those that are
+    better for certain: two that can be told apart are never turned round, however many
+    stand between them (Fishburn's interval orders).
 
     For a real operator the eigenvalues must come as LAPACK's `geev` gives them, partners
     side by side. NaN sorts last.
     """
-    m = eigenvalues.shape[0]
-    key = selection.keys(eigenvalues, overlaps, is_real)
-    key = jnp.where(jnp.isnan(key), -jnp.inf, key)
-    index, seen = jnp.arange(m), selection.seen(eigenvalues)
+    index, seen = jnp.arange(eigenvalues.size), selection.seen(eigenvalues)
+    lowest, highest = _intervals(selection, eigenvalues, overlaps, is_real, accuracy)
+    first = behind = jnp.zeros_like(index)
     if is_real:
-        # The first of a pair by position; geev puts the positive imaginary part first.
-        first = jnp.where(eigenvalues.imag < 0, index - 1, index)
-        paired = jnp.where(eigenvalues.imag > 0, index + 1, index)
-        partner = jnp.where(eigenvalues.imag < 0, index - 1, paired)
-        best = jnp.maximum(key, key[partner])
-    else:
-        first, best = index, key
-    negative, seen = seen.imag < 0, seen[first]
-    size = jnp.where(jnp.isnan(seen), 0, jnp.abs(seen))
-    ranks = [_rank(x, size) for x in (seen.imag, seen.real, best)]
-    if not is_real:
-        permutation = jnp.lexsort((index, *ranks))
-        return Order(permutation, jnp.zeros(m, bool))
-    permutation = jnp.lexsort((negative, -key, first, *ranks))
-    place = first[permutation]
-    second = jnp.concatenate([jnp.zeros(1, bool), place[1:] == place[:-1]])
-    return Order(permutation, second)
+        # The second of a pair by position; geev puts the positive imaginary part first.
+        up, down = eigenvalues.imag > 0, eigenvalues.imag < 0
+
+        def partner(x: Array) -> Array:
+            return jnp.where(up, jnp.roll(x, -1), jnp.where(down, jnp.roll(x, 1), x))
+
+        better = lowest > partner(highest)
+        behind = jnp.where(up, partner(better), down & ~better).astype(index.dtype)
+        lowest, highest = (jnp.maximum(x, partner(x)) for x in (lowest, highest))
+        seen = jnp.where(down, jnp.roll(seen, 1), seen)
+        first = index - down.astype(index.dtype)
+    place = jnp.sum(lowest[None, :] > highest[:, None], axis=1, dtype=index.dtype)
+    # Of equal real parts, which differ by rounding, imaginary parts decide.
+    tilted = seen.real + jnp.finfo(seen.dtype).eps ** 0.5 * seen.imag
+    _, _, first, _, permutation = jax.lax.sort(
+        (place, -tilted, first, behind, index), num_keys=4
+    )
+    second = (first[1:] == first[:-1]) & is_real
+    return Order(permutation, jnp.concatenate([jnp.zeros(1, bool), second]))
 
 
-def _rank(x: Float[Array, " m"], size: Float[Array, " m"]) -> Int[Array, " m"]:
-    """The place of each entry, the largest first; one place for what differs by less than
-    the accuracy to be expected of eigenvalues of that `size`."""
-    falling = jnp.argsort(-x)
-    size = jnp.maximum(size, jnp.where(jnp.isfinite(x), jnp.abs(x), 0))
-    x, size = x[falling], size[falling]
-    nothing = 10 * jnp.finfo(x.dtype).eps ** (2 / 3) * jnp.maximum(size[1:], size[:-1])
-    steps = jnp.concatenate([jnp.zeros(1, bool), x[:-1] > x[1:] + nothing])
-    return jnp.zeros(x.shape, int).at[falling].set(jnp.cumsum(steps))
+def _intervals(
+    selection: AbstractSelection,
+    eigenvalues: Complex[Array, " m"],
+    overlaps: Float[Array, " m"] | None,
+    is_real: bool,
+    accuracy: Float[Array, " m"],
+) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
+    """The least and the largest key of what an eigenvalue may be: itself, or as far off
+    as its `accuracy`, in four directions."""
+    around = jnp.asarray([0, 1, -1, 1j, -1j], eigenvalues.dtype)[:, None]
+    near = eigenvalues[None, :] + around * accuracy.astype(around.dtype)[None, :]
+    if overlaps is not None:
+        # A vector is at best as accurate as its eigenvalue, relative to all of them.
+        size = jnp.max(jnp.where(jnp.isnan(eigenvalues), 0, jnp.abs(eigenvalues)))
+        size = jnp.where(size > 0, size, 1)
+        change = (around.real + around.imag) * (accuracy / size)[None, :]
+        overlaps = (overlaps[None, :] + change).ravel()
+    keys = selection.keys(near.ravel(), overlaps, is_real).reshape(near.shape)
+    keys = jnp.where(jnp.isnan(keys), -jnp.inf, keys)
+    return jnp.min(keys, axis=0), jnp.max(keys, axis=0)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import implicit_eig as ieig
+from implicit_eig._which import Named, order
 
 from .oracles import random_matrix, relative, with_spectrum
 
@@ -332,10 +333,76 @@ ROOTS = np.exp(2j * np.pi * np.arange(6) / 6)
 def test_equal_keys_are_ordered_by_rule_not_by_rounding(which, spectrum, best_first):
     rng = np.random.default_rng(0)
     for _ in range(5):
-        noise = 1e-14 * (rng.normal(size=len(spectrum)) + 1j * rng.normal())
+        noise = 5e-16 * (rng.normal(size=len(spectrum)) + 1j * rng.normal())
         a = np.diag(rng.permutation(np.asarray(spectrum) + noise))
         found = ieig.eigs(a, len(spectrum), which).eigenvalues
         np.testing.assert_allclose(found, best_first, atol=1e-12)
+
+
+class TestKeysCloseToEqual:
+    """What rounding can tell apart comes by its key, however close, and however many
+    stand between."""
+
+    def ladder(self, step, dtype=np.float64, n=100):
+        rungs = np.random.default_rng(3).permutation(n)
+        return jnp.asarray(np.diag(1 - step * rungs), dtype)
+
+    @pytest.mark.parametrize(
+        "step, dtype, which, best",
+        [
+            (1e-11, np.float64, "LR", 0),
+            (1e-11, np.float64, "SM", 99),
+            (3e-5, np.float32, "LM", 0),
+            (1e-11, np.complex128, lambda z: -1e-9 * z.real, 99),
+            (1e-11, np.float64, ieig.Nearest(1 - 40.1e-11), 40),
+        ],
+    )
+    def test_a_chain_of_neighbours_is_no_tie(self, step, dtype, which, best):
+        a = self.ladder(step, dtype)
+        w = np.asarray(ieig.eigs(a, 3, which).eigenvalues).real
+        key = -np.abs(np.arange(100) - (40.1 if best == 40 else best))
+        want = np.diagonal(a)[np.argsort(np.diagonal(a))[::-1]].real
+        want = want[np.argsort(-key)[:3]]
+        assert np.max(np.abs(w - want)) <= 4 * np.finfo(dtype).eps
+
+    @pytest.mark.parametrize("which", ["LR", lambda z: 1e6 * z.real, ieig.Nearest(1e3)])
+    def test_an_unstable_mode_beside_a_fast_oscillation_is_seen(self, which):
+        def system(growth, frequency):
+            a = np.zeros((6, 6))
+            a[:2, :2] = -1e-6 * np.eye(2) + frequency * np.array([[0, 1], [-1, 0]])
+            a[2:, 2:] = np.diag([growth, -3e-6, -1, -2])
+            return jnp.asarray(a)
+
+        for frequency in (1e4, 0.3):
+            w = ieig.eigs(system(2e-6, frequency), 1, which).eigenvalues[0]
+            assert abs(w - 2e-6) < 1e-12
+            w = ieig.eigs(system(-2e-6, frequency), 1, "LR").eigenvalues[0]
+            assert abs(w - (-1e-6 + 1j * frequency)) < 1e-10
+
+    def test_the_gradient_is_that_of_the_better_one(self):
+        for which in ("LR", ieig.Overlap(jnp.asarray([1, 1 + 1e-9, 0, 0, 0, 0]))):
+            a = jnp.diag(jnp.asarray([1 - 1e-10, 1.0, 0.5, 0.3, 0.2, 0.1]))
+            f = lambda a, which=which: ieig.eigs(a, 1, which).eigenvalues[0].real
+            np.testing.assert_allclose(
+                jax.grad(f)(a), np.diag(np.eye(6)[1]), atol=1e-14
+            )
+
+    def test_products_alone_tell_them_apart_too(self):
+        n = 61
+        d = np.append(np.linspace(0, 0.9, n - 2), [1 - 1e-7, 1.0])
+        a = with_spectrum(0, d, skew=0.1)
+        w = krylov(a, 1, "LR").eigenvalues
+        np.testing.assert_allclose(w, [1.0], rtol=1e-11)
+
+    def test_what_is_worse_for_certain_never_comes_first(self):
+        # Each is as good as its neighbours, and worse than the next but one.
+        keys = np.random.default_rng(0).permutation(np.arange(12.0))
+        found = order(Named("SR"), jnp.asarray(-keys + 0j), None, False, 0.7 + 0 * keys)
+        sorted_keys = keys[found.permutation]
+        assert np.all(sorted_keys[:-2] > sorted_keys[2:])
+        # A tie within what the values are known to goes by real part: here, backwards.
+        same = order(Named("SR"), jnp.asarray(-keys + 0j), None, False, 6 + 0 * keys)
+        assert np.array_equal(keys[same.permutation], np.arange(12.0))
 
 
 def test_equal_keys_of_a_real_operator_keep_conjugate_partners_side_by_side():

@@ -91,7 +91,13 @@ class InvariantBlock(eqx.Module):
         cut. Without left basis: `eigs(left=True)` refuses the eigensolver.
         """
         is_real = pencil.is_real and selection.keeps_pairs
-        perm, second, wanted = choose(selection, k, eigenvalues, eigenvectors, is_real)
+        eps = float(jnp.finfo(eigenvalues.dtype).eps)
+        accuracy = jnp.full(
+            eigenvalues.size, 10 * eps * jnp.nanmax(jnp.abs(eigenvalues))
+        )
+        perm, second, wanted = choose(
+            selection, k, eigenvalues, eigenvectors, is_real, accuracy
+        )
         w, v = eigenvalues[perm], eigenvectors[:, perm]
         # Something to stand for a vector that does not exist.
         there = jnp.all(jnp.isfinite(v), axis=0) & jnp.isfinite(w)
@@ -259,6 +265,7 @@ def choose(
     eigenvalues: Complex[Array, " p"],
     eigenvectors: Complex[Array, "n p"],
     is_real: bool,
+    accuracy: Float[Array, " p"],
 ) -> tuple[Int[Array, " m"], Bool[Array, " m"], Bool[Array, " m"]]:
     """The k best, and of a real operator one more: their indices, which are second of a
     pair, which are wanted (the last one may be there for nothing)."""
@@ -266,7 +273,7 @@ def choose(
     target, overlaps = selection.target(), None
     if target is not None:
         overlaps = jnp.abs(target.conj().astype(eigenvectors.dtype) @ eigenvectors)
-    found = order(selection, eigenvalues, overlaps, is_real)
+    found = order(selection, eigenvalues, overlaps, is_real, accuracy)
     second = found.second[:m]
     return found.permutation[:m], second, (jnp.arange(m) < k) | second
 

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Bool, Float, Inexact, Int
+from jaxtyping import Array, Bool, Complex, Float, Inexact, Int
 
 from .._check import check_flag
 from .._operator import Pencil, SparseOperator
@@ -98,7 +98,10 @@ def _select(
     # Infinite for a defective eigenvalue: those who use it look at what they get.
     dual = u / jnp.sum(v.conj() * pencil.adjoint_mass_mm(u), axis=0)
     every = times_real(w, size), v, dual
-    perm, second, wanted = choose(selection, k, times_real(w, size), v, is_real)
+    accuracy = _accuracy(pencil, w, v, dual) * size
+    perm, second, wanted = choose(
+        selection, k, times_real(w, size), v, is_real, accuracy
+    )
     v, u, infinite = v[:, perm], u[:, perm], pairs.infinite[perm]
     outside = nearest_outside(w, perm, wanted)
     w = jnp.where(infinite, jnp.inf, w[perm])
@@ -145,6 +148,27 @@ def _select(
         spectrum=Spectrum(*every, selected, norm * size),
         outside=times_real(outside, size),
     )
+
+
+def _accuracy(
+    pencil: Pencil,
+    eigenvalues: Complex[Array, " n"],
+    right: Complex[Array, "n n"],
+    dual: Complex[Array, "n n"],
+) -> Float[Array, " n"]:
+    """κ times the rounding of A − λB: what an eigenvalue is known to. A defective one,
+    whose κ is infinite, to half the digits."""
+    norm = _largest_column(pencil.operator.as_matrix())
+    if pencil.mass is not None:
+        norm = norm + jnp.abs(eigenvalues) * _largest_column(pencil.mass.as_matrix())
+    condition = jnp.linalg.norm(right, axis=0) * jnp.linalg.norm(dual, axis=0)
+    eps = jnp.finfo(norm.dtype).eps
+    return 10 * eps * norm * jnp.minimum(condition, eps**-0.5)
+
+
+def _largest_column(a: Inexact[Array, "n n"]) -> Float[Array, ""]:
+    """A lower bound of ‖A‖₂, near it for diagonal matrices of any order."""
+    return jnp.max(jnp.linalg.norm(a, axis=0))
 
 
 def _as_it_is(_, basis: Inexact[Array, "n m"], *__) -> Inexact[Array, "n m"]:

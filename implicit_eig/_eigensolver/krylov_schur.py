@@ -303,13 +303,16 @@ def _ritz(
     target, overlaps = selection.target(), None
     if target is not None:
         overlaps = jnp.abs(_target_coordinates(basis[:m], target).conj() @ vectors)
-    found = order(selection, values, overlaps, is_real)
-    perm, second = found.permutation, found.second
-    values, vectors = values[perm], vectors[:, perm]
     residuals = jnp.abs(matrix[m].astype(vectors.dtype) @ vectors)
     residuals = residuals * _least_part(basis, vectors)
     rounding = 10 * eps * jnp.max(jnp.abs(values))
     enough = jnp.maximum(rtol * jnp.abs(values), rounding)
+    # What has not converged is ranked as if it had.
+    accuracy = jnp.clip(residuals, rounding, enough)
+    found = order(selection, values, overlaps, is_real, accuracy)
+    perm, second = found.permutation, found.second
+    values, vectors = values[perm], vectors[:, perm]
+    residuals, enough = residuals[perm], enough[perm]
     index = jnp.arange(m)
     wanted = (index < k) | ((index == k) & second)
     converged = wanted & (residuals <= enough) & finite
