@@ -2,21 +2,22 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, ArrayLike, Bool, Complex, Inexact, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, PyTree
 
-from ._check import check_flag, check_integer, check_real
+from ._check import check_integer, check_real
 from ._eigensolver import biorthogonal, galerkin, InvariantBlock
-from ._eigs import solution_of_block
+from ._eigs import solution_of_block, watched_solution
+from ._failure import check_throw, raise_unless_successful, reported, watched
 from ._gauge import AbstractGauge, as_gauge
 from ._implicit import ImplicitAdjoint, solve_bordered, SylvesterSolve
 from ._operator import as_pencil, complex_dtype, Pencil
 from ._pairs import check_ties, Ties
 from ._problem import check_adjoint, stop
-from ._solution import raise_unless_successful, RESULTS, Solution
+from ._program import Program
+from ._solution import RESULTS, Solution
 from ._which import Known
 
 
@@ -34,7 +35,7 @@ def attach(
     ties: Ties = "nan",
     tie_rtol: float | None = None,
     rtol: float | None = None,
-    throw: bool = True,
+    throw: bool | None = None,
 ) -> Solution:
     """Makes eigenpairs from any solver differentiable with respect to the operator.
 
@@ -84,7 +85,7 @@ def attach(
         ```
     """
     check_ties(ties, tie_rtol)
-    check_flag("throw", throw)
+    check_throw(throw)
     polish = check_integer("polish", polish, 0)
     if rtol is not None:
         check_real("rtol", rtol)
@@ -106,18 +107,24 @@ def attach(
         left = _columns(left_eigenvectors, pencil, k, "left_eigenvectors")
     adjoint = check_adjoint(adjoint)
     known = Known(eigenvalues.astype(complex_dtype(pencil.dtype)))
-    solution = _attach(
+    solve, gauge = adjoint.bind(pencil, None, known, k), as_gauge(gauge, pencil.domain)
+    pencil, signal = watched(pencil, throw)
+    solution, signal = _attach(
         pencil,
+        signal,
         known.eigenvalues,
         *_one_dtype(pencil, eigenvalues, vectors, left),
-        adjoint.bind(pencil, None, known, k, throw),
-        as_gauge(gauge, pencil.domain),
+        solve,
+        gauge,
         polish,
         ties,
         tie_rtol,
         rtol,
+        throw is not False,
     )
-    return raise_unless_successful(solution) if throw else solution
+    solution = reported(solution, signal, throw)
+    solution = raise_unless_successful(solution, throw, k=k)
+    return watched_solution(gauge, solution)
 
 
 def _columns(
@@ -142,9 +149,10 @@ def _one_dtype(pencil: Pencil, eigenvalues, vectors, left):
     return vectors.astype(dtype), None if left is None else left.astype(dtype)
 
 
-@eqx.filter_jit
+@Program
 def _attach(
     pencil: Pencil,
+    signal: Float[Array, ""] | None,
     eigenvalues: Complex[Array, " k"],
     vectors: Inexact[Array, "n k"],
     left: Inexact[Array, "n k"] | None,
@@ -154,18 +162,21 @@ def _attach(
     ties: Ties,
     tie_rtol: float | None,
     rtol: float | None,
-) -> Solution:
+    hide: bool,
+) -> tuple[Solution, Float[Array, ""]]:
     eigenvalues, vectors, left, solve = stop((eigenvalues, vectors, left, solve))
     block = _block(stop(pencil), eigenvalues, vectors, left, solve, polish, rtol)
     return solution_of_block(
         pencil,
         stop(block),
         solve,
+        signal,
         k=eigenvalues.size,
         left=left is not None,
         gauge=gauge,
         ties=ties,
         tie_rtol=tie_rtol,
+        hide=hide,
     )
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Complex, Float, Inexact, PyTree
 from ._implicit import ImplicitAdjoint, left_vector, separation, SylvesterSolve
 from ._operator import as_pencil, complex_dtype, Pencil
 from ._problem import check_adjoint, stop
+from ._program import Program
 from ._solution import has_values, number, shapes, Solution, table
 from ._which import Known
 
@@ -111,11 +112,11 @@ def diagnose(
             f"{[s.shape for s in pencil.domain.leaves]}."
         )
     known = Known(stop(solution.eigenvalues)[:1])
-    solve = check_adjoint(adjoint).bind(pencil, None, known, 1, False)
+    solve = check_adjoint(adjoint).bind(pencil, None, known, 1)
     return _diagnose(*stop((pencil, solution, solve)))
 
 
-@eqx.filter_jit
+@Program
 def _diagnose(pencil: Pencil, solution: Solution, solve: SylvesterSolve) -> Diagnostics:
     w = solution.eigenvalues.astype(complex_dtype(pencil.dtype))
     k = w.size

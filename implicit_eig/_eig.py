@@ -2,17 +2,17 @@
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Complex, Inexact
 
 from ._eigensolver import of_moderate_size, times_real
 from ._gauge import AbstractGauge, as_gauge
-from ._gauge_guard import guarded
+from ._gauge_guard import watched_phases, without_gauge
 from ._missing import nan_tangent
 from ._operator import as_matrix, complex_dtype, Domain
 from ._pairs import check_ties, default_tie_rtol, Ties
+from ._program import Program
 from ._small_eig import eigen_of_block, tied
 
 
@@ -76,10 +76,12 @@ def eig(
     gauge = as_gauge(gauge, Domain.of(jax.ShapeDtypeStruct((n,), a.dtype)))
     if tie_rtol is None:
         tie_rtol = default_tie_rtol(n, a.dtype)
-    return _eig(a, gauge, ties, tie_rtol)
+    found = _eig(a, gauge, ties, tie_rtol)
+    (v,) = watched_phases(gauge, found.eigenvectors, axes=1)
+    return EigResult(found.eigenvalues, v)
 
 
-@eqx.filter_jit
+@Program
 def _eig(a: Array, gauge: AbstractGauge, ties: Ties, tie_rtol: float) -> EigResult:
     if a.size == 0:
         dtype = complex_dtype(a.dtype)
@@ -102,7 +104,7 @@ def _eig(a: Array, gauge: AbstractGauge, ties: Ties, tie_rtol: float) -> EigResu
     w = times_real(w, size[..., 0])
     flat = [x.reshape((-1, *x.shape[a.ndim - 2 :])) for x in (a, w, v)]
     w, v = jax.vmap(one)(*flat)
-    (v,) = guarded(gauge, v)
+    v = without_gauge(gauge, v)
     return EigResult(w.reshape(a.shape[:-1]), v.reshape(a.shape))
 
 
@@ -115,6 +117,9 @@ def _eigvals(a: Inexact[Array, "*batch n n"]) -> Complex[Array, "*batch n"]:
 @_eigvals.defjvp
 def _(primals, tangents):
     return jax.jvp(lambda a: eig(a).eigenvalues, primals, tangents)
+
+
+_eigvals_program = Program(_eigvals, name="eigvals")
 
 
 def eigvals(a: Inexact[ArrayLike, "*batch n n"]) -> Complex[Array, "*batch n"]:
@@ -143,4 +148,4 @@ def eigvals(a: Inexact[ArrayLike, "*batch n n"]) -> Complex[Array, "*batch n"]:
     a = as_matrix(a, "a")
     if a.size == 0:
         return jnp.zeros(a.shape[:-1], complex_dtype(a.dtype))
-    return jax.jit(_eigvals)(a)
+    return _eigvals_program(a)

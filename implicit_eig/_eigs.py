@@ -1,20 +1,24 @@
 """Selected eigenpairs of any operator."""
 
+import dataclasses
 from typing import Any
 
-import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import ArrayLike, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
 from ._check import check_flag
 from ._eigensolver import AbstractEigensolver, InvariantBlock
+from ._failure import check_throw, raise_unless_successful, reported, watched
 from ._gauge import AbstractGauge, as_gauge
+from ._gauge_guard import watched_phases
 from ._implicit import block_root, ImplicitAdjoint
+from ._missing import nan_tangent, nothing_where
 from ._operator import Pencil
 from ._pairs import accuracy_of, check_ties, pairs_of_block, Ties
 from ._problem import Problem
+from ._program import Program
 from ._progress_meter import AbstractProgressMeter, NoProgressMeter
-from ._solution import is_good, raise_unless_successful, RESULTS, Solution
+from ._solution import is_good, RESULTS, Solution
 
 
 def eigs(
@@ -32,7 +36,7 @@ def eigs(
     gauge: AbstractGauge | None = None,
     ties: Ties = "nan",
     tie_rtol: float | None = None,
-    throw: bool = True,
+    throw: bool | None = None,
     progress_meter: AbstractProgressMeter = NoProgressMeter(),
 ) -> Solution:
     """k eigenpairs of `A v = λ v` or `A v = λ B v`, differentiable.
@@ -74,13 +78,17 @@ def eigs(
         linear solve gives with `"drop"`. The default `tie_rtol` is at
         least ten times the largest residual over the largest `|λ|`: what an iterative
         solver found is tied when it cannot be told apart.
-    - `throw`: raise when a run fails; else see `Solution.result`. Not errors:
-        `RESULTS.unconfirmed`, by which `KrylovSchur` says that its pairs are right, and
+    - `throw`: what a run does that fails, or a linear solve for a derivative that misses
+        its tolerance ([`implicit_eig.ImplicitAdjoint`][]). `None`: it raises in a plain
+        call, also under plain `jax.grad` and its like; in a compiled program nothing
+        calls back to the host, pairs that failed are NaN throughout, values, vectors and
+        derivatives, and `Solution.result` says why. `True`: it raises everywhere, in
+        compiled programs by a host callback, at its price. `False`: it never raises;
+        values and vectors of failed pairs are the best approximations at hand, their
+        derivatives NaN. Not failures: `RESULTS.unconfirmed`, by which `KrylovSchur` says that its pairs are right, and
         that better ones inside the spectrum may have escaped it; and
         `RESULTS.defective`: rounding cannot tell some eigenvalue from a defective one,
-        which has NaN derivatives, and so has its vector. Pairs that did not
-        converge have NaN derivatives, as have those whose linear solve for a derivative
-        misses its tolerance ([`implicit_eig.ImplicitAdjoint`][]).
+        which has NaN derivatives, and so has its vector.
     - `progress_meter`: shows the run: `TextProgressMeter()`, `TqdmProgressMeter()`, or
         your own [`implicit_eig.AbstractProgressMeter`][].
 
@@ -109,6 +117,7 @@ def eigs(
     """
     check_ties(ties, tie_rtol)
     check_flag("left", left)
+    check_throw(throw)
     problem = Problem.of(
         operator,
         k,
@@ -119,32 +128,55 @@ def eigs(
         v0=v0,
         eigensolver=eigensolver,
         adjoint=adjoint,
-        throw=throw,
         progress_meter=progress_meter,
     )
     gauge = as_gauge(gauge, problem.pencil.domain)
-    solution = _eigs(problem, left, gauge, ties, tie_rtol)
-    return raise_unless_successful(solution) if throw else solution
+    problem, signal = watched(problem, throw)
+    solution, signal = _eigs(
+        problem, signal, left, gauge, ties, tie_rtol, throw is not False
+    )
+    solution = reported(solution, signal, throw)
+    solution = raise_unless_successful(
+        solution, throw, k=problem.k, advice=problem.advice()
+    )
+    return watched_solution(gauge, solution)
 
 
-@eqx.filter_jit
+def watched_solution(gauge: AbstractGauge, solution: Solution) -> Solution:
+    """The solution; the vectors are watched in a plain reverse pass."""
+    vectors = [solution.eigenvectors]
+    if solution.left_eigenvectors is not None:
+        vectors.append(solution.left_eigenvectors)
+    right, *left = watched_phases(gauge, *vectors)
+    if right is solution.eigenvectors:
+        return solution
+    return dataclasses.replace(
+        solution, eigenvectors=right, left_eigenvectors=left[0] if left else None
+    )
+
+
+@Program
 def _eigs(
     problem: Problem,
+    signal: Float[Array, ""] | None,
     left: bool,
     gauge: AbstractGauge,
     ties: Ties,
     tie_rtol: float | None,
-) -> Solution:
+    hide: bool,
+) -> tuple[Solution, Float[Array, ""]]:
     block, solve = problem.block(left)
     return solution_of_block(
         problem.pencil,
         block,
         solve,
+        signal,
         k=problem.k,
         left=left,
         gauge=gauge,
         ties=ties,
         tie_rtol=tie_rtol,
+        hide=hide,
     )
 
 
@@ -152,19 +184,27 @@ def solution_of_block(
     pencil: Pencil,
     block: InvariantBlock,
     solve,
+    signal: Float[Array, ""] | None,
     *,
     k: int,
     left: bool,
     gauge: AbstractGauge,
     ties: Ties,
     tie_rtol: float | None,
-) -> Solution:
-    """The data's way down: block → rule → pairs → what the user sees."""
-    basis, matrix, left_basis, mark = block_root(
+    hide: bool,
+) -> tuple[Solution, Float[Array, ""]]:
+    """The data's way down: block → rule → pairs → what the user sees. And the signal of
+    failed solves.
+
+    With `hide`, pairs that failed are NaN; all are where no pair can be blamed."""
+    if signal is None:
+        signal = jnp.zeros((), block.residuals.dtype)
+    basis, matrix, left_basis, mark, signal = block_root(
         pencil,
         block.basis,
         block.matrix,
         block.left_basis,
+        signal,
         coordinates=jnp.where(block.active, block.coordinates, 0),
         active=block.active,
         solve=solve,
@@ -184,18 +224,26 @@ def solution_of_block(
         tie_rtol=accuracy,
     )
     defective = is_good(block.result) & jnp.any(pairs.lost)
+    values, right, left_vectors = pairs.eigenvalues, pairs.right, pairs.left
+    if hide:
+        failed = ~block.active[:k]
+        failed = ~is_good(block.result) & (failed | ~jnp.any(failed))
+        values, right, left_vectors = (
+            None if x is None else _hidden(x, failed)
+            for x in (values, right, left_vectors)
+        )
     condition_numbers = None
     left_eigenvectors = None
-    if pairs.left is not None:
-        sizes = [jnp.linalg.norm(x, axis=0) for x in (pairs.left, pairs.right)]
+    if left_vectors is not None:
+        sizes = [jnp.linalg.norm(x, axis=0) for x in (left_vectors, right)]
         condition_numbers = sizes[0] * sizes[1]
-        left_eigenvectors = pencil.domain.unflatten(pairs.left)
+        left_eigenvectors = pencil.domain.unflatten(left_vectors)
     eps = jnp.finfo(block.residuals.dtype).eps
     scale = jnp.maximum(jnp.abs(block.eigenvalues), eps * block.norm)[:k]
     residuals = block.residuals[:k] / jnp.where(scale > 0, scale, 1)
-    return Solution(
-        eigenvalues=pairs.eigenvalues,
-        eigenvectors=pencil.domain.unflatten(pairs.right),
+    solution = Solution(
+        eigenvalues=values,
+        eigenvectors=pencil.domain.unflatten(right),
         left_eigenvectors=left_eigenvectors,
         residuals=residuals,
         condition_numbers=condition_numbers,
@@ -203,3 +251,9 @@ def solution_of_block(
         result=RESULTS.where(defective, RESULTS.defective, block.result),
         _outside=None if block.outside is None else block.outside[:k],
     )
+    return solution, signal
+
+
+def _hidden(x: Array, failed: Bool[Array, " k"]) -> Array:
+    """x, NaN and without derivatives in the columns that failed."""
+    return nan_tangent(x + nothing_where(failed, x.dtype), failed)

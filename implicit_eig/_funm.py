@@ -1,7 +1,6 @@
 """Functions of general dense matrices, and spectral projectors."""
 
 import functools
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun
 from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, PyTree
 
 from ._block_diagonal import (
@@ -22,10 +20,10 @@ from ._block_diagonal import (
     projector_norms,
     schur,
 )
-from ._check import check_flag
+from ._failure import check_throw, raise_if
 from ._missing import nan_tangent
 from ._operator import as_matrix, complex_dtype
-from ._solution import raise_if
+from ._program import Program, TracedFunction, value_of
 
 
 # Points on the circle round a cluster, and how many of the coefficients they give are
@@ -67,7 +65,7 @@ def funm(
     `NotImplementedError` on other backends than the CPU, which have no Schur form in JAX.
 
     Costs O(n³), a few eigendecompositions, without clusters and some twenty more products
-    of matrices with them. Calls with the same function object are compiled once.
+    of matrices with them. Functions of the same text are compiled once.
 
     !!! Example
 
@@ -89,61 +87,27 @@ def funm(
     a = as_matrix(a, "a")
     if not callable(f):
         raise TypeError(f"`f` must be a function of a complex scalar; got {f!r}.")
-    traced, value = _trace(f, a)
-    if getattr(value, "shape", None) != ():
+    traced, value = _traced(f, a)
+    if value is None or value.shape != ():
         raise ValueError(f"`f` must map a complex scalar to a scalar; got {value}.")
     return _funm(a, traced)
 
 
-class _Program:
-    """A jaxpr that equals those of the same text made of the same function."""
-
-    def __init__(self, f: Callable, jaxpr: Jaxpr):
-        self.jaxpr, self.f = jaxpr, f
-        try:
-            hash(f)
-        except TypeError:
-            f = id(f)
-        # Addresses of functions inside differ with every trace.
-        self.key = f, re.sub("0x[0-9a-f]+", "", str(jaxpr))
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Program) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
+def _traced(fn: Callable, a: Array) -> tuple[TracedFunction, jax.ShapeDtypeStruct | None]:
+    """`fn` as a function of one complex scalar of A's precision, and what it returns, if
+    that is one array."""
+    traced = TracedFunction.of(fn, jax.ShapeDtypeStruct((), complex_dtype(a.dtype)))
+    treedef, shapes = traced.out_structure
+    return traced, shapes[0] if treedef == jtu.tree_structure(0) else None
 
 
-class _Traced(eqx.Module):
-    """A function of one scalar, and what it closes over as leaves.
-
-    `jax.jit` would look at the function's identity alone, and not see that what it
-    closes over has changed.
-    """
-
-    program: _Program = eqx.field(static=True)
-    closed_over: list[Any]
-
-    def __call__(self, z: Array) -> Array:
-        closed = ClosedJaxpr(self.program.jaxpr, self.closed_over)
-        return jaxpr_as_fun(closed)(z)[0]
-
-
-def _trace(f: Callable, a: Array) -> tuple[_Traced, Any]:
-    """f as a function of one complex scalar of A's precision, and what it returns."""
-    z = jax.ShapeDtypeStruct((), complex_dtype(a.dtype))
-    # Traces are kept by the function's identity too: a new function each time.
-    closed, value = jax.make_jaxpr(lambda z: f(z), return_shape=True)(z)
-    return _Traced(_Program(f, closed.jaxpr), list(closed.consts)), value
-
-
-@eqx.filter_jit
-def _funm(a: Array, f: _Traced) -> Array:
+@Program
+def _funm(a: Array, f: TracedFunction) -> Array:
     dtype = complex_dtype(a.dtype)
     if a.size == 0:
         return jnp.zeros(a.shape, dtype)
 
-    def on_array(f: _Traced, z: Array) -> Array:
+    def on_array(f: TracedFunction, z: Array) -> Array:
         return jax.vmap(f)(z.ravel()).astype(dtype).reshape(z.shape)
 
     def one(a: Array) -> Array:
@@ -354,7 +318,7 @@ def spectral_projector(
     a: Inexact[ArrayLike, "*batch n n"],
     select: Callable[[Complex[Array, ""]], Bool[ArrayLike, ""]],
     *,
-    throw: bool = True,
+    throw: bool | None = None,
 ) -> Complex[Array, "*batch n n"]:
     """The spectral projector of the selected eigenvalues of general square matrices.
 
@@ -369,8 +333,8 @@ def spectral_projector(
     - `select`: tells of one complex eigenvalue whether it is selected: a boolean.
     - `throw`: what happens to a selection that cuts through eigenvalues which cannot be
         told apart, because they agree, or are so nearly defective, that P is lost in
-        the rounding errors of `a`. An error at run time, or, with `throw=False`, NaN for
-        that matrix.
+        the rounding errors of `a`. `None`: an error in a plain call, NaN for that matrix
+        in a compiled program. `True`: an error everywhere. `False`: NaN.
 
     **Returns:** shape `(..., n, n)`, complex: the identity where all are selected, zero
     where none is, NaN where a matrix contains NaN or inf.
@@ -399,29 +363,31 @@ def spectral_projector(
         (1973).
     """
     a = as_matrix(a, "a")
-    check_flag("throw", throw)
+    check_throw(throw)
     if not callable(select):
         raise TypeError(f"`select` must be a function of an eigenvalue; got {select!r}.")
-    traced, answer = _trace(select, a)
-    if getattr(answer, "shape", None) != () or answer.dtype != jnp.bool_:
+    traced, answer = _traced(select, a)
+    if answer is None or answer.shape != () or answer.dtype != jnp.bool_:
         raise TypeError(f"`select` must give a boolean scalar; got {answer}.")
     projector, lost = _spectral_projector(a, traced)
-    if not throw:
+    if throw is False:
         return projector
-    return raise_if(
-        projector,
-        (
-            jnp.any(lost),
-            "The selection of `spectral_projector` cuts through eigenvalues that cannot "
-            "be told apart: a selected and an unselected one agree to rounding, or are "
-            "so nearly defective that no projector can be computed. Select both or "
-            "neither, or take throw=False to get NaN.",
-        ),
-    )
+    known = value_of(lost)
+    if known is not None and known.any():
+        raise eqx.EquinoxRuntimeError(_CUT)
+    return raise_if(projector, (jnp.any(lost), _CUT)) if throw else projector
 
 
-@eqx.filter_jit
-def _spectral_projector(a: Array, select: _Traced) -> tuple[Array, Array]:
+_CUT = (
+    "The selection of `spectral_projector` cuts through eigenvalues that cannot be told "
+    "apart: a selected and an unselected one agree to rounding, or are so nearly defective "
+    "that no projector can be computed. Select both or neither, or take throw=False to get "
+    "NaN."
+)
+
+
+@Program
+def _spectral_projector(a: Array, select: TracedFunction) -> tuple[Array, Array]:
     dtype = complex_dtype(a.dtype)
     if a.size == 0:
         return jnp.zeros(a.shape, dtype), jnp.zeros(a.shape[:-2], bool)

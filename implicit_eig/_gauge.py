@@ -15,6 +15,7 @@ from jaxtyping import Array, Complex, Float, Inexact, PyTree
 
 from ._eigensolver import times_real
 from ._operator import complex_dtype, Domain
+from ._program import TracedFunction
 from ._which import check_vector
 
 
@@ -177,22 +178,22 @@ def as_gauge(gauge: Any, domain: Domain) -> AbstractGauge:
     if isinstance(gauge, AbstractGauge):
         return gauge
     if callable(gauge):
-        _check_callable(gauge, domain)
-        return _User(gauge, domain)
+        return _User(_traced(gauge, domain), domain)
     raise TypeError(
         f"`gauge` must be a gauge such as `LargestReal()`, or a callable; got {gauge!r}."
     )
 
 
-def _check_callable(fn: Callable[[Any], Any], domain: Domain) -> None:
+def _traced(fn: Callable[[Any], Any], domain: Domain) -> TracedFunction:
     n, dtype = domain.n, complex_dtype(domain.dtype)
     one = jax.eval_shape(domain.unflatten, jax.ShapeDtypeStruct((n,), dtype))
-    scaled = jax.eval_shape(fn, one)
-    leaves, treedef = jax.tree_util.tree_flatten(scaled)
+    traced = TracedFunction.of(fn, one)
+    treedef, leaves = traced.out_structure
     if treedef != domain.treedef or [x.shape for x in leaves] != [
         s.shape for s in domain.leaves
     ]:
         raise ValueError(
             "A callable `gauge` must return a multiple of its vector; for "
-            f"{one} it returned {scaled}."
+            f"{one} it returned {jax.tree_util.tree_unflatten(treedef, leaves)}."
         )
+    return traced

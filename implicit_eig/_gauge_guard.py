@@ -7,12 +7,13 @@ there is one. The numbers are not touched, but for cotangents that are nothing b
 
 import functools
 import warnings
-from typing import Any, NamedTuple
 
-import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Complex, DTypeLike, Float, Int
+import jax.tree_util as jtu
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, Complex, DTypeLike, Float, PyTree
 
 from ._eigensolver import times_real
 from ._gauge import (
@@ -24,6 +25,7 @@ from ._gauge import (
     UnitNorm,
 )
 from ._linear_map import linear_map
+from ._program import callers_level, is_plain, value_of
 
 
 class GaugeDependenceWarning(UserWarning):
@@ -35,7 +37,8 @@ class GaugeDependenceWarning(UserWarning):
     depend on the phase; [`implicit_eig.check_gauge_invariance`][] tells which pairs it
     depends on.
 
-    It looks at derivatives where they are taken: a loss of real vectors that depends on
+    It comes where Python sees a gradient: in a plain `jax.grad`, not in a compiled
+    program. It looks at derivatives where they are taken: a loss of real vectors that depends on
     their sign alone is not seen, and a cotangent made of rounding errors alone (of the
     Rayleigh quotient of a normal matrix, which is stationary in v) may be.
     """
@@ -78,62 +81,121 @@ def relative_dependence(
     return jnp.where(counts, phase / size, 0), jnp.where(counts, norm / size, 0)
 
 
+_relative_dependence = jax.jit(relative_dependence)
+
+
 def _norm(x: Array) -> Array:
     return jnp.sqrt(jnp.sum(jnp.abs(x) ** 2, axis=-2))
 
 
-class _Task(NamedTuple):
-    """What the reverse pass does with cotangents of vectors in a gauge."""
-
-    watch: bool  # for dependence on the phase
-    phase_free: bool  # whether the gauge leaves the phase as it came
-
-
-def guarded(gauge: AbstractGauge, *vectors: Complex[Array, "*batch n k"]) -> Vectors:
-    """The vectors; in reverse mode, unless the gauge was chosen, under watch.
-
-    Only first derivatives are: the cotangent a loss sends to the vectors of a plain
-    evaluation. That is where invariance shows. The cotangents of second derivatives have
-    parts along the phase for invariant losses too, which cancel over vectors and
-    tangents.
-
-    Where the gauge fixes the norm of the right vectors, a cotangent along them has no
-    effect. One with nothing else but rounding errors is made zero, before it is divided
-    by gaps between eigenvalues.
-    """
+def without_gauge(
+    gauge: AbstractGauge, vectors: Complex[Array, "*batch n k"]
+) -> Complex[Array, "*batch n k"]:
+    """Right vectors in a gauge. Where it fixes the norm, a cotangent along them has no
+    effect: one with nothing else but rounding errors is made zero in reverse mode, before
+    it is divided by gaps between eigenvalues."""
     if not isinstance(gauge, LargestReal | Lapack | UnitNorm):
         return vectors
     phase_free = isinstance(gauge, UnitNorm) and gauge.index is None
-    return _guarded(vectors, _Task(isinstance(gauge, DefaultGauge), phase_free))
+    return _cleaned(vectors, phase_free)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _guarded(vectors: Vectors, task: _Task) -> Vectors:
-    del task
+def _cleaned(vectors: Array, phase_free: bool) -> Array:
+    del phase_free
     return vectors
 
 
-@_guarded.defjvp
-def _(task, primals, tangents):
+@_cleaned.defjvp
+def _(phase_free, primals, tangents):
     (vectors,), (tangents,) = primals, tangents
-    return vectors, tuple(_guard(tangents, vectors, task=task))
+    return vectors, _clean([tangents], [vectors], phase_free=phase_free)[0]
 
 
-def _backward(cotangents, vectors, *, task):
-    asked = [
-        jnp.zeros_like(v) if ct is None else ct
-        for ct, v in zip(cotangents, vectors, strict=True)
+def _clean_back(cotangents, vectors, *, phase_free):
+    return [_without_gauge(cotangents[0], vectors[0], phase_free)]
+
+
+_clean = linear_map(
+    "implicit_eig_clean", lambda t, *_, **__: list(t), _clean_back, first_only=True
+)
+
+
+def watched_phases(
+    gauge: AbstractGauge, *vectors: PyTree[Array], axes: int | None = None
+) -> tuple[PyTree[Array], ...]:
+    """Right vectors in a gauge, and left ones where there are any. In a plain reverse
+    pass, unless the gauge was chosen, they are under watch.
+
+    Vectors are columns; what stands before their last axis are the axes of one vector, or
+    the last `axes` of these, and those of a batch.
+
+    Only first derivatives are watched: the cotangent a loss sends to the vectors of a
+    plain evaluation. That is where invariance shows. The cotangents of second derivatives
+    have parts along the phase for invariant losses too, which cancel over vectors and
+    tangents.
+    """
+    leaves, treedef = jtu.tree_flatten(vectors)
+    moving = bool(leaves) and isinstance(leaves[0], Tracer) and is_plain(leaves[0])
+    if not (moving and isinstance(gauge, DefaultGauge)):
+        return vectors
+    ranks = tuple(x.ndim - 1 if axes is None else axes for x in leaves)
+    return jtu.tree_unflatten(
+        treedef, _watched(tuple(leaves), (len(vectors), ranks))
+    )
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _watched(leaves: tuple[Array, ...], layout: tuple) -> tuple[Array, ...]:
+    del layout
+    return leaves
+
+
+@_watched.defjvp
+def _(layout, primals, tangents):
+    (leaves,), (tangents,) = primals, tangents
+    return leaves, tuple(_watch(list(tangents), list(leaves), layout=layout))
+
+
+def _watch_back(cotangents, leaves, *, layout):
+    sent = [
+        np.zeros(x.shape, x.dtype) if ct is None else value_of(ct)
+        for ct, x in zip(cotangents, leaves, strict=True)
     ]
-    if task.watch:
-        _look(tuple(asked), tuple(vectors))
-    right, *left = cotangents
-    if right is not None:
-        right = _without_gauge(right, vectors[0], task.phase_free)
-    return [right, *left]
+    known = [value_of(x) for x in leaves]
+    if all(x is not None for x in (*sent, *known)):
+        with jax.ensure_compile_time_eval():
+            phase, _ = _relative_dependence(_blocks(sent, *layout), _blocks(known, *layout))
+        count = np.max(np.sum(np.asarray(phase) > tolerance(phase.dtype), axis=-1))
+        if count:
+            message = _WARNING.format(count)
+            warnings.warn(message, GaugeDependenceWarning, stacklevel=callers_level())
+    return cotangents
 
 
-_guard = linear_map(
-    "implicit_eig_guard", lambda t, *_, **__: list(t), _backward, first_only=True
+_watch = linear_map(
+    "implicit_eig_guard", lambda t, *_, **__: list(t), _watch_back, first_only=True
+)
+
+
+def _blocks(leaves: list[np.ndarray], count: int, ranks: tuple[int, ...]) -> Vectors:
+    """`count` sets of vectors, each as a block of flat columns."""
+
+    def flat(x: np.ndarray, rank: int) -> np.ndarray:
+        batch = x.shape[: x.ndim - rank - 1]
+        return x.reshape(*batch, -1, x.shape[-1])
+
+    columns = [flat(x, rank) for x, rank in zip(leaves, ranks, strict=True)]
+    size = len(columns) // count
+    sets = [columns[i * size : (i + 1) * size] for i in range(count)]
+    return tuple(np.concatenate(x, axis=-2) for x in sets)
+
+
+_WARNING = (
+    "A gradient was taken of a loss that depends on the phase of (at least) {} "
+    "eigenvectors, which is arbitrary, and no gauge was chosen: it is the gradient in the "
+    "default gauge `LargestReal()`. Pass `gauge=` to choose, or see "
+    "`implicit_eig.check_gauge_invariance`."
 )
 
 
@@ -156,21 +218,3 @@ def _without_gauge(
     return ct - jnp.where(nothing[..., None, :], fixed, 0)
 
 
-def _look(cotangents: Vectors, vectors: Vectors) -> None:
-    """Warns on the host, where a cotangent depends on the phase. What goes there is one
-    number: vectors may be sharded."""
-    cotangents, vectors = jax.lax.stop_gradient((cotangents, vectors))
-    phase, _ = relative_dependence(cotangents, vectors)
-    count = eqxi.unvmap_max(jnp.sum(phase > tolerance(phase.dtype)))
-    jax.lax.cond(count > 0, lambda c: jax.debug.callback(_warn, c), lambda c: None, count)
-
-
-def _warn(count: Int[Any, ""]) -> None:
-    warnings.warn(
-        "A gradient was taken of a loss that depends on the phase of (at least "
-        f"{int(count)}) eigenvectors, which is arbitrary, and no gauge was chosen: it is "
-        "the gradient in the default gauge `LargestReal()`. Pass `gauge=` to choose, or "
-        "see `implicit_eig.check_gauge_invariance`.",
-        GaugeDependenceWarning,
-        stacklevel=1,
-    )

@@ -4,10 +4,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact
+from jaxtyping import Array, ArrayLike, Bool, Complex, DTypeLike, Float, Inexact
 
 from ._linear_map import linear_map
 from ._operator import Pencil
+
+
+def nothing_where(missing: Bool[Array, "*k"], dtype: DTypeLike) -> Inexact[Array, "*k"]:
+    """NaN, in both parts of a complex number, where `missing`, else zero."""
+    nan = complex(jnp.nan, jnp.nan) if jnp.issubdtype(dtype, jnp.complexfloating) else jnp.nan
+    return jnp.where(missing, jnp.asarray(nan, dtype), jnp.zeros((), dtype))
 
 
 def nan_tangent(

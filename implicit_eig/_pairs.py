@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact
 from ._check import check_real
 from ._eigensolver import combine, InvariantBlock
 from ._gauge import AbstractGauge
-from ._gauge_guard import guarded
+from ._gauge_guard import without_gauge
 from ._missing import absent, nan_tangent
 from ._operator import Pencil
 from ._small_eig import eigen_of_block, merges, tied
@@ -110,7 +110,7 @@ def pairs_of_block(
     fixed = jax.lax.stop_gradient(w[:k])
     nowhere = absent(pencil, values=fixed, missing=missing)
     values, right = (x + nowhere.astype(x.dtype) for x in (values, right))
-    right, *left = guarded(gauge, right, *left)
+    right = without_gauge(gauge, right)
     return Eigenpairs(values, right, left[0] if left else None, lost)
 
 

@@ -9,7 +9,7 @@ import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, ArrayLike, Inexact, Num, PyTree
 
-from ._check import check_flag, check_integer
+from ._check import check_integer
 from ._eigensolver import (
     AbstractEigensolver,
     Dense,
@@ -63,13 +63,11 @@ class Problem(eqx.Module):
         v0: PyTree[ArrayLike] | None,
         eigensolver: AbstractEigensolver | None,
         adjoint: ImplicitAdjoint | None,
-        throw: bool,
         progress_meter: AbstractProgressMeter,
     ) -> "Problem":
         """From the arguments of [`implicit_eig.eigs`][], refused by name."""
         pencil = as_pencil(operator, mass, like)
         k = _check_k(k, pencil)
-        check_flag("throw", throw)
         selection, target = _target(which, sigma, eigensolver, pencil.domain)
         chosen = _choose(eigensolver, pencil, k, sigma, target)
         adjoint = check_adjoint(adjoint)
@@ -84,10 +82,23 @@ class Problem(eqx.Module):
             k=k,
             v0=_check_v0(v0, pencil),
             eigensolver=chosen,
-            solve=adjoint.bind(pencil, chosen, selection, k, throw),
+            solve=adjoint.bind(pencil, chosen, selection, k),
             progress_meter=progress_meter,
             fell_back=isinstance(chosen, Dense)
             and not isinstance(eigensolver, Dense | None),
+        )
+
+    def advice(self) -> str:
+        """What may help where pairs did not converge."""
+        solver = self.eigensolver
+        if isinstance(solver, ShiftInvert):
+            return "Try a larger `krylov_dim` of `inner=KrylovSchur(...)`, or a target."
+        if not isinstance(solver, KrylovSchur):
+            return ""
+        m = solver.dimension(self.pencil.n, self.k)
+        return (
+            f"Try `eigensolver=KrylovSchur(krylov_dim={2 * m})`, a looser `rtol`, or a "
+            "target `sigma`."
         )
 
     def block(self, left: bool) -> tuple[InvariantBlock, SylvesterSolve]:

@@ -1,12 +1,11 @@
 """What comes back: result codes and the solution of an eigenvalue problem."""
 
 import functools
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
-import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Complex, Float, PyTree
 
@@ -166,60 +165,21 @@ def summary(tree: Any) -> str:
     return f"result: {RESULTS[tree.result] or 'successful'}\n{counts}"
 
 
-_NO_FAILURES = RESULTS.successful, RESULTS.unconfirmed, RESULTS.defective
+NO_FAILURES = RESULTS.successful, RESULTS.unconfirmed, RESULTS.defective
+FAILURES = (
+    RESULTS.not_converged,
+    RESULTS.nonfinite,
+    RESULTS.infinite,
+    RESULTS.singular,
+    RESULTS.zero_start_vector,
+    RESULTS.residual_too_large,
+    RESULTS.dependent,
+    RESULTS.left_not_found,
+    RESULTS.cut,
+    RESULTS.ill_conditioned,
+)
 
 
 def is_good(result: RESULTS) -> Bool[Array, "..."]:
     """Whether it is no failure: successful, or a notice."""
-    return functools.reduce(jnp.logical_or, (result == r for r in _NO_FAILURES))
-
-
-class _HasResult(Protocol):
-    @property
-    def result(self) -> RESULTS: ...
-
-
-_Found = TypeVar("_Found", bound=_HasResult)
-
-
-def raise_unless_successful(solution: _Found) -> _Found:
-    """The solution, or at run time an error with the sentence of its result.
-
-    Notices say something about right pairs: no error.
-    """
-    result = solution.result
-    if not isinstance(result._value, Tracer):
-        # By NumPy: a plain call would pay for each small program of JAX's.
-        failed = ~np.isin(result._value, [r._value for r in _NO_FAILURES])
-        return result.error_if(solution, failed) if failed.any() else solution
-    # One check a member: `Enumeration.error_if` takes the largest index over a batch,
-    # and an empty batch has none.
-    failures = (
-        RESULTS.not_converged,
-        RESULTS.nonfinite,
-        RESULTS.infinite,
-        RESULTS.singular,
-        RESULTS.zero_start_vector,
-        RESULTS.residual_too_large,
-        RESULTS.dependent,
-        RESULTS.left_not_found,
-        RESULTS.cut,
-        RESULTS.ill_conditioned,
-    )
-    return raise_if(solution, *((result == f, RESULTS[f]) for f in failures))
-
-
-def raise_if(x: PyTree[Array], *checks: tuple[Bool[Array, "..."], str]) -> PyTree[Array]:
-    """x, or an error at run time: `equinox.error_if` that holds back two numbers only.
-
-    The host callback that raises returns what is held back. Were it x, it would be
-    copied, and a sharded x gathered on the device that calls back.
-    """
-    held = jnp.zeros(()), jnp.zeros((), int)
-    for failed, message in checks:
-        held = eqx.error_if(held, failed, message)
-
-    def add(x: Array) -> Array:
-        return x + held[not jnp.issubdtype(x.dtype, jnp.inexact)].astype(x.dtype)
-
-    return jtu.tree_map(add, x)
+    return functools.reduce(jnp.logical_or, (result == r for r in NO_FAILURES))

@@ -8,23 +8,23 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, PyTree
 
 from ._check import check_flag
 from ._eigensolver import AbstractEigensolver, Dense, InvariantBlock, ShiftInvert, without
+from ._failure import check_throw, raise_unless_successful, reported, watched
 from ._implicit import block_root, ImplicitAdjoint, separation as separation_of
-from ._missing import nan_tangent
+from ._missing import nan_tangent, nothing_where
 from ._operator import Domain, Pencil
 from ._pairs import accuracy_of
 from ._problem import Problem, stop
+from ._program import Program, value_of
 from ._progress_meter import AbstractProgressMeter, NoProgressMeter
 from ._small_eig import eigen_of_block
 from ._solution import (
     has_values,
     is_good,
     number,
-    raise_unless_successful,
     RESULTS,
     shapes,
     summary,
@@ -164,7 +164,7 @@ def invariant_subspace(
     separation: bool = False,
     eigensolver: AbstractEigensolver | None = None,
     adjoint: ImplicitAdjoint | None = None,
-    throw: bool = True,
+    throw: bool | None = None,
     progress_meter: AbstractProgressMeter = NoProgressMeter(),
 ) -> Subspace:
     """The invariant subspace of k selected eigenvalues of `A v = λ v` or `A v = λ B v`.
@@ -220,6 +220,7 @@ def invariant_subspace(
     if left is not None:
         check_flag("left", left)
     check_flag("separation", separation)
+    check_throw(throw)
     problem = Problem.of(
         operator,
         k,
@@ -230,29 +231,37 @@ def invariant_subspace(
         v0=v0,
         eigensolver=eigensolver,
         adjoint=adjoint,
-        throw=throw,
         progress_meter=progress_meter,
     )
     if isinstance(problem.eigensolver, Dense):
         problem = dataclasses.replace(problem, eigensolver=Dense(sharpen=True))
-    subspace, edge = _invariant_subspace(problem, left, separation)
-    if not throw:
-        return subspace
-    known = not any(isinstance(x, Tracer) for x in (subspace.result._value, *edge))
-    if known and subspace.result == RESULTS.cut:
-        inside, outside = (f"{complex(x):.6g}" for x in edge)
-        message = (
+    problem, signal = watched(problem, throw)
+    (subspace, edge), signal = _invariant_subspace(
+        problem, signal, left, separation, throw is not False
+    )
+    subspace = reported(subspace, signal, throw)
+    if throw is not False and value_of(subspace.result._value) == RESULTS.cut._value:
+        inside, outside = (f"{complex(value_of(x)):.6g}" for x in edge)
+        raise eqx.EquinoxRuntimeError(
             f"{RESULTS[RESULTS.cut]} Of {inside} and {outside} only one is selected."
         )
-        return eqx.error_if(subspace, True, message)
-    return raise_unless_successful(subspace)
+    return raise_unless_successful(
+        subspace, throw, k=problem.k, advice=problem.advice()
+    )
 
 
-@eqx.filter_jit
+@Program
 def _invariant_subspace(
-    problem: Problem, left: bool | None, separation: bool
-) -> tuple[Subspace, tuple[Complex[Array, ""], Complex[Array, ""]]]:
-    """And the selected and the unselected eigenvalue between which k cuts."""
+    problem: Problem,
+    signal: Float[Array, ""] | None,
+    left: bool | None,
+    separation: bool,
+    hide: bool,
+) -> tuple[
+    tuple[Subspace, tuple[Complex[Array, ""], Complex[Array, ""]]], Float[Array, ""]
+]:
+    """And the selected and the unselected eigenvalue between which k cuts; and the signal
+    of failed solves."""
     pencil = problem.pencil
     dual = _costs_little(problem.eigensolver) if left is None else left
     block, solve = problem.block(dual)
@@ -268,18 +277,27 @@ def _invariant_subspace(
     products = problem.k * (1 + (pencil.is_real and jnp.iscomplexobj(block.basis)))
     block.stats["num_matvecs"] = block.stats.get("num_matvecs", 0) + products
 
-    basis, matrix, left_basis, _ = block_root(
+    if signal is None:
+        signal = jnp.zeros((), block.residuals.dtype)
+    basis, matrix, left_basis, _, signal = block_root(
         pencil,
         block.basis,
         block.matrix,
         block.left_basis,
+        signal,
         coordinates=None,
         active=block.active,
         solve=solve,
     )
     missing = ~block.active
     basis, matrix = nan_tangent(basis, missing), nan_tangent(matrix, missing)
-    spectrum = _Spectrum(matrix, block.eigenvalues, block.coordinates, tie_rtol)
+    values = block.eigenvalues
+    if hide:
+        failed = ~is_good(block.result)
+        basis, matrix, values = (
+            x + nothing_where(failed, x.dtype) for x in (basis, matrix, values)
+        )
+    spectrum = _Spectrum(matrix, values, block.coordinates, tie_rtol)
     # The rule's X has CᴴX = I with a constant C: orthonormal here, but not beside.
     triangle = jnp.linalg.cholesky(basis.conj().T @ basis).conj().T
     inverse = jnp.linalg.inv(triangle)
@@ -291,7 +309,7 @@ def _invariant_subspace(
         left_basis = nan_tangent(left_basis, missing)
         dual_basis = pencil.domain.unflatten(pencil.adjoint_mass_mm(left_basis))
         left_basis = pencil.domain.unflatten(left_basis)
-    return Subspace(
+    subspace = Subspace(
         basis=pencil.domain.unflatten(basis @ inverse),
         block=triangle @ matrix @ inverse,
         left_basis=left_basis,
@@ -301,7 +319,8 @@ def _invariant_subspace(
         result=block.result,
         _dual=dual_basis,
         _spectrum=spectrum,
-    ), edge
+    )
+    return (subspace, edge), signal
 
 
 def _costs_little(eigensolver: AbstractEigensolver) -> bool:

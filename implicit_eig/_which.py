@@ -11,7 +11,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, Int, Num, PyTree
 
-from ._operator import Domain
+from ._operator import complex_dtype, Domain
+from ._program import TracedFunction
 
 
 class AbstractSelection(eqx.Module):
@@ -223,7 +224,8 @@ def as_selection(which: Any, domain: Domain) -> AbstractSelection:
             )
         return Named(which)
     if callable(which):
-        return _Callable(which)
+        value = jax.ShapeDtypeStruct((), complex_dtype(domain.dtype))
+        return _Callable(TracedFunction.of(which, value))
     raise TypeError(
         f"`which` must be one of {', '.join(_NAMES)}, a callable, `Nearest` or "
         f"`Overlap`; got {which!r}."

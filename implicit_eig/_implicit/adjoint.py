@@ -1,6 +1,7 @@
 """How tangents and cotangents are solved, and how their answers are judged."""
 
 import dataclasses
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -25,7 +26,6 @@ from .._linear_solver import (
     ProjectedSylvester,
 )
 from .._operator import as_operator, complex_dtype, Pencil
-from .._solution import raise_if
 from .._transformation import AbstractTransformation, Inverse, ShiftInverted
 from .._which import AbstractSelection, Known
 
@@ -53,10 +53,10 @@ class ImplicitAdjoint(eqx.Module):
     - `max_steps`: largest number of products with A in one run of the default
         `KrylovSylvester`; a solver that is given carries its own.
 
-    A solve that misses `rtol` raises under `throw=True`. Else it gives NaN: in forward
-    mode for the pairs whose own systems missed it (left vectors: for all, being dual to
-    all right ones), in reverse mode for the gradient it is part of, which is a sum over
-    the pairs. Members of a batch fail each for itself.
+    A solve that misses `rtol` raises, as `throw` says. Where it does not, it gives NaN:
+    in forward mode for the pairs whose own systems missed it (left vectors: for all,
+    being dual to all right ones), in reverse mode for the gradient it is part of, which
+    is a sum over the pairs. Members of a batch fail each for itself.
     """
 
     linear_solver: lx.AbstractLinearSolver | AbstractSylvesterSolver | None = None
@@ -87,7 +87,6 @@ class ImplicitAdjoint(eqx.Module):
         eigensolver: AbstractEigensolver | None,
         selection: AbstractSelection,
         k: int,
-        throw: bool,
     ) -> "SylvesterSolve":
         """Chooses the solver for pairs of `pencil` found by `eigensolver`."""
         solver = self.linear_solver
@@ -110,7 +109,7 @@ class ImplicitAdjoint(eqx.Module):
                 )
         eps = float(jnp.finfo(pencil.dtype).eps)
         rtol = eps ** (2 / 3) if self.rtol is None else self.rtol
-        return SylvesterSolve(solver, preconditioner, selection, k, rtol, throw)
+        return SylvesterSolve(solver, preconditioner, selection, k, rtol)
 
     def _choose(
         self, pencil: Pencil, eigensolver: AbstractEigensolver | None
@@ -135,13 +134,17 @@ class ImplicitAdjoint(eqx.Module):
         return KrylovSylvester(krylov_dim=m, max_restarts=restarts, repeated=run.repeated)
 
 
-_FAILED = (
-    "The linear solve for a tangent or cotangent of the selected eigenpairs missed its "
-    "tolerance: {} (`ImplicitAdjoint.rtol={:.1e}`). The eigenvalues may be too close to "
-    "unselected ones, or the solver is not suited: pass another `linear_solver` to "
-    "`adjoint=ImplicitAdjoint(...)`, a preconditioner, more steps, or a looser `rtol`. "
-    "With `throw=False` such derivatives are NaN instead."
-)
+# Stands for the backward error of what is not finite.
+_NO_ANSWER = 1e30
+
+
+class Solved(NamedTuple):
+    """The solution of a system, which pairs missed their tolerance, and the backward
+    error of a block that did, zero of one that did not."""
+
+    solution: Inexact[Array, "n m"]
+    failed: Bool[Array, " m"]
+    error: Float[Array, ""]
 
 
 class SylvesterSolve(eqx.Module):
@@ -152,7 +155,6 @@ class SylvesterSolve(eqx.Module):
     selection: AbstractSelection
     k: int = eqx.field(static=True)
     rtol: float = eqx.field(static=True)
-    throw: bool = eqx.field(static=True)
     transformation: AbstractTransformation | None = None
     norm: Float[Array, ""] | None = None
 
@@ -191,7 +193,7 @@ class SylvesterSolve(eqx.Module):
         system: ProjectedSylvester,
         rhs: Inexact[Array, "n m"],
         coordinates: Complex[Array, "m m"] | None = None,
-    ) -> tuple[Inexact[Array, "n m"], Bool[Array, " m"]]:
+    ) -> "Solved":
         """The solution, and what of it missed the tolerance: which pairs, where the
         eigenvectors W of the system's matrix are given, else all or none."""
 
@@ -226,34 +228,16 @@ class SylvesterSolve(eqx.Module):
         init = (jnp.zeros_like(rhs), rhs, infinite, jnp.asarray(0))
         y, residual, error, _ = jax.lax.while_loop(missed, step, init)
         failed = ~(error <= self.rtol)
-        if self.throw:
-            y = raise_if(y, *self._messages(error))
+        error = jnp.where(failed, jnp.where(jnp.isfinite(error), error, _NO_ANSWER), 0)
         m = rhs.shape[1]
-        if coordinates is None or self.throw:
-            return y, jnp.broadcast_to(failed, (m,))
-        return y, jax.lax.cond(
+        if coordinates is None:
+            return Solved(y, jnp.broadcast_to(failed, (m,)), error)
+        pairs = jax.lax.cond(
             failed,
             lambda: ~(self._errors(system, y, residual, rhs, coordinates) <= self.rtol),
             lambda: jnp.zeros(m, bool),
         )
-
-    def _messages(self, error: Float[Array, ""]) -> list[tuple[Bool[Array, ""], str]]:
-        """What to raise. A message cannot hold a number that is known at run time only,
-        so there is one for each size of the error."""
-        bounds = [self.rtol, 10 * self.rtol, 1000 * self.rtol, float("inf")]
-        reached = "the backward error it reached is {}"
-        sizes = [
-            reached.format("less than 10 times as large"),
-            reached.format("10 to 1000 times as large"),
-            reached.format("more than 1000 times as large"),
-            "it reached no finite answer",
-        ]
-        above = [error > bound for bound in bounds[:3]] + [~jnp.isfinite(error)]
-        below = [*above[1:3], above[3], jnp.zeros_like(above[3])]
-        return [
-            (more & ~yet_more, _FAILED.format(size, self.rtol))
-            for more, yet_more, size in zip(above, below, sizes, strict=True)
-        ]
+        return Solved(y, pairs, error)
 
     def _backward_error(self, system, y, residual, rhs) -> Float[Array, ""]:
         """‖residual‖ / (‖A‖ ‖Y‖ + ‖rhs‖) of the whole block, with a lower bound for ‖A‖.

@@ -26,11 +26,13 @@ from .adjoint import SylvesterSolve
 
 
 class BorderedSolution(eqx.Module):
-    """Y and S. `mark` is zero, NaN for the pairs whose solve missed its tolerance."""
+    """Y and S. `mark` is zero, NaN for the pairs whose solve missed its tolerance; then
+    its backward error is added to `signal`."""
 
     outside: Inexact[Array, "n m"]  # Y
     inside: Inexact[Array, "m m"]  # S
     mark: Float[Array, " m"]
+    signal: Float[Array, ""]
 
 
 def solve_bordered(
@@ -41,17 +43,25 @@ def solve_bordered(
     active: Bool[Array, " m"],
     solve: SylvesterSolve,
     coordinates: Complex[Array, "m m"] | None = None,
+    signal: Float[Array, ""] | None = None,
 ) -> BorderedSolution:
     """Solves the bordered system; differentiable in everything but `active`.
 
     `basis` and `matrix` have zero columns where not `active`. With the eigenvectors
     `coordinates` of `matrix`, a solve is judged pair by pair, and Y stays finite: then
     the `mark` must be added to what a user sees. Without, Y is NaN when the solve failed.
+
+    `signal`, a tangent, is passed on; its cotangent is the backward error of a transposed
+    solve that missed its tolerance, and zero otherwise.
     """
+    if signal is None:
+        signal = jnp.zeros((), rhs.real.dtype)
     border, coefficients = _border(pencil, basis, active)
     if solve.k == pencil.n:  # nothing outside the span
         nothing = jnp.zeros(active.shape, matrix.real.dtype)
-        return BorderedSolution(jnp.zeros_like(rhs), -coefficients(rhs), nothing)
+        return BorderedSolution(
+            jnp.zeros_like(rhs), -coefficients(rhs), nothing, signal
+        )
     # A real block of k = n - 1 whose cut pair is kept whole fills the space as well.
     full = jnp.all(active) & (basis.shape[0] == basis.shape[1])
     system = _system(pencil, basis, matrix, border)
@@ -64,39 +74,39 @@ def solve_bordered(
 
     def matvec(unknowns):
         # `ProjectedSylvester.mm`, with the projector alive to derivatives.
-        y, mark = unknowns
+        y, mark, signal = unknowns
         inside = fixed.conj().T @ y
         q = y - fixed @ inside
         outside = pencil.mm(q) - pencil.mass_mm(q) @ matrix
         # The mark times zero: derivatives of a solution of which a part failed are NaN.
         zero = 0 * jnp.sum(matrix.real) * jnp.sum(mark)
-        return project(outside) + stretched @ inside, mark + zero
+        return project(outside) + stretched @ inside, mark + zero, signal
 
     def solved(_, right):
-        rhs, mark = right
-        y, failed = solve(system, rhs, coordinates)
+        rhs, mark, signal = right
+        y, failed, error = solve(system, rhs, coordinates)
         failed = failed & active
         if coordinates is None:
             y = jnp.where(jnp.any(failed), jnp.nan, y)
-        return y, jnp.where(failed, jnp.nan, mark)
+        return y, jnp.where(failed, jnp.nan, mark), signal + error
 
     def solved_transposed(_, right):
-        rhs, mark = right
-        y, failed = solve.transpose()(system.transpose(), rhs)
+        rhs, mark, signal = right
+        y, failed, error = solve.transpose()(system.transpose(), rhs)
         # A cotangent is a sum over the pairs.
-        return jnp.where(jnp.any(failed), jnp.nan, y), mark
+        return jnp.where(jnp.any(failed), jnp.nan, y), mark, signal + error
 
     solution = jax.lax.custom_linear_solve(
         matvec,
         # Zeros that depend on the right side: JAX cannot transpose the solve otherwise.
-        (jnp.where(full, 0, project(rhs)), 0 * jnp.sum(rhs.real, axis=0)),
+        (jnp.where(full, 0, project(rhs)), 0 * jnp.sum(rhs.real, axis=0), signal),
         solved,
         solved_transposed,
     )
-    outside, mark = joined(*solution)
+    outside, mark, signal = joined(*solution)
     outside = jnp.where(full, 0, outside)
     defect = pencil.mm(outside) - pencil.mass_mm(outside) @ matrix - rhs
-    return BorderedSolution(outside, coefficients(defect), mark)
+    return BorderedSolution(outside, coefficients(defect), mark, signal)
 
 
 def separation(
@@ -124,7 +134,7 @@ def separation(
         return y / jnp.where(size > 0, size, 1).astype(y.dtype), size
 
     def inverse(solve: SylvesterSolve, system: ProjectedSylvester, r: Array) -> Array:
-        y, failed = solve(system, jnp.where(active, r, 0))
+        y, failed, _ = solve(system, jnp.where(active, r, 0))
         return jnp.where(jnp.any(failed & active), jnp.nan, y)
 
     def round(_, state):
@@ -154,7 +164,7 @@ def left_vector(
     transposed, e = pencil.transpose(), border.conj()
     rhs = transposed.mass_mm(e) @ matrix.T - transposed.mm(e)
     system = _system(pencil, basis, matrix, border).transpose()
-    y, failed = solve.transpose()(system, rhs)
+    y, failed, _ = solve.transpose()(system, rhs)
     return border + jnp.where(jnp.any(failed), jnp.nan, y).conj()
 
 

@@ -20,13 +20,15 @@ from .bordered import solve_bordered
 
 
 @eqx.filter_custom_jvp
-def block_root(pencil, basis, matrix, left_basis, *, coordinates, active, solve):
+def block_root(pencil, basis, matrix, left_basis, signal, *, coordinates, active, solve):
     """The invariant block (X, L, C) of `pencil`, found elsewhere, made differentiable.
 
     X, L and C (or `None`) are returned as they are; their tangents depend on those of
     the pencil alone. Columns that are not `active` have zero tangents. Beside them stand
     m zeros, one for each pair (column of `coordinates`), the tangents of which are NaN
     for those whose linear solve failed: add them to what is made of X without C.
+    `signal` is a zero that is passed on, to carry the error of a failed solve: its tangent
+    in forward mode, the cotangent of the one given in reverse mode.
 
     Any tangent with `AẊ + ȦX = BẊL + ḂXL + BXL̇` will do for what users see, since pairs,
     projectors and functions of them do not depend on the basis of span(X). Without a
@@ -36,28 +38,35 @@ def block_root(pencil, basis, matrix, left_basis, *, coordinates, active, solve)
     del pencil, coordinates, solve
     # Zeros made of L: under `vmap` a value must be batched where its tangent is.
     mark = jnp.where(active & (jnp.diagonal(matrix) == 0), 0.0, 0.0)
-    return basis, matrix, left_basis, mark.astype(matrix.real.dtype)
+    return basis, matrix, left_basis, mark.astype(matrix.real.dtype), signal
 
 
 @block_root.def_jvp
 def _(primals, tangents, *, coordinates, active, solve):
     pencil, *_ = primals
-    t_pencil, *_ = tangents
+    t_pencil, *_, t_signal = tangents
     values = block_root(*primals, coordinates=coordinates, active=active, solve=solve)
-    basis, matrix, left_basis, _ = values
+    basis, matrix, left_basis, _, signal = values
     x, l = _only(active, basis, matrix)
     # ȦX − ḂXL
     rhs = _along(t_pencil, pencil, lambda p: p.mm(x) - p.mass_mm(x) @ l)
-    solution = solve_bordered(pencil, x, l, -rhs, active, solve, coordinates)
+    if t_signal is None:
+        t_signal = jnp.zeros_like(signal)
+    # A zero that depends on the right side: JAX cannot transpose the solve otherwise.
+    t_signal = t_signal + 0 * jnp.sum(rhs.real).astype(t_signal.dtype)
+    solution = solve_bordered(pencil, x, l, -rhs, active, solve, coordinates, t_signal)
     t_basis, t_matrix, t_left = solution.outside, solution.inside, None
     if left_basis is not None:
         c = jnp.where(active, left_basis, 0)
         t_matrix = c.conj().T @ rhs
         t_basis = t_basis - x @ (c.conj().T @ pencil.mass_mm(t_basis))
-        t_left = _left_tangent(t_pencil, pencil, x, l, c, t_basis, active, solve)
+        t_left, t_signal = _left_tangent(
+            t_pencil, pencil, x, l, c, t_basis, active, solve, solution.signal
+        )
         # Kept dual to the whole of X.
         t_left = t_left + jnp.sum(solution.mark).astype(t_left.dtype)
-    return values, (t_basis, t_matrix, t_left, solution.mark)
+        return values, (t_basis, t_matrix, t_left, solution.mark, t_signal)
+    return values, (t_basis, t_matrix, t_left, solution.mark, solution.signal)
 
 
 def _only(
@@ -80,8 +89,8 @@ def _along(t_pencil, pencil: Pencil, fn: Callable[[Pencil], Array]) -> Array:
     return jax.jvp(lambda p: fn(eqx.combine(p, static)), (dynamic,), (t_pencil,))[1]
 
 
-def _left_tangent(t_pencil, pencil, x, l, c, t_x, active, solve):
-    """Ċ from AᴴC = BᴴCLᴴ, kept dual to X: d(CᴴBX) = 0.
+def _left_tangent(t_pencil, pencil, x, l, c, t_x, active, solve, signal):
+    """Ċ from AᴴC = BᴴCLᴴ, kept dual to X: d(CᴴBX) = 0; and the signal.
 
     conj(C) is a right block of the transposed pencil; Z, with conj(C) = Z T and T held
     constant, is one with orthonormal columns.
@@ -95,14 +104,14 @@ def _left_tangent(t_pencil, pencil, x, l, c, t_x, active, solve):
         return transposed.mm(z) - transposed.mass_mm(z) @ m
 
     rhs = _along(t_pencil, pencil, residual)
-    outside = solve_bordered(
-        pencil.transpose(), z, m, -rhs, active, solve.transpose()
-    ).outside
-    t_c = (outside @ t).conj()
+    solution = solve_bordered(
+        pencil.transpose(), z, m, -rhs, active, solve.transpose(), signal=signal
+    )
+    t_c = (solution.outside @ t).conj()
     drift = t_c.conj().T @ pencil.mass_mm(x) + c.conj().T @ (
         _along(t_pencil, pencil, lambda p: p.mass_mm(x)) + pencil.mass_mm(t_x)
     )
-    return t_c - c @ drift.conj().T
+    return t_c - c @ drift.conj().T, solution.signal
 
 
 def _triangle(

@@ -13,6 +13,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Inexact, PyTree
 
+from .._program import TracedFunction
 from .pencil import Domain, Pencil
 from .sparse import SparseOperator
 
@@ -45,7 +46,7 @@ def as_operator(
 ) -> lx.AbstractLinearOperator:
     """A square lineax operator of what the user gave, or a `ValueError`/`TypeError`."""
     if isinstance(operator, lx.AbstractLinearOperator):
-        result = operator
+        result = _traced(operator)
     elif _is_jax_sparse(operator):
         result = _from_jax_sparse(operator, name)
     elif _is_scipy_sparse(operator):
@@ -123,7 +124,26 @@ def _from_callable(
             dtype = jnp.result_type(float)
         return jax.ShapeDtypeStruct(x.shape, dtype)
 
-    return lx.FunctionLinearOperator(fn, jtu.tree_map(leaf, like))
+    structure = jtu.tree_map(leaf, like)
+    return lx.FunctionLinearOperator(
+        TracedFunction.of(fn, structure), structure, closure_convert=False
+    )
+
+
+def _traced(operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
+    """The operator; functions inside are traced."""
+    kinds = lx.FunctionLinearOperator, lx.JacobianLinearOperator
+
+    def one(x: Any) -> Any:
+        if not isinstance(x, kinds) or isinstance(x.fn, TracedFunction):
+            return x
+        args = [x.in_structure()]
+        if isinstance(x, lx.JacobianLinearOperator):
+            args = [x.x, x.args]
+        fn = TracedFunction.of(x.fn, *args)
+        return eqx.tree_at(lambda x: x.fn, x, fn, is_leaf=lambda y: y is x.fn)
+
+    return jtu.tree_map(one, operator, is_leaf=lambda x: isinstance(x, kinds))
 
 
 def _is_jax_sparse(x: Any) -> bool:
