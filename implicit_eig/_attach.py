@@ -108,7 +108,7 @@ def attach(
     adjoint = check_adjoint(adjoint)
     known = Known(eigenvalues.astype(complex_dtype(pencil.dtype)))
     solve, gauge = adjoint.bind(pencil, None, known, k), as_gauge(gauge, pencil.domain)
-    pencil, signal = watched(pencil, throw)
+    pencil, signal = watched(pencil, throw, solve.rtol)
     solution, signal = _attach(
         pencil,
         signal,
@@ -122,7 +122,7 @@ def attach(
         rtol,
         throw is not False,
     )
-    solution = reported(solution, signal, throw)
+    solution = reported(solution, signal, throw, solve.rtol)
     solution = raise_unless_successful(solution, throw, k=k)
     return watched_solution(gauge, solution)
 

@@ -131,11 +131,11 @@ def eigs(
         progress_meter=progress_meter,
     )
     gauge = as_gauge(gauge, problem.pencil.domain)
-    problem, signal = watched(problem, throw)
+    problem, signal = watched(problem, throw, problem.solve.rtol)
     solution, signal = _eigs(
         problem, signal, left, gauge, ties, tie_rtol, throw is not False
     )
-    solution = reported(solution, signal, throw)
+    solution = reported(solution, signal, throw, problem.solve.rtol)
     solution = raise_unless_successful(
         solution, throw, k=problem.k, advice=problem.advice()
     )

@@ -48,7 +48,8 @@ with contextlib.suppress(ImportError, AttributeError):
 
 
 _FAILED = (
-    "The linear solve for a derivative of the selected eigenpairs missed its tolerance{}. "
+    "The linear solve for a derivative of the selected eigenpairs missed its tolerance{} "
+    "(`ImplicitAdjoint.rtol={:.1e}`). "
     "The eigenvalues may be too close to unselected ones, or the solver is not suited: "
     "pass another `linear_solver` to `adjoint=ImplicitAdjoint(...)`, or a looser `rtol`. "
     "With `throw=False` such derivatives are NaN instead."
@@ -110,10 +111,11 @@ def _reached(found: Any, at: tuple[Any, ...], k: int | None) -> str:
 
 
 def watched(
-    tree: PyTree, throw: bool | None
+    tree: PyTree, throw: bool | None, rtol: float
 ) -> tuple[PyTree, Float[Array, ""] | None]:
     """The tree of inputs, and a signal whose cotangent is the backward error of a failed
-    transposed solve: looked at on its way out. `None` where nobody would look."""
+    transposed solve, of the tolerance `rtol`: looked at on its way out. `None` where
+    nobody would look."""
     leaves, treedef = jtu.tree_flatten(tree)
     moving = [
         isinstance(x, Tracer) and jnp.issubdtype(x.dtype, jnp.inexact) for x in leaves
@@ -124,14 +126,14 @@ def watched(
     if not throw and not any(is_plain(leaves[i]) for i in at):
         return tree, None
     signal = jnp.zeros((), leaves[at[0]].real.dtype)
-    *out, signal = _watch([*(leaves[i] for i in at), signal], [], throw=throw)
+    *out, signal = _watch([*(leaves[i] for i in at), signal], [], throw=throw, rtol=rtol)
     for i, x in zip(at, out, strict=True):
         leaves[i] = x
     return jtu.tree_unflatten(treedef, leaves), signal
 
 
 def reported(
-    tree: PyTree, signal: Float[Array, ""] | None, throw: bool | None
+    tree: PyTree, signal: Float[Array, ""] | None, throw: bool | None, rtol: float
 ) -> PyTree:
     """The tree of outputs, whose tangents are looked at by that of the signal."""
     if signal is None or not isinstance(signal, Tracer):
@@ -140,13 +142,15 @@ def reported(
     at = [
         i for i, x in enumerate(leaves) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)
     ]
-    *out, _ = _report([*(leaves[i] for i in at), signal], [], throw=throw)
+    *out, _ = _report([*(leaves[i] for i in at), signal], [], throw=throw, rtol=rtol)
     for i, x in zip(at, out, strict=True):
         leaves[i] = x
     return jtu.tree_unflatten(treedef, leaves)
 
 
-def _look(xs: list[Array | None], error: Array | None, throw: bool | None) -> list:
+def _look(
+    xs: list[Array | None], error: Array | None, throw: bool | None, rtol: float
+) -> list:
     """`xs`, or an error if a solve failed."""
     if error is None:
         return xs
@@ -154,22 +158,22 @@ def _look(xs: list[Array | None], error: Array | None, throw: bool | None) -> li
         worst = np.max(value, initial=0.0)
         if worst > 0:
             how = f": its backward error is {worst:.1e}" if worst < 1e29 else ""
-            raise _RunError(_FAILED.format(how))
+            raise _RunError(_FAILED.format(how, rtol))
     if throw and not is_plain(error):
         asked = [x for x in xs if x is not None]
-        held = iter(raise_if(asked, (error > 0, _FAILED.format(""))))
+        held = iter(raise_if(asked, (error > 0, _FAILED.format("", rtol))))
         return [None if x is None else next(held) for x in xs]
     return xs
 
 
-def _watch_back(cotangents, _, *, throw):
+def _watch_back(cotangents, _, *, throw, rtol):
     *asked, error = cotangents
-    return [*_look(asked, error, throw), None]
+    return [*_look(asked, error, throw, rtol), None]
 
 
-def _report_forward(tangents, _, *, throw):
+def _report_forward(tangents, _, *, throw, rtol):
     *xs, error = tangents
-    return [*_look(xs, error, throw), error]
+    return [*_look(xs, error, throw, rtol), error]
 
 
 _watch = linear_map("implicit_eig_watch", lambda t, *_, **__: list(t), _watch_back)

@@ -88,7 +88,13 @@ def _without_numbers(jaxpr: Jaxpr) -> tuple[Jaxpr, list[Any]]:
         numbers.append(np.asarray(x.val, x.aval.dtype))
         return variables[-1]
 
-    eqns = [eqn.replace(invars=[lifted(x) for x in eqn.invars]) for eqn in jaxpr.eqns]
+    eqns = [
+        # XLA knows powers like 1/2, and makes another program of them.
+        eqn
+        if eqn.primitive.name == "pow"
+        else eqn.replace(invars=[lifted(x) for x in eqn.invars])
+        for eqn in jaxpr.eqns
+    ]
     return jaxpr.replace(constvars=[*jaxpr.constvars, *variables], eqns=eqns), numbers
 
 

@@ -235,12 +235,14 @@ def invariant_subspace(
     )
     if isinstance(problem.eigensolver, Dense):
         problem = dataclasses.replace(problem, eigensolver=Dense(sharpen=True))
-    problem, signal = watched(problem, throw)
+    problem, signal = watched(problem, throw, problem.solve.rtol)
     (subspace, edge), signal = _invariant_subspace(
         problem, signal, left, separation, throw is not False
     )
-    subspace = reported(subspace, signal, throw)
-    if throw is not False and value_of(subspace.result._value) == RESULTS.cut._value:
+    subspace = reported(subspace, signal, throw, problem.solve.rtol)
+    code = value_of(subspace.result._value)
+    cut = code is not None and code.ndim == 0 and code == RESULTS.cut._value
+    if throw is not False and cut:
         inside, outside = (f"{complex(value_of(x)):.6g}" for x in edge)
         raise eqx.EquinoxRuntimeError(
             f"{RESULTS[RESULTS.cut]} Of {inside} and {outside} only one is selected."

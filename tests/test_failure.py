@@ -194,7 +194,7 @@ def test_an_argument_of_eigs_that_cannot_be_meant_is_named(call, error, text):
         (lambda: ieig.KrylovSchur(rtol="a"), TypeError, "got 'a'"),
         (lambda: ieig.KrylovSylvester(krylov_dim=0), ValueError, "got 0"),
         (eigs(A, 1, tie_rtol="a"), TypeError, "`tie_rtol` must be a number; got 'a'"),
-        (eigs(A, 1, throw="a"), TypeError, "`throw` must be True or False; got 'a'"),
+        (eigs(A, 1, throw="a"), TypeError, "`throw` must be None, True or False; got 'a'"),
         (eigs(A, 1, left=1), TypeError, "`left` must be True or False; got 1"),
         (lambda: ieig.KrylovSchur(max_restarts=0), ValueError, "got 0"),
         (
@@ -309,7 +309,9 @@ class TestNonFiniteOperators:
     def test_eigs_raises_inside_jit(self):
         with pytest.raises(RUNTIME, match="NaN or inf was met"):
             jax.block_until_ready(
-                jax.jit(lambda a: dense(a).eigenvalues)(BIG.at[3, 4].set(np.nan))
+                jax.jit(lambda a: dense(a, throw=True).eigenvalues)(
+                    BIG.at[3, 4].set(np.nan)
+                )
             )
 
     @pytest.mark.parametrize("find", [dense, matrix_free])
@@ -684,24 +686,21 @@ class TestPairsThatFailAlone:
         assert np.all(np.isfinite(t_w)) and np.all(np.isfinite(t_v[:, 0]))
         assert np.all(np.isnan(t_v[:, 1])) and np.all(np.isnan(t_u))
 
-    @pytest.mark.parametrize(
-        "noise, text",
-        [
-            (1e-10, "less than 10 times"),
-            (1e-9, "10 to 1000 times"),
-            (1e-3, "more than 1000 times"),
-            (np.nan, "no finite answer"),
-        ],
-    )
-    def test_the_error_says_how_far_off_it_is(self, noise, text):
+    @pytest.mark.parametrize("noise", [1e-9, 1e-3, np.nan])
+    def test_the_error_says_how_far_off_it_is(self, noise):
         class Noisy(ieig.AbstractSylvesterSolver):
             def solve(self, system, rhs, **kwargs):
                 exact = Columnwise(lx.LU()).solve(system, rhs, **kwargs)
                 return exact + noise * random_matrix(0, rhs.shape[0])[:, : rhs.shape[1]]
 
         a, e = self.problem()
-        with pytest.raises(RUNTIME, match=f"(?s){text}.*rtol=3.7e-11"):
-            self.tangents(a, e, Noisy(), throw=True)[1].block_until_ready()
+        with pytest.raises(RUNTIME, match=r"rtol=3.7e-11") as error:
+            self.tangents(a, e, Noisy(), throw=None)
+        error_is = re.search(r"backward error is (\S+) ", str(error.value))
+        if np.isnan(noise):
+            assert error_is is None
+        else:
+            assert 1e-2 < float(error_is[1]) / noise < 1e2
 
 
 def test_a_start_vector_of_a_program_is_checked_when_it_is_traced():

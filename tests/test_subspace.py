@@ -271,7 +271,10 @@ class TestWhatCannotBeCut:
 
     def test_under_jit_it_raises_too(self):
         with pytest.raises(RUNTIME, match="cuts a conjugate pair"):
-            jax.jit(lambda a: dense(a, 1).trace)(ROTATION).block_until_ready()
+            jax.jit(lambda a: dense(a, 1, throw=True).trace)(ROTATION).block_until_ready()
+        s = jax.jit(lambda a: dense(a, 1))(ROTATION)
+        assert s.result == ieig.RESULTS.cut
+        assert np.isnan(s.trace) and np.isnan(s.basis).all() and np.isnan(s.block).all()
 
     def test_of_a_complex_matrix_a_pair_may_be_parted(self):
         s = dense(ROTATION.astype(complex), 1)
