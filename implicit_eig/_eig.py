@@ -92,7 +92,13 @@ def _eig(a: Array, gauge: AbstractGauge, ties: Ties, tie_rtol: float) -> EigResu
 
     def one(a: Array, w: Array, v: Array) -> tuple[Array, Array]:
         w, v, _, lost = eigen_of_block(
-            a, w, v, active=active, tie_rtol=tie_rtol, conjugates=conjugates
+            a,
+            w,
+            v,
+            active=active,
+            tie_rtol=tie_rtol,
+            conjugates=conjugates,
+            drop=ties == "drop",
         )
         v = jax.vmap(gauge, in_axes=1, out_axes=1)(v)
         in_tie = jnp.any(tied(w, active, tie_rtol), axis=0) & (ties == "nan")

@@ -58,6 +58,64 @@ def _backward(cotangents, known):
     return [jnp.where(missing & (ct != 0) | surely, jnp.nan, ct)]
 
 
+def tied_values(
+    x: Inexact[Array, " k"], ties: Bool[Array, "k k"], rtol: Float[ArrayLike, ""]
+) -> Inexact[Array, " k"]:
+    """x, tied entries of which have derivatives for symmetric functions of them alone,
+    and no second ones.
+
+    Symmetric functions have equal cotangents. Entries with one that differs from that of
+    another one in the tie, by more than `rtol` of their size, get a NaN for it. Tangents
+    pass; second ones are NaN.
+    """
+    return _tied(x, ties, jnp.asarray(rtol, x.real.dtype))
+
+
+@jax.custom_jvp
+def _tied(x, ties, rtol):
+    del ties, rtol
+    return x
+
+
+@_tied.defjvp
+def _(primals, tangents):
+    t, missing = tangents[0], jnp.any(primals[1], axis=0)
+    return _tied(*primals), _tied_map([nan_tangent(t, missing)], primals)[0]
+
+
+def _symmetric(cotangents, known):
+    (ct,), (x, ties, rtol) = cotangents, known
+    size = jnp.abs(ct)
+    largest = rtol[..., None, None] * jnp.maximum(size[..., None], size[..., None, :])
+    differ = ties & (jnp.abs(ct[..., None] - ct[..., None, :]) > largest)
+    ct = jnp.where(jnp.any(differ, axis=-1), jnp.nan, ct)
+    return [_first_order(ct, x, jnp.any(ties, axis=-1))]
+
+
+_tied_map = linear_map("implicit_eig_tied", lambda t, _: t, _symmetric)
+
+
+@jax.custom_jvp
+def _first_order(ct, x, missing):
+    """A cotangent of x, which moves with x in a way that does not exist if `missing`."""
+    del x, missing
+    return ct
+
+
+@_first_order.defjvp
+def _(primals, tangents):
+    ct, _, missing = primals
+    return _first_order(*primals), _second_map([tangents[0]], [ct, missing])[0]
+
+
+def _used(tangents, known):
+    (t,), (ct, missing) = tangents, known
+    return [jnp.where(missing & ((ct != 0) | (t != 0)), jnp.nan, t)]
+
+
+_second_map = linear_map("implicit_eig_second", _used, _used)
+
+
 def _beside(x: Array, mark: Bool[Array, "*batch #k"]) -> Array:
     """The mark, for an x that has axes between batch and k."""
     axes = range(mark.ndim - 1, x.ndim - 1)

@@ -79,6 +79,7 @@ def pairs_of_block(
         active=active,
         tie_rtol=tie_rtol,
         known=known,
+        drop=ties == "drop",
     )
     w, coordinates = found.eigenvalues, found.coordinates
     duals = found.duals.conj().T

@@ -16,7 +16,7 @@ from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact
 
 from ._batch import either, only_if
 from ._linear_map import joined
-from ._missing import nan_tangent
+from ._missing import tied_values
 
 
 def tied(
@@ -49,12 +49,14 @@ def eigen_of_block(
     tie_rtol: Float[ArrayLike, ""],
     known: Float[ArrayLike, ""] = 0.0,
     conjugates: bool = False,
+    drop: bool = False,
 ) -> Eigen:
     """The eigenpairs (λ, W) of L, known, made differentiable with respect to L.
 
     Vectors inside a tie move with the space they span, and their mixing is left out.
-    Eigenvalues inside a tie have first derivatives, right for functions symmetric in
-    them, and no second ones, which are NaN.
+    Eigenvalues inside a tie have first derivatives for functions symmetric in them, and
+    no second ones, which are NaN. So are cotangents that differ inside a tie, unless
+    `drop` asks to leave them as they are.
     The scale of a vector is carried along (no component along itself), which any gauge
     applied afterwards turns into its own derivative.
 
@@ -81,7 +83,10 @@ def eigen_of_block(
         apart=apart,
         skewed=dual.skewed,
     )
-    values = _once(values, jnp.any(ties, axis=0))
+    # Cotangents of a smooth function differ by as much as the eigenvalues do.
+    eps = float(jnp.finfo(values.dtype).eps)
+    rtol = jnp.inf if drop else jnp.maximum(eps**0.5, 10 * jnp.asarray(tie_rtol))
+    values = tied_values(values, ties, jax.lax.stop_gradient(rtol))
     return Eigen(values, w, duals, lost)
 
 
@@ -297,19 +302,6 @@ def _tangents(
         lambda _, ct: solve_transposed(ct),
     )
     return joined(*solution)
-
-
-@jax.custom_jvp
-def _once(x: Inexact[Array, " k"], missing: Bool[Array, " k"]) -> Inexact[Array, " k"]:
-    """x, whose second derivative does not exist where `missing`."""
-    del missing
-    return x
-
-
-@_once.defjvp
-def _(primals, tangents):
-    (x, missing), (t, _) = primals, tangents
-    return _once(x, missing), nan_tangent(t, missing)
 
 
 def _product(t: Inexact[Array, "m m"], w: Complex[Array, "m m"]) -> Complex[Array, "m m"]:
