@@ -169,7 +169,7 @@ def _attach(
     return solution_of_block(
         pencil,
         stop(block),
-        solve,
+        stop(solve.for_block(block)),
         signal,
         k=eigenvalues.size,
         left=left is not None,

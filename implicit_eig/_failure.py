@@ -157,7 +157,9 @@ def _look(
     for value in visible(error):
         worst = np.max(value, initial=0.0)
         if worst > 0:
-            how = f": its backward error is {worst:.1e}" if worst < 1e29 else ""
+            how = ", or its answer has no digit"
+            if worst < 1e29:
+                how = f": its backward error is {worst:.1e}"
             raise _RunError(_FAILED.format(how, rtol))
     if throw and not is_plain(error):
         asked = [x for x in xs if x is not None]

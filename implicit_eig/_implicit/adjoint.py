@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact
+from jaxtyping import Array, Bool, Complex, Float, Inexact
 
 from .._check import check_integer, check_real
 from .._eigensolver import (
@@ -16,6 +16,7 @@ from .._eigensolver import (
     InvariantBlock,
     KrylovSchur,
     ShiftInvert,
+    times_real,
 )
 from .._linear_solver import (
     AbstractSylvesterSolver,
@@ -25,6 +26,7 @@ from .._linear_solver import (
     KrylovSylvester,
     ProjectedSylvester,
 )
+from .._linear_solver.system import times
 from .._operator import as_operator, complex_dtype, Pencil
 from .._transformation import AbstractTransformation, Inverse, ShiftInverted
 from .._which import AbstractSelection, Known
@@ -157,6 +159,8 @@ class SylvesterSolve(eqx.Module):
     rtol: float = eqx.field(static=True)
     transformation: AbstractTransformation | None = None
     norm: Float[Array, ""] | None = None
+    residuals: Float[Array, " m"] | None = None
+    digits: float = eqx.field(static=True, default=0.01)  # fewer than two are none
 
     def for_block(self, block: InvariantBlock) -> "SylvesterSolve":
         """Once the pairs are known: with what their eigensolver leaves behind."""
@@ -175,7 +179,15 @@ class SylvesterSolve(eqx.Module):
             preconditioner=preconditioner,
             transformation=transformation,
             norm=block.norm,
+            residuals=jnp.where(block.active, block.residuals, 0),
         )
+
+    def whatever(self) -> "SylvesterSolve":
+        """The same, for which answers without a digit are answers too."""
+        solver = self.solver
+        if isinstance(solver, Columnwise):
+            solver = Columnwise(solver.linear_solver)
+        return dataclasses.replace(self, solver=solver, digits=float("inf"))
 
     def transpose(self) -> "SylvesterSolve":
         def transposed(x):
@@ -192,10 +204,13 @@ class SylvesterSolve(eqx.Module):
         self,
         system: ProjectedSylvester,
         rhs: Inexact[Array, "n m"],
-        coordinates: Complex[Array, "m m"] | None = None,
+        frame: "Frame | None" = None,
     ) -> "Solved":
         """The solution, and what of it missed the tolerance: which pairs, where the
-        eigenvectors W of the system's matrix are given, else all or none."""
+        `frame` of the system's matrix is given, else all or none.
+
+        A right side that is not finite has no solution and fails nothing: NaN.
+        """
 
         def step(state):
             y, residual, _, rounds = state
@@ -215,7 +230,7 @@ class SylvesterSolve(eqx.Module):
             return (
                 y,
                 residual,
-                self._backward_error(system, y, residual, rhs),
+                self.judge(system, y, residual, rhs),
                 rounds + 1,
             )
 
@@ -224,56 +239,105 @@ class SylvesterSolve(eqx.Module):
             return (rounds == 0) | ((error > self.rtol) & (rounds < 3))
 
         rhs = system.project(rhs)
+        finite = jnp.all(jnp.isfinite(rhs))
+        rhs = jnp.where(finite, rhs, 0)
         infinite = jnp.asarray(jnp.inf, rhs.real.dtype)
         init = (jnp.zeros_like(rhs), rhs, infinite, jnp.asarray(0))
         y, residual, error, _ = jax.lax.while_loop(missed, step, init)
-        failed = ~(error <= self.rtol)
-        error = jnp.where(failed, jnp.where(jnp.isfinite(error), error, _NO_ANSWER), 0)
-        m = rhs.shape[1]
-        if coordinates is None:
-            return Solved(y, jnp.broadcast_to(failed, (m,)), error)
-        pairs = jax.lax.cond(
-            failed,
-            lambda: ~(self._errors(system, y, residual, rhs, coordinates) <= self.rtol),
-            lambda: jnp.zeros(m, bool),
-        )
-        return Solved(y, pairs, error)
+        failed = jnp.broadcast_to(~(error <= self.rtol), rhs.shape[1:])
+        if frame is not None:
+            # Pairs that nothing is asked of have nothing for an answer: what a solver
+            # made of rounding errors there may be large.
+            asked = _asked(frame.sizes(rhs), rhs)
+            y = y - frame.part(y, ~asked)
+            by_pair = self.judge(system, y, residual, rhs, frame)
+            failed = asked & (jnp.isinf(by_pair) | failed & ~(by_pair <= self.rtol))
+            error = jnp.where(jnp.any(failed & jnp.isinf(by_pair)), jnp.inf, error)
+        error = jnp.where(jnp.isfinite(error), error, _NO_ANSWER)
+        error = jnp.where(jnp.any(failed), error, 0)
+        return Solved(jnp.where(finite, y, jnp.nan), failed, error)
 
-    def _backward_error(self, system, y, residual, rhs) -> Float[Array, ""]:
-        """‖residual‖ / (‖A‖ ‖Y‖ + ‖rhs‖) of the whole block, with a lower bound for ‖A‖.
+
+    def judge(
+        self,
+        system: ProjectedSylvester,
+        y: Inexact[Array, "n m"],
+        residual: Inexact[Array, "n m"],
+        rhs: Inexact[Array, "n m"],
+        frame: "Frame | None" = None,
+    ) -> Float[Array, "..."]:
+        """‖residual‖ / (‖A‖ ‖Y‖ + ‖rhs‖) of the whole block, or of each pair in its
+        `frame`, with a lower bound for ‖A‖; infinite where no digit is known.
 
         Not relative to the right side alone: nearly tied neighbours make the solution,
         not the error, large. Not column by column: a loss on one pair leaves rounding
         errors for the others' right sides, which no solver can solve to their own size.
         Nor below the rounding of a product with A, far from whose norm the pairs may be.
+
+        The pairs are those of A + E, with ‖E‖ their residual or rounding, which changes Y
+        by `sep⁻¹ ‖E‖ ‖Y‖`; and sep ≤ ‖rhs‖ / ‖Y‖. So where ‖E‖ ‖Y‖ is as large as the
+        right side, or the residual is, Y is as good as unknown: the selected eigenvalue
+        is one of the others to within rounding, or in effect so for its non-normality.
         """
-        size = jnp.linalg.norm(y)
-        image = jnp.linalg.norm(rhs - residual)
-        norm = jnp.maximum(system.scale, image / jnp.where(size > 0, size, 1))
-        norm = jnp.maximum(norm, self._rounding(rhs.dtype))
-        error = jnp.linalg.norm(residual)
-        return jnp.where(error > 0, error / (norm * size + jnp.linalg.norm(rhs)), error)
+        sizes = jnp.linalg.norm if frame is None else frame.sizes
+        size, error, right = sizes(y), sizes(residual), sizes(rhs)
+        norm = jnp.maximum(system.scale, sizes(rhs - residual) / _nonzero(size))
+        eps = float(jnp.finfo(rhs.dtype).eps)
+        known, least = eps * norm, norm
+        if self.norm is not None:
+            known = jnp.maximum(known, eps * self.norm)
+            least = jnp.maximum(norm, 100 * eps * self.norm / self.rtol)
+        if self.residuals is not None:
+            worst = jnp.max(self.residuals)
+            known = jnp.maximum(known, worst if frame is None else self.residuals)
+        lost = jnp.maximum(known * size, error) > self.digits * right
+        lost = lost & _asked(right, rhs)
+        # In eigen-coordinates the block decouples: the derivative of pair i follows from
+        # `Y w_i` alone, which solves a system of its own with the residual `R w_i`. (Not
+        # so the columns of Y: one that failed spoils those it is coupled to.) What is
+        # asked for of a small right side is relative to the block's; but not to the
+        # block's solution, in which a column that failed may be of any size.
+        error = error / _nonzero(least * size + jnp.linalg.norm(rhs))
+        return jnp.where(lost, jnp.inf, error)
 
-    def _rounding(self, dtype) -> Float[ArrayLike, ""]:
-        if self.norm is None:
-            return 0.0
-        return 100 * jnp.finfo(dtype).eps * self.norm / self.rtol
 
-    def _errors(self, system, y, residual, rhs, coordinates) -> Float[Array, " m"]:
-        """The backward errors of the pairs, of a block that missed its tolerance.
+def _nonzero(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    return jnp.where(x > 0, x, 1)
 
-        In eigen-coordinates the block decouples: the derivative of pair i follows from
-        `Y w_i` alone, which solves a system of its own with the residual `R w_i`. (Not so
-        the columns of Y: one that failed spoils those it is coupled to.) What is asked
-        for of a small right side is relative to the block's, as ever; but not to the
-        block's solution, in which a column that failed may be of any size.
-        """
 
-        def sizes(x: Array) -> Float[Array, " m"]:
-            return jnp.linalg.norm(x.astype(coordinates.dtype) @ coordinates, axis=0)
+def _asked(right: Float[Array, "..."], rhs: Inexact[Array, "n m"]) -> Bool[Array, "..."]:
+    """Which parts of a right side are more than the rounding errors of it."""
+    rounding = 10 * rhs.shape[1] * float(jnp.finfo(rhs.dtype).eps)
+    return right > rounding * jnp.linalg.norm(rhs)
 
-        size, image, error = sizes(y), sizes(rhs - residual), sizes(residual)
-        norm = jnp.maximum(system.scale, image / jnp.where(size > 0, size, 1))
-        norm = jnp.maximum(norm, self._rounding(rhs.dtype))
-        bound = norm * size + jnp.linalg.norm(rhs)
-        return jnp.where(error > 0, error / bound, error)
+
+class Frame(eqx.Module):
+    """The eigenvectors W of a system's matrix, of unit norm, and W⁻¹."""
+
+    vectors: Complex[Array, "m m"]
+    inverse: Complex[Array, "m m"]
+
+    @classmethod
+    def of(
+        cls, coordinates: Complex[Array, "m m"], active: Bool[Array, " m"]
+    ) -> "Frame":
+        both = active[:, None] & active[None, :]
+        w = jnp.where(both, coordinates, jnp.eye(active.size, dtype=coordinates.dtype))
+        w = times_real(w, 1 / jnp.linalg.norm(w, axis=0))
+        return cls(w, jnp.linalg.inv(w))
+
+    def transpose(self) -> "Frame":
+        """That of Lᵀ."""
+        size = jnp.linalg.norm(self.inverse, axis=1)
+        rows = times_real(self.vectors.T, size[:, None])
+        return Frame(times_real(self.inverse.T, 1 / size), rows)
+
+    def sizes(self, y: Inexact[Array, "n m"]) -> Float[Array, " m"]:
+        return jnp.linalg.norm(times(y, self.vectors), axis=0)
+
+    def part(
+        self, y: Inexact[Array, "n m"], which: Bool[Array, " m"]
+    ) -> Inexact[Array, "n m"]:
+        """What the pairs `which` contribute to Y."""
+        inside = self.vectors @ jnp.where(which[:, None], self.inverse, 0)
+        return times(y, inside) if jnp.iscomplexobj(y) else y @ inside.real

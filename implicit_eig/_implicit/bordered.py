@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Complex, Float, Inexact
 from .._linear_map import joined
 from .._linear_solver import ProjectedSylvester
 from .._operator import Pencil
-from .adjoint import SylvesterSolve
+from .adjoint import Frame, SylvesterSolve
 
 
 class BorderedSolution(eqx.Module):
@@ -65,6 +65,7 @@ def solve_bordered(
     # A real block of k = n - 1 whose cut pair is kept whole fills the space as well.
     full = jnp.all(active) & (basis.shape[0] == basis.shape[1])
     system = _system(pencil, basis, matrix, border)
+    frame = None if coordinates is None else Frame.of(coordinates, active)
     fixed = system.domain_basis
     stretched = border * system.scale.astype(border.dtype)
     along = pencil.mass_mm(basis)
@@ -84,7 +85,7 @@ def solve_bordered(
 
     def solved(_, right):
         rhs, mark, signal = right
-        y, failed, error = solve(system, rhs, coordinates)
+        y, failed, error = solve(system, rhs, frame)
         failed = failed & active
         if coordinates is None:
             y = jnp.where(jnp.any(failed), jnp.nan, y)
@@ -92,7 +93,8 @@ def solve_bordered(
 
     def solved_transposed(_, right):
         rhs, mark, signal = right
-        y, failed, error = solve.transpose()(system.transpose(), rhs)
+        back = None if frame is None else frame.transpose()
+        y, failed, error = solve.transpose()(system.transpose(), rhs, back)
         # A cotangent is a sum over the pairs.
         return jnp.where(jnp.any(failed), jnp.nan, y), mark, signal + error
 
@@ -126,7 +128,8 @@ def separation(
         return jnp.asarray(jnp.inf, matrix.real.dtype)
     border, _ = _border(pencil, basis, active)
     system = _system(pencil, basis, matrix, border)
-    transposed = system.transpose()
+    # How little is known of an answer is what is asked here.
+    transposed, solve = system.transpose(), solve.whatever()
     start = jax.random.normal(jax.random.key(0), basis.shape, matrix.real.dtype)
 
     def unit(y: Array) -> tuple[Array, Array]:

@@ -13,17 +13,32 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Inexact
+from jaxtyping import Array, Float, Inexact
 
 from .._operator import complex_dtype, Pencil, promises_nothing
 from .._transformation import Inverse
 from .system import AbstractSylvesterSolver, dot, ProjectedSylvester, times
 
 
+_DIRECT = (lx.LU, lx.QR, lx.SVD, lx.AutoLinearSolver)
+
+
 class Columnwise(AbstractSylvesterSolver):
-    """Solves the shifted systems one after the other with a lineax solver."""
+    """Solves the shifted systems one after the other with a lineax solver.
+
+    A system that is singular to within the error of its pair has no answer, whether or
+    not the right side shows it: of the transposed one, the right side of an eigenvalue
+    does not when another copy of it was left out. Where factors are at hand a random
+    right side is solved along, for two triangular solves more, and tells.
+    """
 
     linear_solver: lx.AbstractLinearSolver
+    error: Float[Array, ""] | None = None  # of A, known once the pairs are
+
+    def for_block(self, block):
+        worst = jnp.max(jnp.where(block.active, block.residuals, 0))
+        eps = float(jnp.finfo(worst.dtype).eps)
+        return Columnwise(self.linear_solver, jnp.maximum(eps * block.norm, worst))
 
     def solve(
         self, system, rhs, *, selection, k, preconditioner, transformation=None, rtol
@@ -34,6 +49,9 @@ class Columnwise(AbstractSylvesterSolver):
         above = jnp.triu(t, 1)
         right = times(rhs, u)
         negligible = 0.1 * rtol * jnp.linalg.norm(rhs)
+        probe = self.error is not None and isinstance(self.linear_solver, _DIRECT)
+        random = jax.random.normal(jax.random.key(0), rhs.shape[:1], rhs.real.dtype)
+        random = system.project(random[:, None].astype(right.dtype))[:, 0]
 
         def column(solved, j):
             earlier = system.project(system.pencil.mass_mm(solved) @ above[:, j])
@@ -43,13 +61,22 @@ class Columnwise(AbstractSylvesterSolver):
             if preconditioner is not None:
                 options["preconditioner"] = _Projected(system, preconditioner, b.dtype)
 
-            def solve(b):
+            def one(b):
                 y = lx.linear_solve(
                     operator, b, self.linear_solver, options=options, throw=False
                 ).value
-                y = system.restrict(y[:, None])[:, 0]
-                # A solver that broke down must not spoil other columns' answers.
-                return jnp.where(jnp.all(jnp.isfinite(y)), y, 0)
+                return system.restrict(y[:, None])[:, 0]
+
+            def solve(b):
+                if not probe:
+                    y, regular = one(b), True
+                else:
+                    y, z = jax.vmap(one)(jnp.stack([b, random]))
+                    missed = jnp.linalg.norm(random - operator.mv(z))
+                    missed = jnp.maximum(missed, self.error * jnp.linalg.norm(z))
+                    regular = missed <= 0.01 * jnp.linalg.norm(random)
+                # What has no answer must not spoil other columns' answers.
+                return jnp.where(regular & jnp.all(jnp.isfinite(y)), y, 0)
 
             # A loss on one pair leaves rounding errors here for the others. Columns that
             # are not in use are always zero, and their shift may be an eigenvalue.
