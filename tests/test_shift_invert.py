@@ -174,7 +174,7 @@ class TestFinding:
         assert calls["factors"] == 3
 
     def test_old_factors_make_room_for_new_ones(self, monkeypatch):
-        monkeypatch.setattr(sparse_lu._Factors, "limit", lambda self: 0)
+        monkeypatch.setattr(sparse_lu, "_memory", lambda: 0)
         for seed in (0, 1):
             ieig.eigs(sparse(matrix(np.float64, seed)), K, eigensolver=shift_invert(0.3))
         assert len(sparse_lu._factors.alive) == 1

@@ -28,7 +28,9 @@ def host_call(
     """`fn(*args, **options)`, run by NumPy on the host.
 
     Under `vmap` arguments have a further leading axis, of length 1 where they are not
-    batched, and so must the results. `fn` must be pure, up to what it caches.
+    batched, and so must the results. `fn` must be pure, up to what it caches. A class is
+    called without arguments when the program is compiled, for each place it stands at: the
+    instance lives as long as the program.
     """
     options_ = tuple(sorted(options.items()))
     return tuple(_host_call_p.bind(*args, fn=fn, results=results, options=options_))
@@ -54,9 +56,10 @@ def _(*avals, fn, results, options):
 
 def _lowered(ctx, *args, fn, results, options):
     del results
+    run = fn() if isinstance(fn, type) else fn
 
     def call(*arrays):
-        return tuple(fn(*arrays, **dict(options)))
+        return tuple(run(*arrays, **dict(options)))
 
     out, *_ = mlir.emit_python_callback(
         ctx,
