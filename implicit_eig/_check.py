@@ -4,6 +4,8 @@ import numbers
 import operator
 from typing import Any
 
+import numpy as np
+
 
 def check_integer(name: str, value: Any, least: int) -> int:
     """`value` as an `int`, at least `least`; NumPy integers will do, bools will not."""
@@ -30,3 +32,13 @@ def check_real(name: str, value: Any, *, zero: bool = False) -> None:
 def check_flag(name: str, value: Any) -> None:
     if not isinstance(value, bool):
         raise TypeError(f"`{name}` must be True or False; got {value!r}.")
+
+
+def check_numbers(name: str, values: np.ndarray) -> None:
+    """Whether JAX has the dtype of a NumPy array, up to precision."""
+    kind, size = values.dtype.kind, values.dtype.itemsize
+    if kind in "OSUMm" or size > {"f": 8, "c": 16}.get(kind, size):
+        raise TypeError(
+            f"`{name}` must be numbers of a dtype that JAX has; got {values.dtype}. "
+            "Convert it first, by `.astype(float)` or `.astype(complex)`."
+        )

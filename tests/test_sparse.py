@@ -260,10 +260,73 @@ def test_sparse_matrices_of_others_become_the_operator(convert, jit):
     matrix, x = convert(a), jnp.arange(1.0, 10.0)
     if not jit:
         close(as_operator(matrix).mv(x), a @ x)
+        close(ieig.SparseOperator(matrix).transpose().mv(x), a.T @ x)
     elif isinstance(matrix, sparse.JAXSparse):
         close(jax.jit(lambda matrix: as_operator(matrix).mv(x))(matrix), a @ x)
     else:
         close(jax.jit(lambda: as_operator(matrix).mv(x))(), a @ x)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@all_patterns
+def test_the_entries_are_each_place_once(pattern, transposed):
+    values, rows, columns, n, matrix = make(pattern, np.complex128)
+
+    def entries(values, i, j):
+        op = ieig.SparseOperator(values, i, j, n)
+        return (op.transpose() if transposed else op).entries
+
+    v, i, j = entries(values, rows, columns)
+    want = np.unique(np.stack([rows, columns]), axis=1)  # row by row
+    assert np.array_equal(np.stack([j, i] if transposed else [i, j]), want)
+    a = matrix(values).T if transposed else matrix(values)
+    close(v, a[i, j], np.complex128)
+    # Known ones stay known under `jit`; so are they after a journey as an argument.
+    inside = jax.jit(lambda v: entries(v, rows, columns))(values)
+    op = ieig.SparseOperator(values, rows, columns, n)
+    journey = jax.jit(lambda op: (op.transpose() if transposed else op).entries)(op)
+    for got in (inside, journey):
+        close(got[0], v)
+        assert np.array_equal(got[1], i) and np.array_equal(got[2], j)
+    loss = lambda values: jnp.sum(entries(values, rows, columns)[0] ** 2).real
+    close(jax.grad(loss)(values), 2 * a[(columns, rows) if transposed else (rows, columns)])
+    with pytest.raises(ValueError, match="duplicates"):
+        jax.jit(entries)(values, rows, columns)
+
+
+def test_known_triplets_are_summed_on_the_host_under_jit_too():
+    values, rows, columns, n, matrix = make(duplicates)
+    x, values = jnp.arange(1.0, n + 1), np.asarray(values)
+
+    def products(x):
+        op = ieig.SparseOperator(values, rows, columns, n)
+        leaves = jax.tree.leaves((op, op.entries))
+        assert not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+        return op.mv(x)
+
+    close(jax.jit(products)(x), matrix(values) @ x)
+
+
+def test_what_is_no_sparse_matrix_is_named():
+    bcoo = sparse.BCOO((jnp.ones(3), jnp.array([[0, 0], [9, 9], [1, -1]])), shape=(3, 3))
+    tall = sp.csr_array(np.ones((3, 2)))
+    wide = np.ones(2, np.longdouble)
+    for call, error, text in (
+        (lambda: ieig.SparseOperator(bcoo), ValueError, "`matrix` has a negative index: entry 2 stands at (1, -1)"),
+        (lambda: as_operator(bcoo), ValueError, "`operator` has a negative index"),
+        (lambda: ieig.SparseOperator(tall), ValueError, "`matrix` must be square; got a matrix of shape (3, 2)"),
+        (lambda: ieig.SparseOperator(np.eye(3)), TypeError, "got one ndarray"),
+        (lambda: ieig.SparseOperator([1.0], [0], [0]), TypeError, "`n` must be an integer; got None"),
+        (lambda: ieig.SparseOperator(wide, [0, 1], [0, 1], 2), TypeError, f"got {wide.dtype}"),
+        (lambda: as_operator(sp.coo_array(np.eye(2, dtype=np.longdouble))), TypeError, f"got {wide.dtype}"),
+        (lambda: ieig.SparseOperator(np.array([1, "a"], object), [0, 1], [0, 1], 2), TypeError, "got object"),
+        (lambda: ieig.eigs(np.eye(3, dtype=np.longdouble), 1), TypeError, f"`operator` must be numbers of a dtype that JAX has; got {wide.dtype}"),
+        (lambda: ieig.eig(np.eye(3, dtype=object)), TypeError, "got object"),
+        (lambda: ieig.SparseOperator(wide * 1j, [0, 1], [0, 1], 2), TypeError, "got complex256"),
+    ):  # fmt: skip
+        with pytest.raises(error) as caught:
+            call()
+        assert text in str(caught.value)
 
 
 @pytest.mark.parametrize("transposed", [False, True])

@@ -1,6 +1,5 @@
 """Arrays, sparse matrices, callables and lineax operators become lineax operators."""
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,12 +9,13 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Inexact, PyTree
 
+from .._check import check_numbers
 from .._program import TracedFunction
 from .pencil import Domain, Pencil
 from .sparse import SparseOperator
+from .triplets import is_sparse, triplets
 
 
 _DTYPES = ("float32", "float64", "complex64", "complex128")
@@ -47,10 +47,8 @@ def as_operator(
     """A square lineax operator of what the user gave, or a `ValueError`/`TypeError`."""
     if isinstance(operator, lx.AbstractLinearOperator):
         result = _traced(operator)
-    elif _is_jax_sparse(operator):
-        result = _from_jax_sparse(operator, name)
-    elif _is_scipy_sparse(operator):
-        result = _from_scipy(operator, name)
+    elif is_sparse(operator):
+        result = SparseOperator(*triplets(operator, name))
     elif callable(operator):
         result = _from_callable(operator, like, name)
     else:
@@ -67,6 +65,8 @@ def as_operator(
 
 def as_matrix(a: Any, name: str = "operator") -> Inexact[Array, "*batch n n"]:
     """An array of square matrices of a dtype LAPACK has; integers are promoted."""
+    if isinstance(a, np.ndarray):
+        check_numbers(name, a)
     try:
         a = jnp.asarray(a)
     except TypeError as error:
@@ -144,56 +144,6 @@ def _traced(operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
         return eqx.tree_at(lambda x: x.fn, x, fn, is_leaf=lambda y: y is x.fn)
 
     return jtu.tree_map(one, operator, is_leaf=lambda x: isinstance(x, kinds))
-
-
-def _is_jax_sparse(x: Any) -> bool:
-    # Whoever holds such an array has imported the module; importing it here would cost
-    # every user of the package.
-    module = sys.modules.get("jax.experimental.sparse")
-    return module is not None and isinstance(x, module.JAXSparse)
-
-
-def _from_jax_sparse(x: Any, name: str) -> SparseOperator:
-    _check_matrix_shape(x.shape, name)
-    module = sys.modules["jax.experimental.sparse"]
-    if isinstance(x, module.BCSR):
-        with jax.ensure_compile_time_eval():  # indices that are known stay known
-            x = x.to_bcoo()
-    if not isinstance(x, module.BCOO):
-        raise TypeError(
-            f"`{name}` is a {type(x).__name__}; of jax.experimental.sparse, BCOO and "
-            "BCSR are supported."
-        )
-    if x.n_batch or x.n_dense:
-        raise ValueError(
-            f"`{name}` must be a BCOO without batch and dense dimensions; got "
-            f"n_batch={x.n_batch}, n_dense={x.n_dense}. Use `jax.vmap` for batches."
-        )
-    data, indices, n = x.data, x.indices, x.shape[0]
-    if isinstance(indices, Tracer):
-        return SparseOperator(data, indices[:, 0], indices[:, 1], n)
-    indices = np.asarray(indices)
-    inside = (indices < n).all(axis=1)
-    if not inside.all():  # padding, which stands outside the matrix
-        data, indices = data[np.flatnonzero(inside)], indices[inside]
-    return SparseOperator(data, indices[:, 0], indices[:, 1], n)
-
-
-def _is_scipy_sparse(x: Any) -> bool:
-    module = sys.modules.get("scipy.sparse")
-    return module is not None and module.issparse(x)
-
-
-def _from_scipy(x: Any, name: str) -> SparseOperator:
-    _check_matrix_shape(x.shape, name)
-    x = x.tocoo()
-    index = np.int32 if x.shape[0] <= np.iinfo(np.int32).max else np.int64
-    return SparseOperator(x.data, x.row.astype(index), x.col.astype(index), x.shape[0])
-
-
-def _check_matrix_shape(shape: tuple[int, ...], name: str) -> None:
-    if len(shape) != 2 or shape[0] != shape[1]:
-        raise ValueError(f"`{name}` must be square; got a matrix of shape {shape}.")
 
 
 def _astype(operator: Any, dtype: Any, name: str) -> lx.AbstractLinearOperator:

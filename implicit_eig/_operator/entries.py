@@ -26,6 +26,8 @@ def entries(operator: lx.AbstractLinearOperator) -> Triplets | None:
 
 @entries.register(SparseOperator)
 def _(operator):
+    if operator.pattern.stored is not None:
+        return operator.entries
     values, rows, columns = operator.pattern.triplets(operator.values)
     if operator.transposed:
         rows, columns = columns, rows

@@ -31,6 +31,8 @@ class AbstractPattern(eqx.Module):
     """Products of A and Aᵀ with vectors `(n,)` or blocks of columns `(n, k)`."""
 
     n: int = eqx.field(static=True)
+    # The slots of the entries, row by row; `None` where their places are not known.
+    stored: Int[Array, " nnz"] | None
 
     @abc.abstractmethod
     def product(self, values: Inexact[Array, "l p"], x: Array) -> Array: ...
@@ -110,13 +112,13 @@ def find_pattern(
     rows: np.ndarray, columns: np.ndarray, n: int
 ) -> tuple[AbstractPattern, tuple[int, int], np.ndarray]:
     """The pattern of the given entries, the shape of its values, and the slot in the
-    flattened values of each entry. Cost: one sort of the rows."""
+    flattened values of each entry. Each stands once, row by row."""
     return _find_diagonals(rows, columns, n) or _find_pieces(rows, columns, n)
 
 
 def single_entries(rows: Array, columns: Array, n: int) -> Pieces:
     """Each entry a piece, in the order given: for indices that are not known yet."""
-    return Pieces(n, columns[None], rows)
+    return Pieces(n, None, columns[None], rows)
 
 
 def _find_diagonals(rows, columns, n):
@@ -131,7 +133,8 @@ def _find_diagonals(rows, columns, n):
     present[slots] = True
     shape = used.size, n
     offsets = tuple(int(d) - (n - 1) for d in used)
-    return Diagonals(n, jnp.asarray(present.reshape(shape)), offsets), shape, slots
+    present = constant(present.reshape(shape))
+    return Diagonals(n, _index(slots), present, offsets), shape, slots
 
 
 def _find_pieces(rows, columns, n):
@@ -139,20 +142,29 @@ def _find_pieces(rows, columns, n):
     length, whole = _piece_length(lengths)
     count = np.ones(n, np.int64) if whole else -(-lengths // length)
     shape = length, int(count.sum())
-    order = np.argsort(rows, kind="stable")
-    place = np.empty_like(order)  # of an entry in its row
     start = np.cumsum(lengths) - lengths
-    place[order] = np.arange(rows.size) - start[rows[order]]
+    place = np.arange(rows.size) - start[rows]  # of an entry in its row
     piece = (np.cumsum(count) - count)[rows] + place // length
     slots = place % length * shape[1] + piece
-    index = np.int32 if n <= np.iinfo(np.int32).max else np.int64
-    first = np.zeros(shape[1], index)
+    first = np.zeros(shape[1], np.int64)
     leads = place % length == 0
     first[piece[leads]] = columns[leads]
     taken = np.tile(first, length)
     taken[slots] = columns
-    row_of = None if whole else jnp.asarray(np.repeat(np.arange(n, dtype=index), count))
-    return Pieces(n, jnp.asarray(taken.reshape(shape)), row_of), shape, slots
+    row_of = None if whole else _index(np.repeat(np.arange(n), count))
+    return Pieces(n, _index(slots), _index(taken.reshape(shape)), row_of), shape, slots
+
+
+def _index(x: np.ndarray) -> Array:
+    fits = x.max(initial=0) <= np.iinfo(np.int32).max
+    return constant(x.astype(np.int32) if fits else x)
+
+
+def constant(x: np.ndarray) -> Array:
+    """An array that is known under `jit` too, so that XLA has nothing to fold: it takes
+    seconds for a million entries, anew for each program."""
+    with jax.ensure_compile_time_eval():
+        return jnp.asarray(x)
 
 
 def _piece_length(lengths: np.ndarray) -> tuple[int, bool]:

@@ -10,19 +10,25 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, DTypeLike, Inexact
 
-from .._check import check_integer
-from .pattern import AbstractPattern, find_pattern, single_entries
+from .._check import check_integer, check_numbers
+from .pattern import AbstractPattern, constant, find_pattern, single_entries
 from .structure import promises_nothing
+from .triplets import is_sparse, triplets
 
 
 @promises_nothing
 class SparseOperator(lx.AbstractLinearOperator):
-    """A square sparse matrix from coordinate triplets.
+    """A square sparse matrix, `SparseOperator(matrix)`, or one from coordinate triplets,
+    `SparseOperator(values, rows, columns, n)`.
 
     The values are differentiable, to any order; the pattern is constant. Duplicate
     entries add up. The pattern is analysed once, on the host, in O(nnz log nnz): a matrix
     of few diagonals is applied by shifts, any other by rows of equal length, long rows
     being cut into pieces. The transpose shares all arrays and costs nothing to make.
+
+    `entries` are the values, rows and columns of the matrix, each of shape `(nnz,)`, row by
+    row and each place once: what a linear solver of one's own starts from. Values are
+    differentiable there too. Entries that are zero stay.
 
     The field `values` holds the values in the order of the pattern, and gradients with
     respect to the operator have that order; those with respect to the argument `values`
@@ -35,6 +41,8 @@ class SparseOperator(lx.AbstractLinearOperator):
 
     **Arguments:**
 
+    - `matrix`: a SciPy sparse array or matrix, or a BCOO or BCSR of
+        `jax.experimental.sparse`. Entries of a BCOO beyond its shape are padding.
     - `values`: shape `(nnz,)`.
     - `rows`, `columns`: integer arrays of shape `(nnz,)`, in any order; a `ValueError` if
         one of them lies outside the matrix.
@@ -47,6 +55,7 @@ class SparseOperator(lx.AbstractLinearOperator):
         op = ieig.SparseOperator([1.0, 2.0, 3.0], [0, 1, 1], [1, 0, 1], n=2)
         op.mv(jnp.ones(2))               # [1, 5]
         op.transpose().mv(jnp.ones(2))   # [2, 4]
+        values, rows, columns = op.entries
         ```
     """
 
@@ -54,22 +63,40 @@ class SparseOperator(lx.AbstractLinearOperator):
     pattern: AbstractPattern
     transposed: bool = eqx.field(static=True)
 
-    def __init__(self, values: ArrayLike, rows: ArrayLike, columns: ArrayLike, n: int):
-        values, n = jnp.asarray(values), check_integer("n", n, 1)
+    def __init__(
+        self,
+        values: ArrayLike | Any,
+        rows: ArrayLike | None = None,
+        columns: ArrayLike | None = None,
+        n: int | None = None,
+    ):
+        if rows is None and columns is None and n is None:
+            if not is_sparse(values):
+                raise TypeError(
+                    "`SparseOperator` takes a sparse matrix, or `values, rows, columns, "
+                    f"n`; got one {type(values).__name__}."
+                )
+            values, rows, columns, n = triplets(values, "matrix")
+        values, n = _numbers(values), check_integer("n", n, 1)
         shapes = values.shape, np.shape(rows), np.shape(columns)
         if not (values.ndim == 1 and len(set(shapes)) == 1):
             raise ValueError(
                 "`values`, `rows` and `columns` must be of one shape (nnz,); got "
                 f"{shapes[0]}, {shapes[1]} and {shapes[2]}."
             )
-        if not jnp.issubdtype(values.dtype, jnp.inexact):
-            values = values.astype(jnp.result_type(float))
         known = not any(isinstance(index, Tracer) for index in (rows, columns))
         i, j = _indices("rows", rows, n, known), _indices("columns", columns, n, known)
         if known:
-            self.pattern, shape, slots = find_pattern(i, j, n)
-            flat = jnp.zeros(shape[0] * shape[1], values.dtype)
-            self.values = flat.at[slots].add(values).reshape(shape)
+            place, which = np.unique(i.astype(np.int64) * n + j, return_inverse=True)
+            self.pattern, shape, slots = find_pattern(*np.divmod(place, n), n)
+            size, slots = shape[0] * shape[1], slots[which]
+            if isinstance(values, Tracer):
+                flat = jnp.zeros(size, values.dtype).at[slots].add(values)
+                self.values = flat.reshape(shape)
+            else:
+                flat = np.zeros(size, values.dtype)
+                np.add.at(flat, slots, np.asarray(values))
+                self.values = constant(flat.reshape(shape))
         else:
             inside = (i >= 0) & (i < n) & (j >= 0) & (j < n)
             values, i, j = (
@@ -81,6 +108,21 @@ class SparseOperator(lx.AbstractLinearOperator):
     @property
     def n(self) -> int:
         return self.pattern.n
+
+    @property
+    def entries(self) -> tuple[Inexact[Array, " nnz"], Array, Array]:
+        stored = self.pattern.stored
+        if stored is None:
+            raise ValueError(
+                "`entries` are each place once, and here `rows` and `columns` were traced "
+                "when the operator was made, so that nobody knows which are duplicates. "
+                "Close over the indices, or make the operator outside."
+            )
+        with jax.ensure_compile_time_eval():
+            values, rows, columns = (
+                x.ravel()[stored] for x in self.pattern.triplets(self.values)
+            )
+        return (values, columns, rows) if self.transposed else (values, rows, columns)
 
     def mv(self, vector: Inexact[Array, " n"]) -> Inexact[Array, " n"]:
         return self.mm(vector)
@@ -114,6 +156,17 @@ class SparseOperator(lx.AbstractLinearOperator):
 
     def out_structure(self) -> Any:
         return self.in_structure()
+
+
+def _numbers(values: ArrayLike) -> Any:
+    """Of an inexact dtype that JAX has."""
+    if not isinstance(values, jax.Array):
+        values = np.asarray(values)
+        check_numbers("values", values)
+    dtype = jax.dtypes.canonicalize_dtype(values.dtype)
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        dtype = jnp.result_type(float)
+    return values.astype(dtype)
 
 
 def _indices(name: str, index: ArrayLike, n: int, known: bool) -> Any:
