@@ -289,7 +289,9 @@ def test_the_entries_are_each_place_once(pattern, transposed):
         close(got[0], v)
         assert np.array_equal(got[1], i) and np.array_equal(got[2], j)
     loss = lambda values: jnp.sum(entries(values, rows, columns)[0] ** 2).real
-    close(jax.grad(loss)(values), 2 * a[(columns, rows) if transposed else (rows, columns)])
+    close(
+        jax.grad(loss)(values), 2 * a[(columns, rows) if transposed else (rows, columns)]
+    )
     with pytest.raises(ValueError, match="duplicates"):
         jax.jit(entries)(values, rows, columns)
 

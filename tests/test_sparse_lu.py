@@ -131,7 +131,9 @@ DIFFICULT = {
     "pivots that cancel": cancelling,
     "a permutation": lambda: sp.csr_array(np.roll(np.eye(20), 1, axis=0)),
     "tiny diagonal": lambda: grid(12) - sp.diags_array(np.full(144, 4.0 - 1e-9)),
-    "narrow": lambda: sp.diags_array([1e-7, 1.0, 1.0], offsets=[0, 1, -1], shape=(90, 90)),
+    "narrow": lambda: sp.diags_array(
+        [1e-7, 1.0, 1.0], offsets=[0, 1, -1], shape=(90, 90)
+    ),
 }
 
 
@@ -288,12 +290,12 @@ def test_memory_stays_flat_over_many_runs():
     if not os.path.exists("/proc/self/statm"):
         pytest.skip("needs Linux' count of resident pages")
     values = jnp.asarray(a.data)
-    for _ in range(20):
+    for _ in range(100):  # until malloc has what it likes to keep
         run(values).block_until_ready()
     before = resident()
-    for _ in range(60):  # 1.3 MB each
+    for _ in range(150):  # 1.7 MB each
         run(values).block_until_ready()
-    assert resident() - before < 2e7
+    assert resident() - before < 5e7
     kept = sum(f.size for f in sparse_lu._factors.alive.values())
     assert kept < 4 * sparse_lu._SMALL
 
@@ -318,5 +320,7 @@ def test_the_limit_is_that_of_the_container(tmp_path):
     assert limit(["0::/a/b"], a__memory_max="2000\n", a__b__memory_max="3000\n") == 2000
     one = {"memory__job__memory_limit_in_bytes": "5000\n"}
     assert limit(["3:cpu,memory:/job", "4:pids:/"], **one) == 5000
-    assert limit(["3:memory:/job"], memory__job__memory_limit_in_bytes=str(2**63)) == machine
+    assert (
+        limit(["3:memory:/job"], memory__job__memory_limit_in_bytes=str(2**63)) == machine
+    )
     assert sparse_lu._memory() <= machine

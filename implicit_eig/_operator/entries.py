@@ -102,7 +102,9 @@ def together(first: Triplets | None, second: Triplets | None) -> Triplets | None
     def joined(i: int, dtype) -> Array:
         return jnp.concatenate([x[i].astype(dtype) for x in (first, second)])
 
-    return joined(0, dtype), joined(1, index), joined(2, index)
+    with jax.ensure_compile_time_eval():  # indices that are known stay known
+        rows, columns = joined(1, index), joined(2, index)
+    return joined(0, dtype), rows, columns
 
 
 def _scaled(triplets: Triplets | None, scalar) -> Triplets | None:
@@ -119,5 +121,6 @@ def _scaled(triplets: Triplets | None, scalar) -> Triplets | None:
 def _diagonal(values: Array) -> Triplets | None:
     if values.ndim != 1:
         return None
-    index = jnp.arange(values.size, dtype=jnp.int32)
+    with jax.ensure_compile_time_eval():
+        index = jnp.arange(values.size, dtype=jnp.int32)
     return values, index, index

@@ -26,8 +26,8 @@ class SparseOperator(lx.AbstractLinearOperator):
     of few diagonals is applied by shifts, any other by rows of equal length, long rows
     being cut into pieces. The transpose shares all arrays and costs nothing to make.
 
-    `entries` are the values, rows and columns of the matrix, each of shape `(nnz,)`, row by
-    row and each place once: what a linear solver of one's own starts from. Values are
+    `entries` are the values, rows and columns of the matrix, each of shape `(nnz,)`, row
+    by row and each place once: what a linear solver of one's own starts from. Values are
     differentiable there too. Entries that are zero stay.
 
     The field `values` holds the values in the order of the pattern, and gradients with
@@ -114,8 +114,8 @@ class SparseOperator(lx.AbstractLinearOperator):
         stored = self.pattern.stored
         if stored is None:
             raise ValueError(
-                "`entries` are each place once, and here `rows` and `columns` were traced "
-                "when the operator was made, so that nobody knows which are duplicates. "
+                "`entries` hold each place once, but `rows` and `columns` were traced "
+                "when this operator was made, so that nobody knows which are duplicates. "
                 "Close over the indices, or make the operator outside."
             )
         with jax.ensure_compile_time_eval():

@@ -28,9 +28,9 @@ def host_call(
     """`fn(*args, **options)`, run by NumPy on the host.
 
     Under `vmap` arguments have a further leading axis, of length 1 where they are not
-    batched, and so must the results. `fn` must be pure, up to what it caches. A class is
-    called without arguments when the program is compiled, for each place it stands at: the
-    instance lives as long as the program.
+    batched, and so must the results. `fn` must be pure, up to what it caches. Of a class
+    an instance is made, without arguments, when the program is compiled, for each place
+    it stands at; it lives as long as the program.
     """
     options_ = tuple(sorted(options.items()))
     return tuple(_host_call_p.bind(*args, fn=fn, results=results, options=options_))

@@ -133,11 +133,11 @@ def _leave(calls) -> None:
 
 
 # Bytes of factors that any place may keep.
-_SMALL = 2**23
+_SMALL = 2**20
 
 
 class _Factor:
-    """P R A C Q = L U, with scales R and C; `refined` solves take a step of refinement."""
+    """P R A C Q = L U, with scales R and C; `refined`: by a step of refinement."""
 
     def __init__(self, lu, matrix, rows, columns, refined: bool = False):
         self.lu, self.rows, self.columns = lu, rows[:, None], columns[:, None]
@@ -357,15 +357,15 @@ class SparseLU(lx.AbstractLinearSolver[_State]):
 
     A singular matrix gives NaN and `lineax.RESULTS.singular`.
 
-    A factor stays on the host until its program runs again, or is dropped. Together factors
-    take at most a quarter of the memory that the process may use (of the container, where
-    that has a limit). One that is asked for later, by a gradient taken of an earlier run, is
-    made again.
+    A factor stays on the host until its program runs again, or is dropped. Together
+    factors take at most a quarter of the memory that the process may use (of the
+    container, where that has a limit). One that is asked for later, by a gradient of an
+    earlier run, is made again.
 
     **Arguments:**
 
-    - `ordering`: of the columns. `"mmd"`: minimum degree of A + Aᵀ, with pivots kept on the
-        diagonal where that is accurate, which is looked at, else by partial pivoting;
+    - `ordering`: of the columns. `"mmd"`: minimum degree of A + Aᵀ, with pivots kept on
+        the diagonal where that is accurate, which is looked at, else by partial pivoting;
         `"colamd"`: approximate minimum degree of AᵀA; `"natural"`: as they stand, for
         narrow bands; both by partial pivoting. Default: `"colamd"` where a part of the
         diagonal is missing (saddle points, descriptor pencils) and no row or column is
