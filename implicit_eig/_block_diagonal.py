@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Complex, Float, Inexact
 
+from ._linear_map import promoting
 from ._operator import complex_dtype
 
 
@@ -139,6 +140,7 @@ def _block_root(a, z, d, w, *, same):
 
 
 @_block_root.def_jvp
+@promoting
 def _(primals, tangents, *, same):
     t_a, *_ = tangents
     z, d, w = _block_root(*primals, same=same)

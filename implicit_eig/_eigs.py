@@ -13,7 +13,7 @@ from ._gauge import AbstractGauge, as_gauge
 from ._gauge_guard import watched_phases
 from ._implicit import block_root, ImplicitAdjoint
 from ._missing import nan_tangent, nothing_where
-from ._operator import Pencil
+from ._operator import complex_dtype, Pencil
 from ._pairs import accuracy_of, check_ties, pairs_of_block, Ties
 from ._problem import Problem
 from ._program import Program
@@ -131,6 +131,8 @@ def eigs(
         progress_meter=progress_meter,
     )
     gauge = as_gauge(gauge, problem.pencil.domain)
+    if problem.k == 0:
+        return _empty(problem.pencil, left)
     problem, signal = watched(problem, throw, problem.solve.rtol)
     solution, signal = _eigs(
         problem, signal, left, gauge, ties, tie_rtol, throw is not False
@@ -152,6 +154,22 @@ def watched_solution(gauge: AbstractGauge, solution: Solution) -> Solution:
         return solution
     return dataclasses.replace(
         solution, eigenvectors=right, left_eigenvectors=left[0] if left else None
+    )
+
+
+def _empty(pencil: Pencil, left: bool) -> Solution:
+    """No pairs: those of a matrix of order 0."""
+    values = jnp.zeros(0, complex_dtype(pencil.dtype))
+    vectors = pencil.domain.unflatten(jnp.zeros((0, 0), values.dtype))
+    zero = jnp.zeros((), int)
+    return Solution(
+        eigenvalues=values,
+        eigenvectors=vectors,
+        left_eigenvectors=vectors if left else None,
+        residuals=values.real,
+        condition_numbers=values.real if left else None,
+        stats=dict.fromkeys(("num_matvecs", "num_restarts", "num_converged"), zero),
+        result=RESULTS.successful,
     )
 
 

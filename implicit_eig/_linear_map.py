@@ -1,8 +1,10 @@
 """Linear maps of tangents: with a transpose that looks at what arrives, or for JAX."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
@@ -10,6 +12,19 @@ from jaxtyping import Array, Inexact
 
 
 Arrays = list[Array]
+
+
+def promoting(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn` under NumPy's rules of rank promotion, whatever the user set: for what is
+    traced when a derivative is taken. (A user's own functions are traced before, under
+    the user's rules.)"""
+
+    @functools.wraps(fn)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with jax.numpy_rank_promotion("allow"):
+            return fn(*args, **kwargs)
+
+    return run
 
 
 def linear_map(
@@ -29,6 +44,7 @@ def linear_map(
 
     With `first_only`, of nested derivatives only one is mapped.
     """
+    forward, backward = promoting(forward), promoting(backward)
     map_p = Primitive(name)
     map_p.multiple_results = True
 

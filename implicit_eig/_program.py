@@ -179,45 +179,54 @@ def _rule(wrapped: Any) -> Hashable:
     return _Same(wrapped)
 
 
-def _arguments(args: tuple[Any, ...]) -> Hashable:
-    # Stores are where a transformation leaves what it found: nothing yet.
-    return tuple(type(x) if hasattr(x, "store") else _static(x) for x in args)
+def _arguments(args: tuple[Any, ...], depth: int = 3) -> Hashable:
+    """What a rule was given. Functions of JAX's own, made in every trace, by their code
+    and by what they hold; stores are where such a function leaves what it found."""
+
+    def one(x: Any) -> Hashable:
+        if hasattr(x, "store") or type(x).__name__.endswith("Store"):
+            return type(x)
+        module = getattr(x, "__module__", None) or ""
+        if depth and isinstance(x, types.FunctionType) and module.startswith("jax."):
+            cells = [c.cell_contents for c in x.__closure__ or ()]
+            return x.__code__, _arguments(tuple(cells), depth - 1)
+        return _static(x)
+
+    return tuple(one(x) for x in args)
+
+
+# Programs kept, of all functions together. One with its derivatives takes about a thousand
+# memory maps of the 65 530 that Linux allows a process.
+_MOST = 24
+_kept: collections.OrderedDict[Hashable, "_Compiled"] = collections.OrderedDict()
+_lock = threading.Lock()
 
 
 class Program:
     """`fn(*args)` of pytrees, compiled once for what is static in them.
 
-    The programs used last are kept, as many as `most`; an older one is dropped, and its
-    memory given back.
+    The programs used last are kept; older ones are dropped, and their memory given back.
     """
 
-    def __init__(
-        self, fn: Callable[..., Any], most: int = 32, name: str | None = None
-    ):
-        self.fn, self.most = fn, most
+    def __init__(self, fn: Callable[..., Any], name: str | None = None):
+        self.fn = fn
         self.name = fn.__name__.strip("_") if name is None else name
-        self.kept: collections.OrderedDict[Hashable, _Compiled] = (
-            collections.OrderedDict()
-        )
-        self.lock = threading.Lock()
 
     def __call__(self, *args: PyTree) -> PyTree:
         leaves, treedef = jtu.tree_flatten(args)
-        dynamic = [x for x in leaves if eqx.is_array(x)]
-        static = tuple(None if eqx.is_array(x) else x for x in leaves)
-        avals = tuple((x.shape, x.dtype) for x in dynamic)
-        key = treedef, static, avals
-        with self.lock:
-            program = self.kept.pop(key, None)
+        static = tuple(None if isinstance(x, Array) else x for x in leaves)
+        dynamic = [x for x in leaves if isinstance(x, Array)]
+        key = self, treedef, static, tuple((x.shape, x.dtype) for x in dynamic)
+        with _lock:
+            program = _kept.pop(key, None)
             if program is None:
                 program = _Compiled(self.fn, self.name, treedef, static)
-            self.kept[key] = program  # now the last
-            dropped = None
-            if len(self.kept) > self.most:
-                _, dropped = self.kept.popitem(last=False)
-        if dropped is not None:
-            dropped.forget()
-        return program(dynamic)
+            _kept[key] = program  # now the last
+            dropped = [_kept.popitem(last=False)[1] for _ in range(len(_kept) - _MOST)]
+        for old in dropped:
+            old.forget()
+        with jax.numpy_rank_promotion("allow"):
+            return program(dynamic)
 
 
 class _Compiled:

@@ -15,7 +15,7 @@ import jax.tree_util as jtu
 from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact
 
 from ._batch import either, only_if
-from ._linear_map import joined
+from ._linear_map import joined, promoting
 from ._missing import tied_values
 
 
@@ -210,6 +210,7 @@ def _eigen_root(matrix, values, coupling, coordinates, duals, *, both, apart, sk
 
 
 @_eigen_root.def_jvp
+@promoting
 def _(primals, tangents, *, both, apart, skewed):
     t_matrix, *_ = tangents
     options = {"both": both, "apart": apart, "skewed": skewed}

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Inexact
 
+from .._linear_map import promoting
 from .._operator import Pencil
 from .bordered import solve_bordered
 
@@ -42,6 +43,7 @@ def block_root(pencil, basis, matrix, left_basis, signal, *, coordinates, active
 
 
 @block_root.def_jvp
+@promoting
 def _(primals, tangents, *, coordinates, active, solve):
     pencil, *_ = primals
     t_pencil, *_, t_signal = tangents
