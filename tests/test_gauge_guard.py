@@ -146,17 +146,13 @@ def test_pairs_found_elsewhere_and_matrix_free_ones_are_watched():
     assert warned(jax.grad(free), jnp.linspace(0.0, 1.0, 20)) == 1
 
 
-def test_the_program_calls_back_only_where_a_default_gauge_is_transposed():
-    def calls(fn):
-        return str(jax.make_jaxpr(fn)(A)).count("debug_callback[")
-
-    assert calls(jax.grad(of_phase)) == 1
+def test_no_warning_where_a_gauge_was_chosen_or_nothing_is_transposed():
     for gauge in (ieig.LargestReal(), ieig.UnitNorm(), lambda v: v / v[0]):
-        assert calls(jax.grad(lambda a, g=gauge: of_phase(a, gauge=g))) == 0
-    assert calls(of_phase) == 0
-    assert calls(jax.jacfwd(of_phase)) == 0
-    assert calls(jax.grad(lambda a: jnp.sum(jnp.abs(ieig.eig(a).eigenvalues)))) == 0
-    assert calls(jax.grad(lambda a: jnp.max(ieig.eigvals(a).real))) == 0
+        assert warned(jax.grad(lambda a, g=gauge: of_phase(a, gauge=g)), A) == 0
+    assert warned(of_phase, A) == 0
+    assert warned(jax.jacfwd(of_phase), A) == 0
+    of_values = jax.grad(lambda a: jnp.sum(jnp.abs(ieig.eig(a).eigenvalues)))
+    assert warned(of_values, A) == 0
 
 
 @pytest.mark.parametrize("derivative", [jax.grad, jax.hessian])
