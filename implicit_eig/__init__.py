@@ -36,6 +36,7 @@ from ._linear_solver import (
 )
 from ._operator import (
     CountingOperator as CountingOperator,
+    entries as entries,
     SparseOperator as SparseOperator,
 )
 from ._progress_meter import (
@@ -47,7 +48,7 @@ from ._progress_meter import (
 from ._residual import eigenpair_residual as eigenpair_residual
 from ._solution import RESULTS as RESULTS, Solution as Solution
 from ._subspace import invariant_subspace as invariant_subspace, Subspace as Subspace
-from ._transformation import SparseLU as SparseLU
+from ._transformation import KLU as KLU, SparseLU as SparseLU
 from ._which import (
     AbstractSelection as AbstractSelection,
     Nearest as Nearest,

@@ -8,6 +8,7 @@ from .inverse import (
     shift_dtype as shift_dtype,
     ShiftedPencil as ShiftedPencil,
 )
+from .klu import KLU as KLU
 from .sparse_lu import SparseLU as SparseLU
 from .transformation import (
     AbstractTransformation as AbstractTransformation,

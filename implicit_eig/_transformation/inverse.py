@@ -9,10 +9,11 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float, Inexact, Num, PyTree
 
 from .._operator import complex_dtype, entries, Pencil, promises_nothing, together
+from .klu import KLU
 from .sparse_lu import SparseLU
 
 
-_DIRECT = SparseLU, lx.LU, lx.QR, lx.SVD, lx.Cholesky, lx.AutoLinearSolver
+_DIRECT = SparseLU, KLU, lx.LU, lx.QR, lx.SVD, lx.Cholesky, lx.AutoLinearSolver
 
 
 def factorises(solver: lx.AbstractLinearSolver) -> bool:

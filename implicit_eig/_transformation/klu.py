@@ -1,0 +1,165 @@
+"""Sparse LU factorisation inside the compiled program: KLU, by custom calls of XLA."""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jax.core import Tracer
+from jaxtyping import Array, Bool, Inexact, Int
+
+from .._operator import entries
+
+
+class _State(eqx.Module):
+    """What the factor is made of, and what it is called: a handle of a factor that the
+    library has given up since makes it anew."""
+
+    handle: Int[Array, " 1"]
+    symbolic: Int[Array, ""]
+    matrix: tuple[Array, Array, Array]
+    singular: Bool[Array, ""]
+    order: int = eqx.field(static=True)
+    dtype: Any = eqx.field(static=True)
+    transposed: bool = eqx.field(static=True, default=False)
+    conjugated: bool = eqx.field(static=True, default=False)
+
+
+class KLU(lx.AbstractLinearSolver[_State]):
+    """Sparse LU factorisation by KLU (Davis and Palamadai Natarajan 2010), as a lineax
+    solver. Needs `implicit_eig[sparse]`, CPUs, and 64 bits enabled.
+
+    For the operators that [`implicit_eig.SparseLU`][] takes, and beside it: it runs inside
+    the compiled program, without a call to Python, so that programs can be kept by JAX's
+    persistent cache. Block triangular form, approximate minimum degree, rows scaled,
+    partial pivoting that prefers the diagonal. Under `vmap` the pattern must be common to
+    the batch. Single precision is computed in double. Best for very sparse matrices; where
+    the factor fills in (three-dimensional meshes) SuperLU's dense blocks are faster.
+
+    A singular matrix gives NaN and `lineax.RESULTS.singular`. The library keeps some
+    factors, and makes others again when they are asked for.
+
+    !!! Example
+
+        ```python
+        import jax, lineax, jax.numpy as jnp, implicit_eig as ieig
+        jax.config.update("jax_enable_x64", True)
+        op = ieig.SparseOperator([4.0, 1.0, 3.0], [0, 0, 1], [0, 1, 1], n=2)
+        lineax.linear_solve(op, jnp.ones(2), ieig.KLU()).value   # [1/6, 1/3]
+        ```
+    """
+
+    def init(self, operator, options):
+        del options
+        triplets = entries(operator)
+        if triplets is None:
+            raise ValueError(
+                "`KLU` needs the entries of a sparse matrix (a `SparseOperator`, or sums "
+                f"and multiples of such); got {type(operator).__name__}."
+            )
+        klujax, structure = _klujax(), operator.in_structure()
+        values, rows, columns, order = _coalesced(*triplets, structure.shape[0])
+        symbolic = klujax.analyze(rows, columns, order)
+        # Of no factor so far: `klujax.factor` would raise where the matrix is singular.
+        numeric = _token(jnp.zeros(1, jnp.uint64), values, rows, columns, order)
+        numeric, status, _ = klujax.refactor_with_status(
+            rows, columns, values, numeric, symbolic
+        )
+        singular = (status[0] != 0) | ~jnp.isfinite(jnp.sum(jnp.abs(values)))
+        matrix = values, rows, columns
+        dtype = structure.dtype
+        return _State(numeric.id, symbolic.id, matrix, singular, order, dtype)
+
+    def compute(self, state, vector, options):
+        del options
+        complex_vector = jnp.iscomplexobj(vector)
+        if state.conjugated:
+            vector = vector.conj()
+        if complex_vector and not jnp.iscomplexobj(state.matrix[0]):
+            x = jax.lax.complex(*(_solved(state, b) for b in (vector.real, vector.imag)))
+        else:
+            x = _solved(state, vector)
+        x = x.conj() if state.conjugated else x
+        x = jnp.where(state.singular, jnp.full_like(x, jnp.nan), x)
+        result = lx.RESULTS.where(
+            state.singular, lx.RESULTS.singular, lx.RESULTS.successful
+        )
+        return x, result, {}
+
+    def transpose(self, state, options):
+        del options
+        return dataclasses.replace(state, transposed=not state.transposed), {}
+
+    def conj(self, state, options):
+        del options
+        return dataclasses.replace(state, conjugated=not state.conjugated), {}
+
+    def assume_full_rank(self):
+        return True
+
+
+def _klujax() -> Any:
+    if not jax.config.jax_enable_x64:  # pyright: ignore
+        raise ValueError(
+            '`KLU` computes in 64 bits: call `jax.config.update("jax_enable_x64", True)` '
+            "first, or take `SparseLU`."
+        )
+    try:
+        import klujax
+    except ImportError as error:
+        raise ImportError("`KLU` needs `pip install implicit_eig[sparse]`.") from error
+    if not hasattr(klujax, "NumericToken"):
+        raise ImportError(
+            f"`KLU` needs splineax-klujax; the module installed is klujax "
+            f"{klujax.__version__}. Uninstall that, then `pip install "
+            "implicit_eig[sparse]`."
+        )
+    return klujax
+
+
+def _token(handle: Array, values: Array, rows: Array, columns: Array, n: int) -> Any:
+    zero = jnp.zeros((), jnp.int32)
+    return _klujax().NumericToken(handle, rows, columns, values[None], n, zero)
+
+
+def _solved(state: _State, b: Inexact[Array, " n"]) -> Inexact[Array, " n"]:
+    klujax, (values, rows, columns) = _klujax(), state.matrix
+    n, out = b.size, jnp.result_type(b, state.dtype)
+    order = state.order
+    symbolic = klujax.SymbolToken(
+        state.symbolic, rows, columns, order, jnp.zeros((), jnp.int32)
+    )
+    numeric = _token(state.handle, values, rows, columns, order)
+    name = "tsolve_with_numeric" if state.transposed else "solve_with_numeric"
+    b = jnp.pad(b.astype(values.dtype), (0, order - n))
+    return getattr(klujax, name)(numeric, b, symbolic)[:n].astype(out)
+
+
+def _coalesced(values, rows, columns, n: int) -> tuple[Array, Array, Array, int]:
+    """Triplets that stand at each place once, with the whole diagonal, of a matrix
+    [[A, 0], [0, 1]] whose order is returned. How many places there are is known only at
+    run time; what is left over becomes zeros in rows below A."""
+    dtype = jnp.complex128 if jnp.iscomplexobj(values) else jnp.float64
+    # What XLA knows of the indices it would sort while it compiles, in a dozen seconds.
+    if any(isinstance(x, Tracer) for x in (rows, columns)):
+        rows, columns = jax.lax.optimization_barrier((rows, columns))
+    with jax.ensure_compile_time_eval():  # indices that are known stay known
+        i, j, diagonal = (
+            x.astype(jnp.int64) for x in (rows, columns, jnp.arange(n, dtype=jnp.int64))
+        )
+        i, j = jnp.concatenate([i, diagonal]), jnp.concatenate([j, diagonal])
+        key, by_place = jax.lax.sort_key_val(j * n + i, jnp.arange(i.size))
+        first = jnp.concatenate([jnp.ones(1, bool), key[1:] != key[:-1]])
+        slot = jnp.cumsum(first) - 1
+        below = jnp.arange(i.size) - (slot[-1] + 1)
+        key = jnp.zeros_like(key).at[slot].set(key)
+        last = n + jnp.arange(-(-(i.size - n) // n), dtype=key.dtype)
+        i = jnp.append(jnp.where(below < 0, key % n, n + below // n), last)
+        j = jnp.append(jnp.where(below < 0, key // n, below % n), last)
+        i, j = i.astype(jnp.int32), j.astype(jnp.int32)
+    values = jnp.append(values.astype(dtype), jnp.zeros(n, dtype))
+    values = jnp.zeros_like(values).at[slot].add(values[by_place])
+    values = jnp.append(values, jnp.ones(last.size, dtype))
+    return values, i, j, n + last.size
