@@ -407,3 +407,60 @@ class TestSparseLU:
         operator = lx.MatrixLinearOperator(jnp.eye(2))
         with pytest.raises(ValueError, match="MatrixLinearOperator"):
             ieig.SparseLU().init(operator, {})
+
+
+class TestUnits:
+    """Rows or columns of a pencil in other units: the same eigenvalues, never singular."""
+
+    def pencil(self, rows, columns):
+        i = np.arange(N)
+        a = sp.coo_array(
+            sp.diags_array(
+                [2 + 0.1 * i, -np.ones(N - 1), -0.98 * np.ones(N - 1)],
+                offsets=[0, 1, -1],
+            )
+        )
+        values = jnp.asarray(rows[a.row] * a.data * columns[a.col])
+        mass = rows * columns
+        w = np.linalg.eigvals(a.toarray())
+        w = w[np.argsort(abs(w - 3.01))][:2]
+        return (
+            ieig.SparseOperator(values, a.row, a.col, N),
+            ieig.SparseOperator(mass, i, i, N),
+            w,
+        )
+
+    @functools.cached_property
+    def run(self):
+        def run(a, b):
+            s = ieig.eigs(a, 2, mass=b, eigensolver=shift_invert(3.01, 1e-9), throw=False)
+            return s.eigenvalues, s.result
+
+        return jax.jit(run)
+
+    def test_eigenvalues_do_not_depend_on_them(self):
+        ramp = np.linspace(0, 1, N)
+        random = np.random.default_rng(0).uniform(0, 1, (2, N))
+        one = np.ones(N)
+        run = self.run
+        for rows, columns in (
+            (10 ** (25 * ramp), one),
+            (10 ** (-25 * random[0]), one),
+            (one, 10 ** (8 * random[1])),
+            (10 ** (16 * random[0]), 10 ** (6 * ramp)),
+            (1e-140 * one, 1e30 * one),
+        ):
+            a, b, want = self.pencil(rows, columns)
+            got, result = run(a, b)
+            assert result == ieig.RESULTS.successful, result
+            np.testing.assert_allclose(got, want, rtol=1e-8)
+
+    def test_a_singular_pencil_stays_singular(self):
+        ramp = 10 ** (20 * np.linspace(0, 1, N))
+        for rows, columns in ((ramp, np.ones(N)), (np.ones(N), ramp)):
+            a, b, _ = self.pencil(rows, columns)
+            gone = np.where(np.arange(N) == 7, 0.0, 1.0)
+            keep = lambda op: ieig.SparseOperator(
+                op.entries[0] * gone[op.entries[1]], *op.entries[1:], N
+            )
+            assert self.run(keep(a), keep(b))[1] == ieig.RESULTS.singular

@@ -82,6 +82,8 @@ class Inverse(eqx.Module):
     solver: lx.AbstractLinearSolver
     state: PyTree
     options: dict[str, Any]
+    # R and C that balance R M C, where the entries are known.
+    scales: tuple[Float[Array, " n"], Float[Array, " n"]] | None
     structure: jax.ShapeDtypeStruct = eqx.field(static=True)
 
     @classmethod
@@ -95,7 +97,8 @@ class Inverse(eqx.Module):
         if preconditioner is not None:
             options["preconditioner"] = preconditioner
         structure = operator.in_structure()
-        return cls(solver, solver.init(operator, options), options, structure)
+        state = solver.init(operator, options)
+        return cls(solver, state, options, _scales(operator), structure)
 
     @property
     def dtype(self) -> Any:
@@ -123,15 +126,67 @@ class Inverse(eqx.Module):
         self, x: Inexact[Array, " n"], norm: Float[Array, ""]
     ) -> tuple[Inexact[Array, " n"], Bool[Array, ""]]:
         """M⁻¹ x, and whether it tells that M, of the given norm, is singular to rounding,
-        for a random x: then ‖M⁻¹‖ is about √n ‖M⁻¹ x‖ / ‖x‖."""
-        y = self.mv(x)
-        size = jnp.linalg.norm(y) / jnp.linalg.norm(x)
+        for a random x: then ‖M⁻¹‖ is about √n ‖M⁻¹ x‖ / ‖x‖. Where the entries are known
+        it is R M C that is looked at (and x scaled), so that units play no part."""
+        if self.scales is None:
+            y = self.mv(x)
+            size = norm * jnp.linalg.norm(y) / jnp.linalg.norm(x)
+        else:
+            rows, columns = self.scales
+            y = self.mv(x / rows.astype(x.dtype))
+            size = jnp.linalg.norm(jnp.abs(y) / columns) / jnp.linalg.norm(x)
         eps = jnp.finfo(size.dtype).eps
-        return y, ~(size * norm * x.size**0.5 * 100 * eps < 1)
+        return y, ~(size * x.size**0.5 * 100 * eps < 1)
 
     def transpose(self) -> "Inverse":
         state, options = self.solver.transpose(self.state, self.options)
-        return Inverse(self.solver, state, options, self.structure)
+        scales = None if self.scales is None else self.scales[::-1]
+        return Inverse(self.solver, state, options, scales, self.structure)
+
+
+def _scales(operator: lx.AbstractLinearOperator):
+    """R and C for which R |M| C has rows and columns of sum 1, nearly (Sinkhorn and Knopp
+    1967). |M| is |A| + |σ| |B|: what cancels in A − σB counts."""
+    products = _absolute(operator)
+    if products is None:
+        return None
+    product, transposed, ones = products
+
+    def sweep(_, scales):
+        rows = 1 / product(scales[1])
+        return rows, 1 / transposed(rows)
+
+    return jax.lax.fori_loop(0, _SWEEPS, sweep, (ones, ones))
+
+
+_SWEEPS = 3
+
+
+def _absolute(operator: lx.AbstractLinearOperator):
+    """Products with |M| and its transpose, and a vector of ones; `None` where the entries
+    are not known."""
+    triplets = entries(operator)
+    if triplets is not None:
+        values, rows, columns = jnp.abs(triplets[0]), *triplets[1:]
+        ones = jnp.ones(operator.in_size(), values.dtype)
+
+        def product(x, into=rows, of=columns):
+            return jnp.zeros_like(x).at[into].add(values * x[of])
+
+        return product, lambda x: product(x, columns, rows), ones
+    dense = lx.MatrixLinearOperator
+    if not isinstance(operator, ShiftedPencil):
+        return None
+    pencil, shift = operator.pencil, jnp.abs(operator.sigma)
+    if not (isinstance(pencil.operator, dense) and isinstance(pencil.mass, dense | None)):
+        return None
+    matrix = jnp.abs(pencil.operator.matrix)
+    mass = jnp.eye(pencil.n, dtype=matrix.dtype)
+    if pencil.mass is not None:
+        mass = jnp.abs(pencil.mass.matrix)
+    matrix = matrix + shift.astype(matrix.dtype) * mass
+    ones = jnp.ones(pencil.n, matrix.dtype)
+    return lambda x: matrix @ x, lambda x: x @ matrix, ones
 
 
 def default_linear_solver(

@@ -28,15 +28,14 @@ class _State(eqx.Module):
 
 
 class KLU(lx.AbstractLinearSolver[_State]):
-    """Sparse LU factorisation by KLU (Davis and Palamadai Natarajan 2010), as a lineax
-    solver. Needs `implicit_eig[sparse]`, CPUs, and 64 bits enabled.
+    """Sparse LU factorisation by KLU (Davis and Palamadai Natarajan 2010) as a lineax
+    solver. Needs `implicit_eig[sparse]`, a CPU, and 64 bits enabled.
 
-    For the operators that [`implicit_eig.SparseLU`][] takes, and beside it: it runs inside
-    the compiled program, without a call to Python, so that programs can be kept by JAX's
-    persistent cache. Block triangular form, approximate minimum degree, rows scaled,
+    For the operators that [`implicit_eig.SparseLU`][] takes, and beside it: this one runs
+    inside the compiled program, without a call to Python, so that JAX's persistent cache
+    can keep the program. Block triangular form, approximate minimum degree, rows scaled,
     partial pivoting that prefers the diagonal. Under `vmap` the pattern must be common to
-    the batch. Single precision is computed in double. Best for very sparse matrices; where
-    the factor fills in (three-dimensional meshes) SuperLU's dense blocks are faster.
+    the batch. Single precision is computed in double.
 
     A singular matrix gives NaN and `lineax.RESULTS.singular`. The library keeps some
     factors, and makes others again when they are asked for.
