@@ -460,7 +460,7 @@ class TestUnits:
         for rows, columns in ((ramp, np.ones(N)), (np.ones(N), ramp)):
             a, b, _ = self.pencil(rows, columns)
             gone = np.where(np.arange(N) == 7, 0.0, 1.0)
-            keep = lambda op: ieig.SparseOperator(
+            keep = lambda op, gone=gone: ieig.SparseOperator(
                 op.entries[0] * gone[op.entries[1]], *op.entries[1:], N
             )
             assert self.run(keep(a), keep(b))[1] == ieig.RESULTS.singular
