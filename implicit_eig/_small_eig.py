@@ -130,12 +130,19 @@ def _dual(
             r = u @ l - values * u
             return r, _norms(r, 1) / _norms(u, 1)
 
-        for _ in range(2):
-            r, error = defect(u)
+        def step(_, state: tuple) -> tuple:
+            u, r, error = state
             better = u - jnp.where(apart, (r @ w) / gap, 0) @ inverse
             better = better / jnp.sum(better * w.T, axis=1, keepdims=True)
-            improved = moderate & (defect(better)[1] < error)
-            u = jnp.where(improved[:, None], better, u)
+            found = better, *defect(better)
+            improved = moderate & (found[2] < error)
+            return tuple(
+                jnp.where(improved[:, None] if new.ndim == 2 else improved, new, old)
+                for new, old in zip(found, state, strict=True)
+            )
+
+        # A loop is compiled once.
+        u, *_ = jax.lax.fori_loop(0, 2, step, (u, *defect(u)))
         return u, _norms(u, 1) * size
 
     return _Dual(*only_if(skewed, refined, (inverse, plain)), skewed)
@@ -270,11 +277,11 @@ def _tangents(
         return equation(x, fixed)
 
     def refined(rhs: tuple, image: Callable, inverse: Callable) -> tuple:
-        x = inverse(rhs)
-        for _ in range(2):
+        def step(_, x: tuple) -> tuple:
             rest = jtu.tree_map(jnp.subtract, rhs, image(x))
-            x = jtu.tree_map(jnp.add, x, inverse(rest))
-        return x
+            return jtu.tree_map(jnp.add, x, inverse(rest))
+
+        return jax.lax.fori_loop(0, 3, step, jtu.tree_map(jnp.zeros_like, rhs))
 
     # Each branch holds all of its work: what both share is made before the choice.
     def solve(rhs: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -127,10 +127,13 @@ def _triangle(
     """
     both = active[:, None] & active[None, :]
     eye = jnp.eye(active.size, dtype=c.dtype)
-    t = eye
-    for shift in (10 * float(jnp.finfo(c.dtype).eps), 0, 0):
+    first = 10 * float(jnp.finfo(c.dtype).eps)
+
+    def step(i, t: Array) -> Array:
         q = c @ jnp.linalg.inv(t)
         gram = q.conj().T @ q
-        gram = jnp.where(both, gram, eye) + shift * jnp.trace(gram) * eye
-        t = jnp.linalg.cholesky(gram).conj().T @ t
-    return t
+        shift = jnp.where(i == 0, first, 0) * jnp.trace(gram)
+        gram = jnp.where(both, gram, eye) + shift * eye
+        return jnp.linalg.cholesky(gram).conj().T @ t
+
+    return jax.lax.fori_loop(0, 3, step, eye)

@@ -10,6 +10,7 @@ shifted matrix costs O(n³). It is as accurate as the eigenvectors of the rest a
 independent, so its residual decides.
 """
 
+import jax
 import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Inexact
@@ -38,11 +39,13 @@ class Eigenbasis(AbstractSylvesterSolver):
 
         if self.spectrum is None:
             return factorise(rhs)
-        y, rest = jnp.zeros_like(rhs), rhs
-        # Refinement: the first answer has an error of eps times a condition number.
-        for _ in range(3):
+        def step(_, state):
+            y, rest = state
             y = y + _expand(self.spectrum, system, rest)
-            rest = rhs - system.mm(y)
+            return y, rhs - system.mm(y)
+
+        # Refinement: the first answer has an error of eps times a condition number.
+        y, rest = jax.lax.fori_loop(0, 3, step, (jnp.zeros_like(rhs), rhs))
         eps = jnp.finfo(rhs.dtype).eps
         bound = self.spectrum.norm * jnp.linalg.norm(y) + jnp.linalg.norm(rhs)
         good = jnp.linalg.norm(rest) <= 10 * eps * bound
