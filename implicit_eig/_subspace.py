@@ -185,16 +185,17 @@ def invariant_subspace(
     - `separation`: whether to estimate the separation of the k eigenvalues from the
         others, by six linear solves like those of derivatives. Not done unasked: with
         `Dense` too they cost more than the run.
-    - `throw`: raise when a run fails, when k cuts something, or when the separation is
-        asked for and is of the size of rounding; else see `Subspace.result`. A run that
-        failed has NaN derivatives, as has one whose linear solve misses its tolerance.
+    - `throw`: as in [`implicit_eig.eigs`][], when a run fails, when k cuts something, or
+        when the separation is asked for and is of the size of rounding. Basis and block
+        of a run that failed are NaN, with `throw=False` the best at hand; derivatives are
+        NaN in either case, as where a linear solve misses its tolerance.
 
     **Returns:** a [`implicit_eig.Subspace`][].
 
     **Raises:** `ValueError` or `TypeError` for what can be seen from shapes, dtypes and
     Python values; a run-time error under `throw`. When k cuts a pair, or eigenvalues that
-    agree to the default `tie_rtol` of [`implicit_eig.eigs`][], it names the two, but not
-    under `jit`. Iterative eigensolvers know the unselected eigenvalues by Ritz values: a
+    agree to the default `tie_rtol` of [`implicit_eig.eigs`][], a plain call names the
+    two. Iterative eigensolvers know the unselected eigenvalues by Ritz values: a
     tie with one that has not converged goes unseen, until the linear solve of a
     derivative fails.
 
