@@ -1,6 +1,8 @@
 """Selected eigenpairs of any operator."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -21,6 +23,33 @@ from ._progress_meter import AbstractProgressMeter, NoProgressMeter
 from ._solution import is_good, RESULTS, Solution
 
 
+# What SciPy calls otherwise.
+_ELSEWHERE = {
+    "M": "mass",
+    "tol": "eigensolver=KrylovSchur(rtol=...)",
+    "ncv": "eigensolver=KrylovSchur(krylov_dim=...)",
+    "maxiter": "eigensolver=KrylovSchur(max_restarts=...)",
+    "return_eigenvectors": "Solution.eigenvalues: vectors come always",
+    "Minv": "eigensolver=KrylovSchur(mass_solver=...)",
+    "OPinv": "eigensolver=ShiftInvert(sigma, linear_solver=...)",
+}
+
+
+def _suggests(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn`, whose error for a keyword of SciPy's names ours."""
+
+    @functools.wraps(fn)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        for name in kwargs.keys() & _ELSEWHERE.keys():
+            raise TypeError(
+                f"`eigs` has no argument `{name}`. Did you mean `{_ELSEWHERE[name]}`?"
+            )
+        return fn(*args, **kwargs)
+
+    return call
+
+
+@_suggests
 def eigs(
     operator: Any,
     k: int | None = 6,
@@ -50,7 +79,7 @@ def eigs(
     **Arguments:**
 
     - `operator`: A, of order n: a square array; `BCOO` or `BCSR`; a SciPy sparse array
-        (whose values become a constant); any lineax operator; or a callable `v -> A v`
+        (whose values become a constant) or `LinearOperator` (on the host, constant too); any lineax operator; or a callable `v -> A v`
         with `like=`. Differentiable: arrays, sparse values, leaves of operators, what a
         callable closes over. For batches use `jax.vmap`.
     - `k`: number of pairs, `1 ≤ k ≤ n`. `None` means all n of a dense matrix.
@@ -118,6 +147,10 @@ def eigs(
     check_ties(ties, tie_rtol)
     check_flag("left", left)
     check_throw(throw)
+    if isinstance(which, AbstractGauge):
+        raise TypeError(
+            f"`which` selects eigenvalues, and {which!r} is a gauge: pass `gauge=`."
+        )
     problem = Problem.of(
         operator,
         k,

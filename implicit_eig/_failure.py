@@ -98,15 +98,20 @@ _SENTENCES = {int(r._value): RESULTS[r] for r in FAILURES}
 
 def _reached(found: Any, at: tuple[Any, ...], k: int | None) -> str:
     """How far a run came that did not converge."""
-    values = {name: value_of(x) for name, x in found.stats.items()}
-    counts = {name: int(x[at]) for name, x in values.items() if x is not None}
+
+    def of_member(x: Any) -> Any:
+        x = value_of(x)
+        return x if x is None or x.ndim < len(at) else x[at]
+
+    counts = {name: of_member(x) for name, x in found.stats.items()}
+    counts = {name: int(x) for name, x in counts.items() if x is not None}
     reached = [f"{counts['num_converged']} of {k} did"] if k else []
     for name in ("restarts", "solves", "matvecs"):
         if counts.get(f"num_{name}"):
             reached.append(f"{counts[f'num_{name}']} {name}".replace("matvecs", "products"))
-    residuals = value_of(getattr(found, "residuals", None))
-    if residuals is not None and np.isfinite(residuals[at]).any():
-        reached.append(f"the largest residual is {np.nanmax(residuals[at]):.1e}")
+    residuals = of_member(getattr(found, "residuals", None))
+    if residuals is not None and np.isfinite(residuals).any():
+        reached.append(f"the largest residual is {np.nanmax(residuals):.1e}")
     return f" ({', '.join(reached)})"
 
 

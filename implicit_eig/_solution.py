@@ -108,6 +108,9 @@ class Solution(eqx.Module):
     # For each pair the nearest eigenvalue the eigensolver saw and did not select.
     _outside: Complex[Array, " k"] | None = None
 
+    def __repr__(self) -> str:
+        return str(self)
+
     def __str__(self) -> str:
         """A line for each pair; shapes where values are traced, or a batch."""
         if not has_values(self) or jnp.ndim(self.eigenvalues) != 1:

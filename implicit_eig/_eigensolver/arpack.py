@@ -9,9 +9,9 @@ import lineax as lx
 import numpy as np
 
 from .._check import check_integer, check_real
+from .._host import host_call
 from .._operator import complex_dtype, entries, Pencil
 from .._solution import RESULTS
-from .._transformation import host_call
 from .._which import AbstractSelection, Named, Nearest
 from .base import AbstractEigensolver, InvariantBlock, without
 

@@ -13,6 +13,7 @@ from jaxtyping import Array, Inexact, PyTree
 
 from .._check import check_numbers
 from .._program import TracedFunction
+from .host_operator import HostOperator, is_linear_operator
 from .pencil import Domain, Pencil
 from .sparse import SparseOperator
 from .triplets import is_sparse, triplets
@@ -49,6 +50,8 @@ def as_operator(
         result = _traced(operator)
     elif is_sparse(operator):
         result = SparseOperator(*triplets(operator, name))
+    elif is_linear_operator(operator):
+        result = HostOperator.of(operator, name)
     elif callable(operator):
         result = _from_callable(operator, like, name)
     else:

@@ -1,6 +1,5 @@
 """Which operator's Krylov spaces are built: A, B⁻¹A or (A − σB)⁻¹B."""
 
-from .host import host_call as host_call
 from .inverse import (
     default_linear_solver as default_linear_solver,
     factorises as factorises,

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Inexact, Int
 
 from .._operator import entries
-from .host import host_call
+from .._host import host_call
 
 
 @functools.cache
