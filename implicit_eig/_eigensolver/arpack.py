@@ -14,6 +14,7 @@ from .._operator import complex_dtype, entries, Pencil
 from .._solution import RESULTS
 from .._which import AbstractSelection, Named, Nearest
 from .base import AbstractEigensolver, InvariantBlock, without
+from .krylov_schur import start_vector
 
 
 class Arpack(AbstractEigensolver):
@@ -69,8 +70,7 @@ class Arpack(AbstractEigensolver):
         eps = float(jnp.finfo(dtype).eps)
         # One more, for the partner of the last one.
         p = k + 1 if pencil.is_real else k
-        if v0 is None:
-            v0 = jax.random.normal(jax.random.key(0), (pencil.n,), dtype)
+        v0 = start_vector(v0, pencil.n, dtype)
         shapes = [(p,), (pencil.n, p)]
         w, v, products = host_call(
             _eigs,

@@ -290,6 +290,7 @@ def _ritz(
     selection: AbstractSelection,
     k: int,
     rtol: float,
+    least: Float[Array, ""],
     is_real: bool,
 ) -> Ritz:
     basis, matrix = decomposition
@@ -306,7 +307,7 @@ def _ritz(
     residuals = jnp.abs(matrix[m].astype(vectors.dtype) @ vectors)
     residuals = residuals * _least_part(basis, vectors)
     rounding = 10 * eps * jnp.max(jnp.abs(values))
-    enough = jnp.maximum(rtol * jnp.abs(values), rounding)
+    enough = jnp.maximum(rtol * jnp.maximum(jnp.abs(values), least), rounding)
     # What has not converged is ranked as if it had.
     accuracy = jnp.clip(residuals, rounding, enough)
     found = order(selection, values, overlaps, is_real, accuracy)
@@ -459,7 +460,8 @@ def krylov_schur(
     *,
     krylov_dim: int,
     rtol: float,
-    max_restarts: int,
+    max_restarts: int | Int[Array, ""],
+    least: float | Float[Array, ""] = 0.0,
     confirm: bool = True,
     repeated: bool = False,
     admit: Callable[[PyTree[Array]], PyTree[Array]] = lambda v: v,
@@ -469,7 +471,7 @@ def krylov_schur(
     vector.
 
     Returns k columns, one more in real arithmetic. A Ritz pair has converged when its
-    residual is below `rtol |λ|`, or below rounding of the largest Ritz value.
+    residual is below `rtol |λ|`, or `rtol least`, or rounding of the largest Ritz value.
 
     With `confirm` the run does not end there. What was found is kept, the Krylov space
     begins anew with a random vector and grows to its full size: what `v0` was blind to,
@@ -485,14 +487,15 @@ def krylov_schur(
         "k": k,
         "krylov_dim": krylov_dim,
         "rtol": rtol,
-        "max_restarts": max_restarts,
         "confirm": confirm,
         "repeated": repeated,
         "progress_meter": progress_meter,
     }
     # Without closures over arrays, which may be those of a batch.
     mv, admit = (eqx.filter_closure_convert(fn, v0) for fn in (mv, admit))
-    return one_by_one(functools.partial(_run, **options), mv, v0, selection, admit)
+    run = functools.partial(_run, **options)
+    limits = jnp.asarray(max_restarts), jnp.asarray(least)
+    return one_by_one(run, mv, v0, selection, admit, *limits)
 
 
 def _run(
@@ -500,11 +503,12 @@ def _run(
     v0: PyTree[Inexact[Array, " _n"]],
     selection: AbstractSelection,
     admit: Callable[[PyTree[Array]], PyTree[Array]],
+    max_restarts: Int[Array, ""],
+    least: Float[Array, ""],
     *,
     k: int,
     krylov_dim: int,
     rtol: float,
-    max_restarts: int,
     confirm: bool,
     repeated: bool,
     progress_meter: AbstractProgressMeter,
@@ -539,7 +543,7 @@ def _run(
         decomposition = jax.lax.fori_loop(
             state.start, m, lambda j, d: _expand(mv, admit, j, d), state.decomposition
         )
-        ritz = _ritz(decomposition, selection, k, rtol, is_real)
+        ritz = _ritz(decomposition, selection, k, rtol, least, is_real)
         count = jnp.sum(ritz.converged)
         needed = jnp.sum(ritz.wanted)
         complete = (count == needed) & ritz.finite
@@ -556,10 +560,13 @@ def _run(
             done = complete & (state.searches > 0) & ~moved
         done = done | ~ritz.finite
         last = complete | done | (state.restarts + 1 >= max_restarts)
-        # Keep the wanted ones and half of the rest; more as pairs converge, so that
+        # Keep the wanted ones and a part of the rest; more as pairs converge, so that
         # locked vectors do not eat up the room for new ones (Stathopoulos, Saad and Wu
-        # 1998). At the end, the wanted ones.
-        keep = jnp.minimum(needed + (m - needed + count) // 2, m - 2)
+        # 1998). The part varies, from 0.4 to 0.75 by the golden ratio: a fixed one may
+        # drop the same Ritz values each time, and what a wanted pair grows from with
+        # them. At the end, the wanted ones.
+        part = 0.4 + 0.35 * ((state.restarts * 0.6180339887) % 1)
+        keep = jnp.minimum(needed + (part * (m - needed + count)).astype(int), m - 2)
         keep = jnp.where(last, needed, keep)
         keep = keep + ritz.second[jnp.minimum(keep, m - 1)].astype(keep.dtype)
         q = schur_basis(ritz.vectors, ritz.second, is_real)
@@ -636,7 +643,36 @@ def _run(
 
 def default_start(n: int, dtype) -> Inexact[Array, " n"]:
     """A fixed random vector: runs repeat."""
-    return jax.random.normal(jax.random.key(0), (n,), dtype)
+    real = jnp.finfo(dtype).dtype
+    parts = [_random((n,), real, jnp.asarray(seed)) for seed in (0, 1)]
+    is_real = not jnp.issubdtype(dtype, jnp.complexfloating)
+    return parts[0] if is_real else jax.lax.complex(*parts)
+
+
+def norm_estimate(
+    mv: Callable[[Array], Array], n: int, dtype
+) -> Float[Array, ""]:
+    """‖A‖, about: that of an average product."""
+    random = default_start(n, dtype)
+    return jnp.linalg.norm(mv(random)) / jnp.linalg.norm(random)
+
+
+def start_vector(
+    v0: Inexact[Array, " n"] | None, n: int, dtype
+) -> Inexact[Array, " n"]:
+    """`v0` with a random part of relative size `eps^(1/6)`: a mode that `v0` has no part
+    along, because it has another symmetry, or lies in another block, or because `v0` is
+    a mode itself, is then in the Krylov space from the first step. Smaller, it would not
+    show before worse ones have converged; larger, nothing were left of a good `v0`."""
+    random = default_start(n, dtype)
+    if v0 is None:
+        return random
+    # Its square may underflow.
+    v0 = v0.astype(dtype)
+    largest = jnp.max(jnp.abs(v0))
+    v0 = v0 / jnp.where(largest > 0, largest, 1).astype(dtype)
+    part = jnp.finfo(dtype).eps ** (1 / 6) * jnp.linalg.norm(v0) / jnp.linalg.norm(random)
+    return v0 + part.astype(dtype) * random
 
 
 class KrylovSchur(AbstractEigensolver):
@@ -647,8 +683,9 @@ class KrylovSchur(AbstractEigensolver):
     first, and no product tells that better ones exist inside. So it may with a
     `krylov_dim` below the default. The pairs it returns then are eigenpairs, and the
     result is `RESULTS.unconfirmed` instead of `successful`; `Dense` knows. What `v0`
-    alone would be blind to is found: once all pairs have converged, the run goes on for
-    a cycle with a fresh random vector.
+    alone would be blind to is found: it gets a random part of relative size `eps^(1/6)`,
+    and once all pairs have converged, the run goes on for a cycle with a fresh random
+    vector.
 
     Memory: `krylov_dim + 1`
     vectors. What converged is judged by the recurrence and verified by true residuals.
@@ -662,7 +699,8 @@ class KrylovSchur(AbstractEigensolver):
         of the largest eigenvalue). Default: `eps^(2/3)` of the precision.
     - `krylov_dim`: largest dimension of the Krylov space; default `max(2k + 1, 20)`.
         Where that is not below n, `eigs` takes `Dense` (`stats["dense_fallback"]`).
-    - `max_restarts`: default 300.
+    - `max_restarts`: default `10 n`, as in SciPy; a restart takes a
+        quarter to two thirds of `krylov_dim` products.
     - `repeated`: search on, with fresh start vectors orthogonal to what was found, until
         nothing better turns up: finds every copy of repeated eigenvalues, and what `v0`
         was blind to. Costs about one more run, and another one for each round of copies.
@@ -674,7 +712,7 @@ class KrylovSchur(AbstractEigensolver):
 
     rtol: float | None = eqx.field(static=True, default=None)
     krylov_dim: int | None = eqx.field(static=True, default=None)
-    max_restarts: int = eqx.field(static=True, default=300)
+    max_restarts: int | None = eqx.field(static=True, default=None)
     repeated: bool = eqx.field(static=True, default=False)
     mass_solver: lx.AbstractLinearSolver | None = None
 
@@ -686,7 +724,8 @@ class KrylovSchur(AbstractEigensolver):
             check_real("rtol", self.rtol, zero=True)
         if self.krylov_dim is not None:
             check_integer("krylov_dim", self.krylov_dim, 3)
-        check_integer("max_restarts", self.max_restarts, 1)
+        if self.max_restarts is not None:
+            check_integer("max_restarts", self.max_restarts, 1)
         check_flag("repeated", self.repeated)
 
     def tolerance(self, dtype) -> float:
@@ -718,9 +757,15 @@ class KrylovSchur(AbstractEigensolver):
         return max(2 * k + 1, 20)
 
     def compute(self, pencil, selection, k, *, v0, left, progress_meter):
-        options = {"v0": v0, "left": left, "progress_meter": progress_meter}
+        dtype = pencil.dtype if selection.keeps_pairs else complex_dtype(pencil.dtype)
+        start = start_vector(v0, pencil.n, dtype)
+
+        def run(transformation: AbstractTransformation) -> InvariantBlock:
+            found = self.find(transformation, selection, k, start, progress_meter)
+            return self.block(transformation, selection, k, start, found, left=left)
+
         if pencil.mass is None:
-            return self.block(Direct(pencil), selection, k, **options)
+            return run(Direct(pencil))
         solver = self.mass_solver
         if solver is None:
             solver = default_linear_solver(
@@ -728,53 +773,55 @@ class KrylovSchur(AbstractEigensolver):
             )
         mass = ShiftedPencil(Pencil(pencil.mass, None), jnp.zeros((), pencil.dtype))
         inverse = Inverse.of(mass, solver)
-        random = default_start(pencil.n, pencil.dtype)
-        norm = jnp.linalg.norm(mass.mv(random)) / jnp.linalg.norm(random)
-        _, singular = inverse.is_singular(random, norm)
-        block = self.block(MassInverted(pencil, inverse), selection, k, **options)
+        norm = norm_estimate(mass.mv, pencil.n, pencil.dtype)
+        _, singular = inverse.is_singular(default_start(pencil.n, pencil.dtype), norm)
+        block = run(MassInverted(pencil, inverse))
         block.stats["num_solves"] += 1
         return without(block, singular & jnp.isfinite(norm), RESULTS.singular)
+
+    def find(
+        self,
+        transformation: AbstractTransformation,
+        selection: AbstractSelection,
+        k: int,
+        start: Inexact[Array, " n"],
+        progress_meter: AbstractProgressMeter = NoProgressMeter(),
+    ) -> KrylovResult:
+        """A run with products of the transformation."""
+        n = transformation.pencil.n
+        return krylov_schur(
+            transformation.mv,
+            start,
+            transformation.selection(selection),
+            k,
+            krylov_dim=self.dimension(n, k),
+            rtol=self.tolerance(start.dtype),
+            max_restarts=10 * n if self.max_restarts is None else self.max_restarts,
+            repeated=self.repeated,
+            progress_meter=progress_meter,
+        )
 
     def block(
         self,
         transformation: AbstractTransformation,
         selection: AbstractSelection,
         k: int,
+        start: Inexact[Array, " n"],
+        found: KrylovResult,
         *,
-        v0: Inexact[Array, " n"] | None,
         left: bool,
-        progress_meter: AbstractProgressMeter,
     ) -> InvariantBlock:
-        """The wanted pairs of a pencil from Krylov spaces of its transformation."""
+        """The wanted pairs of a pencil, of which a run from `start` has `found` those of
+        its transformation."""
         pencil = transformation.pencil
-        n, dtype = pencil.n, transformation.dtype
-        if not selection.keeps_pairs:
-            dtype = complex_dtype(dtype)
-        rtol, m = self.tolerance(dtype), self.dimension(n, k)
-        v0 = default_start(n, dtype) if v0 is None else v0.astype(dtype)
-
-        def run(transformation: AbstractTransformation) -> KrylovResult:
-            return krylov_schur(
-                transformation.mv,
-                v0,
-                transformation.selection(selection),
-                k,
-                krylov_dim=m,
-                rtol=rtol,
-                max_restarts=self.max_restarts,
-                repeated=self.repeated,
-                progress_meter=progress_meter,
-            )
-
-        found = run(transformation)
+        rtol = self.tolerance(start.dtype)
         solves, products = found.num_matvecs, found.active.size
         num_restarts, norm = found.num_restarts, found.norm
         if transformation.inverse is None:
             pairs = _pairs_if_finite(transformation, found, rtol, norm)
         else:
             # θ says nothing about the size of A. A random vector does, on average.
-            random = default_start(n, pencil.dtype)
-            norm = jnp.linalg.norm(pencil.mv(random)) / jnp.linalg.norm(random)
+            norm = norm_estimate(pencil.mv, pencil.n, pencil.dtype)
             products = products + 1
             found = _purified(found)
             first = _pairs(transformation, found, rtol, norm)
@@ -802,7 +849,7 @@ class KrylovSchur(AbstractEigensolver):
         left_basis = None
         if left:
             # The transposed pencil has the same eigenvalues, and conj(left vectors).
-            dual = run(transformation.transpose())
+            dual = self.find(transformation.transpose(), selection, k, start)
             if transformation.inverse is not None:
                 dual = _purified(dual)
             left_basis = biorthogonal(

@@ -11,8 +11,11 @@ Krylov–Schur run that found X finds it, at about the same cost. (KrylovKit.jl 
 adjoint in this manner.)
 """
 
+import dataclasses
+
 import equinox as eqx
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from .._eigensolver.krylov_schur import krylov_schur, KrylovSchur
 from .._transformation import Direct
@@ -29,16 +32,32 @@ class KrylovSylvester(AbstractSylvesterSolver):
     **Arguments:**
 
     - `rtol`: tolerance of the run; default: that of `ImplicitAdjoint`.
-    - `krylov_dim`, `max_restarts`, `repeated`: as in `KrylovSchur`.
+    - `krylov_dim`, `repeated`: as in `KrylovSchur`.
+    - `max_restarts`: default 300, and three times as many as the run took that found
+        the pairs.
     """
 
     rtol: float | None = eqx.field(static=True, default=None)
     krylov_dim: int | None = eqx.field(static=True, default=None)
-    max_restarts: int = eqx.field(static=True, default=300)
+    max_restarts: int | None = eqx.field(static=True, default=None)
     repeated: bool = eqx.field(static=True, default=False)
+    # Of the block: restarts it took, and how far it is from the rest of the spectrum.
+    _restarts: Int[Array, ""] | int = 0
+    _gap: Float[Array, ""] | None = None
 
     def __check_init__(self):
         self._run(self.rtol)
+
+    def for_block(self, block):
+        gap = None
+        if block.outside is not None:
+            theta = lambda values: values
+            if block.transformation is not None:
+                theta = block.transformation.theta
+            gap = jnp.abs(theta(block.eigenvalues) - theta(block.outside))
+            gap = jnp.min(jnp.where(block.active & (gap > 0), gap, jnp.inf))
+        restarts = block.stats["num_restarts"]
+        return dataclasses.replace(self, _restarts=restarts, _gap=gap)
 
     def _run(self, rtol: float | None) -> KrylovSchur:
         return KrylovSchur(rtol, self.krylov_dim, self.max_restarts, self.repeated)
@@ -65,8 +84,15 @@ class KrylovSylvester(AbstractSylvesterSolver):
         both = active[:, None] & active[None, :]
         size = jnp.max(jnp.linalg.norm(rhs, axis=0))
         size = jnp.where(size > 0, size, 1)
+        # Y is about F over the distance to the rest of the spectrum. With α of that size
+        # both parts of (Y, I/α) are alike, and neither is lost in rounding errors. It is
+        # what residuals are measured by too, where an eigenvalue is next to 0.
         scale = jnp.max(jnp.abs(matrix))
+        if self._gap is not None:
+            gap = jnp.maximum(self._gap, jnp.finfo(size.dtype).eps ** 0.5 * scale)
+            scale = jnp.where(jnp.isfinite(gap), gap, scale)
         scale = jnp.where(scale > 0, scale, 1)
+        least = scale
         scale, size = scale.astype(rhs.dtype), size.astype(rhs.dtype)
         right = rhs * (scale / size)
 
@@ -84,6 +110,7 @@ class KrylovSylvester(AbstractSylvesterSolver):
         ones = active.astype(rhs.dtype)
         start = -(right @ ones) / scale, ones
         run = self._run(rtol if self.rtol is None else self.rtol)
+        limit = 300 + 3 * self._restarts if run.max_restarts is None else run.max_restarts
         found = krylov_schur(
             augmented,
             start,
@@ -92,7 +119,8 @@ class KrylovSylvester(AbstractSylvesterSolver):
             krylov_dim=run.dimension(n, k),
             # Short of its aim by a little, a run would have to be repeated.
             rtol=0.3 * run.tolerance(rhs.dtype),
-            max_restarts=run.max_restarts,
+            least=least,
+            max_restarts=limit,
             confirm=False,  # the answer is checked
             repeated=run.repeated,
             admit=admit,

@@ -50,6 +50,10 @@ class AbstractTransformation(eqx.Module):
         """λ of θ."""
         return theta
 
+    def theta(self, eigenvalues: Complex[Array, " m"]) -> Complex[Array, " m"]:
+        """θ of λ."""
+        return eigenvalues
+
     def stats(
         self, num_steps: Int[Array, ""], num_products: int
     ) -> dict[str, Int[Array, ""]]:
@@ -114,6 +118,9 @@ class ShiftInverted(AbstractTransformation):
 
     def eigenvalues(self, theta):
         return unshifted(theta, self.sigma)
+
+    def theta(self, eigenvalues):
+        return 1 / (eigenvalues - self.sigma.astype(eigenvalues.dtype))
 
     def stats(self, num_steps, num_products):
         return {
