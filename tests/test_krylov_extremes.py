@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse as sp
+import scipy.sparse.linalg as spla
 
 import implicit_eig as ieig
 
@@ -96,3 +98,63 @@ def test_one_bad_member_of_a_batch_spoils_no_other():
     np.testing.assert_allclose(together.eigenvalues[0], alone.eigenvalues, rtol=1e-12)
     assert np.all(np.isnan(together.eigenvalues[1]))
     assert np.array_equal(together.eigenvalues[2], np.zeros(3))
+
+
+class TestStartVectorsHideNothing:
+    n = 200
+    path = np.eye(n, k=1) + np.eye(n, k=-1)
+    scales = np.exp(0.5 * np.sin(np.arange(n)))
+    modes = np.linalg.eigh(path)[1][:, ::-1]
+    # Not symmetric, the same spectrum; the second one falls apart into halves.
+    chain = scales[:, None] * path / scales
+    halves = chain.copy()
+    halves[n // 2 - 1, n // 2] = halves[n // 2, n // 2 - 1] = 0
+    halves[: n // 2] *= 0.999
+
+    @pytest.mark.parametrize(
+        "a, v0",
+        [
+            (chain, scales * modes[:, 1]),
+            (chain, scales * modes[:, 3]),
+            (chain, scales * np.linspace(-1, 1, n)),
+            (chain, scales * (modes[:, 1] + 1e-9 * modes[:, 0])),
+            (halves, np.where(np.arange(n) < n // 2, scales, 0)),
+        ],
+        ids=["the second mode", "the fourth", "odd", "nearly the second", "one half"],
+    )
+    @pytest.mark.parametrize("solver", [None, ieig.Arpack()], ids=["krylov", "arpack"])
+    def test_the_best_mode_is_found(self, a, v0, solver):
+        rows, columns = np.nonzero(self.chain)
+        operator = ieig.SparseOperator(jnp.asarray(a[rows, columns]), rows, columns, 200)
+        found = ieig.eigs(operator, 1, "LR", v0=jnp.asarray(v0), eigensolver=solver)
+        want = np.max(np.linalg.eigvals(a).real)
+        np.testing.assert_allclose(found.eigenvalues, [want], rtol=1e-9)
+
+    def test_a_good_one_saves_products(self):
+        rows, columns = np.nonzero(self.chain)
+        operator = ieig.SparseOperator(self.chain[rows, columns], rows, columns, 200)
+        noise = np.random.default_rng(0).normal(size=200)
+        count = lambda v0: int(
+            ieig.eigs(operator, 1, "LR", v0=jnp.asarray(v0)).stats["num_matvecs"]
+        )
+        good = self.scales * (self.modes[:, 0] + 1e-3 * noise)
+        assert count(good) < count(noise)
+
+
+@jax.jit
+def largest(values, rows, columns):
+    s = ieig.eigs(ieig.SparseOperator(values, rows, columns, 2000), 6, throw=False)
+    return s.eigenvalues, s.result == ieig.RESULTS.successful, s.stats["num_matvecs"]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_restarts_do_not_get_stuck(seed):
+    """The eigenvalues of random sparse matrices fill a disc, but for one: several runs
+    that kept a fixed share of the Krylov space in each restart never saw a wanted pair."""
+    a = sp.random_array((2000, 2000), density=0.003, rng=np.random.default_rng(seed))
+    values, good, products = largest(jnp.asarray(a.data), *map(jnp.asarray, a.coords))
+    # A larger space sees all of the rim.
+    want = spla.eigs(sp.csr_array(a), 14, ncv=120, return_eigenvectors=False)
+    assert good
+    np.testing.assert_allclose(np.abs(values), np.sort(np.abs(want))[:-7:-1], rtol=1e-8)
+    assert products < 5000

@@ -180,6 +180,14 @@ class TestFinding:
         assert len(sparse_lu._factors.alive) == 1
 
 
+@jax.jit
+def nearest_of_300(values, rows, columns, sigma):
+    operator = ieig.SparseOperator(values, rows, columns, 300)
+    s = ieig.eigs(operator, 4, sigma=sigma, throw=False)
+    good = s.result == ieig.RESULTS.successful
+    return s.eigenvalues, good, s.stats["num_factorizations"]
+
+
 class TestShiftsThatAreEigenvalues:
     @pytest.mark.parametrize("n", [40, 60])
     def test_the_shift_is_moved(self, n):
@@ -193,7 +201,65 @@ class TestShiftsThatAreEigenvalues:
         solution = ieig.eigs(path, 3, eigensolver=shift_invert(0.0, 1e-9))
         exact = 4 * np.sin(np.pi * np.arange(3) / (2 * n)) ** 2
         np.testing.assert_allclose(solution.eigenvalues, exact, atol=1e-9)
-        assert solution.stats["num_factorizations"] == 2
+        assert solution.stats["num_factorizations"] == 3
+
+    @pytest.mark.parametrize("sigma", [0.0, 1e-9, -1e-6, 1e-3])
+    @pytest.mark.parametrize(
+        "name", ["directed", "path", "two components", "complex path", "float32"]
+    )
+    def test_the_pair_at_the_target_drowns_no_other(self, name, sigma):
+        """Laplacians: of a directed graph, of a path, of two; and one of a path with
+        complex weights, which is not Hermitian."""
+        n = 300
+        e, ring = np.arange(n), (np.arange(n) + 1) % n
+        rng = np.random.default_rng(1)
+        if name in ("directed", "float32"):
+            graph = sp.random(n, n, density=0.02, random_state=1, format="csr")
+            graph = graph + sp.csr_array((np.ones(n), (e, ring)), shape=(n, n))
+        else:
+            weights = 1 + rng.random(n - 1) * (1 if name != "complex path" else 1j)
+            if name == "two components":
+                weights[n // 2] = 0
+            edges = sp.csr_array((weights, (e[:-1], e[1:])), shape=(n, n))
+            graph = n**2 * (edges + edges.T)
+        a = sp.diags_array(np.asarray(graph.sum(1)).ravel()) - graph
+        a = a.astype(np.float32) if name == "float32" else a
+        entries = 6144
+        values, rows, columns = np.zeros(entries, a.dtype), *np.zeros((2, entries), int)
+        coo = sp.coo_array(a)
+        values[: coo.nnz] = coo.data
+        rows[: coo.nnz], columns[: coo.nnz] = coo.coords
+        got, good, factors = nearest_of_300(values, rows, columns, sigma)
+        assert good
+        exact = np.linalg.eigvals(a.toarray().astype(np.complex128))
+        tol = 1e-10 if a.dtype != np.float32 else 1e-5
+        np.testing.assert_allclose(
+            np.sort(np.abs(got - sigma)),
+            np.sort(np.abs(exact - sigma))[:4],
+            atol=tol * np.max(np.abs(exact)),
+        )
+        assert factors <= 3
+
+    @pytest.mark.parametrize("sigma", [0.0, 1e-9])
+    def test_derivatives_beside_the_target(self, sigma):
+        n = 300
+        graph = sp.random(n, n, density=0.02, random_state=1, format="csr")
+        ring = (np.ones(n), (np.arange(n), (np.arange(n) + 1) % n))
+        graph = graph + sp.csr_array(ring, shape=(n, n))
+        a = sp.coo_array(sp.diags_array(np.asarray(graph.sum(1)).ravel()) - graph)
+        weight = np.random.default_rng(0).normal(size=n).astype(complex)
+
+        def f(values, operator):
+            s = ieig.eigs(operator(values), 3, sigma=sigma)
+            v = s.eigenvectors
+            share = jnp.abs(v.T @ weight) ** 2 / jnp.sum(jnp.abs(v) ** 2, axis=0)
+            return jnp.sum(share) + s.eigenvalues[1].real
+
+        sparse = lambda x: ieig.SparseOperator(x, *a.coords, n)
+        dense = lambda x: jnp.zeros((n, n)).at[tuple(map(jnp.asarray, a.coords))].set(x)
+        values = jnp.asarray(a.data)
+        gradients = [jax.grad(f)(values, operator) for operator in (sparse, dense)]
+        assert relative(*gradients) < 1e-7
 
     def test_a_singular_pencil_is_reported(self):
         a, b = np.eye(N), np.eye(N)

@@ -494,7 +494,8 @@ def krylov_schur(
     # Without closures over arrays, which may be those of a batch.
     mv, admit = (eqx.filter_closure_convert(fn, v0) for fn in (mv, admit))
     run = functools.partial(_run, **options)
-    limits = jnp.asarray(max_restarts), jnp.asarray(least)
+    real = jtu.tree_leaves(v0)[0].real.dtype
+    limits = jnp.asarray(max_restarts), jnp.asarray(least, real)
     return one_by_one(run, mv, v0, selection, admit, *limits)
 
 
@@ -562,11 +563,11 @@ def _run(
         last = complete | done | (state.restarts + 1 >= max_restarts)
         # Keep the wanted ones and a part of the rest; more as pairs converge, so that
         # locked vectors do not eat up the room for new ones (Stathopoulos, Saad and Wu
-        # 1998). The part varies, from 0.4 to 0.75 by the golden ratio: a fixed one may
+        # 1998). The part varies, from 0.4 to 0.73 by the golden ratio: a fixed one may
         # drop the same Ritz values each time, and what a wanted pair grows from with
         # them. At the end, the wanted ones.
-        part = 0.4 + 0.35 * ((state.restarts * 0.6180339887) % 1)
-        keep = jnp.minimum(needed + (part * (m - needed + count)).astype(int), m - 2)
+        part = 40 + (state.restarts * 21) % 34
+        keep = jnp.minimum(needed + part * (m - needed + count) // 100, m - 2)
         keep = jnp.where(last, needed, keep)
         keep = keep + ritz.second[jnp.minimum(keep, m - 1)].astype(keep.dtype)
         q = schur_basis(ritz.vectors, ritz.second, is_real)

@@ -33,9 +33,10 @@ class ShiftInvert(AbstractEigensolver):
 
     A `sigma` on an eigenvalue makes A − σB singular, and one close to an eigenvalue lets
     that drown the others in its rounding errors. The shift is then moved: by √eps of the
-    size of A if the pencil is singular to rounding, and by a twentieth of the distance
-    to the last one wanted if the first is a thousand times nearer (50 times in single
-    precision). Each move takes another factorisation and another run. What is nearest is still measured from `sigma`.
+    size of A if the pencil is singular to rounding, and by a tenth of the distance to
+    the last one if the first is nearer by a factor of 1000 (25 in single precision), or
+    nearer by 10⁵ (200) than the first one not wanted. Each move takes another
+    factorisation and another run. What is nearest is still measured from `sigma`.
 
     **Arguments:**
 
@@ -120,10 +121,11 @@ class ShiftInvert(AbstractEigensolver):
             _, shift, solves, tries, _ = state
             out = attempt(shift)
             *_, found, singular = out
-            distance, crowded = _crowd(found.eigenvalues[:k])
+            distance, crowded = _crowd(found.eigenvalues[:k], found.outside[:k])
             # Where it comes to stand beside another eigenvalue, it is moved elsewhere.
-            step = distance / 20 * (-1.3) ** tries
-            step = jnp.where(singular, nudge * 10.0**tries, step)
+            times = tries.astype(distance.dtype)
+            step = distance / 10 * (-1.3) ** times
+            step = jnp.where(singular, nudge * 10**times, step)
             shift = sigma + step.astype(sigma.dtype)
             out, done = eqx.filter(out, eqx.is_array), ~(singular | crowded)
             return out, shift, solves + found.num_matvecs, tries + 1, done
@@ -166,15 +168,19 @@ def _nothing(fn: Callable[[Array], PyTree]) -> Callable[[Array], PyTree]:
 
 
 def _crowd(
-    theta: Complex[Array, " k"],
+    theta: Complex[Array, " k"], outside: Complex[Array, " k"]
 ) -> tuple[Float[Array, ""], Bool[Array, ""]]:
-    """How far the last of the eigenvalues is from the shift, and whether the first is so
-    near to it that the rounding errors of its θ drown the others': they are eps ‖A‖ θ₁/θᵢ
-    in the residual of pair i."""
+    """How far the eigenvalues are from the shift, and whether the first is so near to it
+    that the rounding errors of its θ drown the others'. They are eps ‖A‖ θ₁/θᵢ in the
+    residual of pair i, and as large in derivatives, of which the others outside are a
+    part."""
+    eps = jnp.finfo(theta.dtype).eps
     size = jnp.abs(theta)
-    largest = jnp.max(size)
+    first = jnp.max(size)
     # Infinite eigenvalues have θ = 0, or what rounding makes of it.
-    finite = size > jnp.finfo(size.dtype).eps * largest
-    least = jnp.min(jnp.where(finite, size, largest))
-    much = 1e3 if jnp.finfo(size.dtype).eps < 1e-10 else 50
-    return 1 / jnp.where(least > 0, least, 1), largest > much * least
+    last = jnp.min(jnp.where(size > eps * first, size, first))
+    rest = jnp.max(jnp.where(jnp.isnan(outside), 0, jnp.abs(outside)))
+    rest = jnp.where(rest > eps * first, rest, last)
+    crowded = (first * eps**0.2 > last) | (first * eps ** (1 / 3) > rest)
+    last = jnp.minimum(last, rest)
+    return 1 / jnp.where(last > 0, last, 1), crowded
