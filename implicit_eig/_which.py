@@ -288,14 +288,15 @@ def order(
     lowest, highest = _intervals(selection, eigenvalues, overlaps, is_real, accuracy)
     first = behind = jnp.zeros_like(index)
     if is_real:
-        # The second of a pair by position; geev puts the positive imaginary part first.
+        # The second of a pair by position; geev puts the positive imaginary part first,
+        # which may be that of 1 / (λ − σ) where λ is `seen`.
         up, down = eigenvalues.imag > 0, eigenvalues.imag < 0
 
         def partner(x: Array) -> Array:
             return jnp.where(up, jnp.roll(x, -1), jnp.where(down, jnp.roll(x, 1), x))
 
         better = lowest > partner(highest)
-        behind = jnp.where(up, partner(better), down & ~better).astype(index.dtype)
+        behind = (partner(better) | (~better & (seen.imag < 0))).astype(index.dtype)
         lowest, highest = (jnp.maximum(x, partner(x)) for x in (lowest, highest))
         seen = jnp.where(down, jnp.roll(seen, 1), seen)
         first = index - down.astype(index.dtype)

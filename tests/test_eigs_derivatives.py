@@ -10,6 +10,7 @@ import pytest
 from jax.experimental import sparse
 
 import implicit_eig as ieig
+from benchmarks.problems import convection_diffusion
 
 from .oracles import (
     central_difference,
@@ -325,3 +326,46 @@ def test_everything_runs_with_64_bit_disabled():
         assert relative(jax.jit(jax.grad(free))(a), want) < 1e-3
         w, _ = ieig.eig(a)
         assert w.dtype == np.complex64
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_a_stationary_vector_has_a_gradient(shift):
+    """The rightmost eigenvalue of a Markov generator is 0: nothing is measured by it."""
+    n, rng = 100, np.random.default_rng(0)
+    rates = rng.random((n, n)) * (rng.random((n, n)) < 0.05)
+    rates = rates + np.eye(n, k=-1) + np.eye(n, k=n - 1)
+    np.fill_diagonal(rates, 0)
+    # By its sum the vector is fixed: [Q; 1] v = [0; 1].
+    generator = np.vstack([rates - np.diag(rates.sum(0)), np.ones(n)])
+    v = np.linalg.lstsq(generator, np.eye(n + 1)[n], rcond=None)[0]
+    moved = np.zeros(n + 1)
+    moved[[0, 1]] = v[0], -v[0]
+    want = np.linalg.lstsq(generator, moved, rcond=None)[0][0]
+
+    def share(t):
+        moving = jnp.asarray(rates).at[1, 0].add(t)
+        q = moving - jnp.diag(moving.sum(0)) - shift * jnp.eye(n)
+        s = ieig.eigs(lambda x: q @ x, 1, "LR", like=jnp.zeros(n))
+        v = s.eigenvectors[:, 0].real
+        return v[0] / v.sum()
+
+    value, gradient = jax.value_and_grad(share)(0.0)
+    np.testing.assert_allclose([value, gradient], [v[0], want], rtol=1e-8)
+
+
+@pytest.mark.parametrize("p", [(3.0, 7.0, 0.0), (5.0, 3.0, 20.0)])
+def test_single_precision_reaches_its_tolerance(p):
+    """Eigenvalues of a fine grid lie close together: the parts of the augmented vector
+    must not differ by as much as their distance to the rest of the spectrum."""
+    values, rows, columns, n = convection_diffusion(40, p)
+    weight = np.random.default_rng(0).normal(size=n)
+
+    def gradient(dtype):
+        def share(values):
+            operator = ieig.SparseOperator(values, rows, columns, n)
+            v = ieig.eigs(operator, 3).eigenvectors[:, 0].real
+            return (jnp.asarray(weight, dtype) @ v) ** 2
+
+        return np.asarray(jax.grad(share)(jnp.asarray(values, dtype)), float)
+
+    assert relative(gradient(np.float32), gradient(np.float64)) < 5e-2

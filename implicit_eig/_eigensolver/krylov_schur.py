@@ -753,6 +753,10 @@ class KrylovSchur(AbstractEigensolver):
         small = self.krylov_dim is not None and self.krylov_dim < self._default(k)
         return selection.is_extreme(is_real) and not small
 
+    def limit(self, n: int) -> int:
+        """The largest number of restarts."""
+        return 10 * n if self.max_restarts is None else self.max_restarts
+
     @staticmethod
     def _default(k: int) -> int:
         return max(2 * k + 1, 20)
@@ -762,7 +766,8 @@ class KrylovSchur(AbstractEigensolver):
         start = start_vector(v0, pencil.n, dtype)
 
         def run(transformation: AbstractTransformation) -> InvariantBlock:
-            found = self.find(transformation, selection, k, start, progress_meter)
+            limit = self.limit(pencil.n)
+            found = self.find(transformation, selection, k, start, limit, progress_meter)
             return self.block(transformation, selection, k, start, found, left=left)
 
         if pencil.mass is None:
@@ -786,9 +791,10 @@ class KrylovSchur(AbstractEigensolver):
         selection: AbstractSelection,
         k: int,
         start: Inexact[Array, " n"],
+        limit: Int[Array, ""] | int,
         progress_meter: AbstractProgressMeter = NoProgressMeter(),
     ) -> KrylovResult:
-        """A run with products of the transformation."""
+        """A run of at most `limit` restarts with products of the transformation."""
         n = transformation.pencil.n
         return krylov_schur(
             transformation.mv,
@@ -797,7 +803,7 @@ class KrylovSchur(AbstractEigensolver):
             k,
             krylov_dim=self.dimension(n, k),
             rtol=self.tolerance(start.dtype),
-            max_restarts=10 * n if self.max_restarts is None else self.max_restarts,
+            max_restarts=limit,
             repeated=self.repeated,
             progress_meter=progress_meter,
         )
@@ -850,7 +856,8 @@ class KrylovSchur(AbstractEigensolver):
         left_basis = None
         if left:
             # The transposed pencil has the same eigenvalues, and conj(left vectors).
-            dual = self.find(transformation.transpose(), selection, k, start)
+            limit = self.limit(pencil.n)
+            dual = self.find(transformation.transpose(), selection, k, start, limit)
             if transformation.inverse is not None:
                 dual = _purified(dual)
             left_basis = biorthogonal(

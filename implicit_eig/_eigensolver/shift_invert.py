@@ -1,13 +1,11 @@
 """Shift-invert: the eigenvalues nearest to a target, by Krylov spaces of (A − σB)⁻¹B."""
 
-from collections.abc import Callable
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
-from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Num, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Num
 
 from .._operator import as_operator, complex_dtype, Pencil
 from .._solution import RESULTS
@@ -105,12 +103,11 @@ class ShiftInvert(AbstractEigensolver):
                 # In the range of C: without a part along infinite eigenvalues.
                 start = transformation.mv(start)
 
-            def run(start):
-                return self.inner.find(
-                    transformation, selection, k, start, progress_meter
-                )
-
-            found = jax.lax.cond(singular, _nothing(run), run, start)
+            # Not a `cond`: what its branches hold would be batched with it.
+            limit = jnp.where(singular, 0, self.inner.limit(n))
+            found = self.inner.find(
+                transformation, selection, k, start, limit, progress_meter
+            )
             return transformation, start, found, singular
 
         def again(state):
@@ -155,16 +152,6 @@ class ShiftInvert(AbstractEigensolver):
 
 def _is_shape(x) -> bool:
     return isinstance(x, jax.ShapeDtypeStruct)
-
-
-def _nothing(fn: Callable[[Array], PyTree]) -> Callable[[Array], PyTree]:
-    """Zeros in place of what `fn` returns."""
-
-    def zeros(x):
-        shapes = jax.eval_shape(fn, x)
-        return jtu.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-
-    return zeros
 
 
 def _crowd(
