@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import implicit_eig as ieig
+from implicit_eig._transformation import Inverse
 
 
 pytest.importorskip("klujax", reason="the extra `sparse` is not installed")
@@ -126,6 +127,24 @@ def test_shift_invert_finds_and_differentiates_without_python():
     np.testing.assert_allclose(got[0], want[0], rtol=1e-9)
     scale = jnp.abs(want[1]).max()
     np.testing.assert_allclose(got[1], want[1], atol=1e-7 * scale)
+
+
+def test_batches_of_matrices_and_right_sides_are_kept_apart():
+    """Each member's factor with its own right sides, in reverse mode too."""
+    values = jnp.stack([jnp.asarray(full(seed=s)[ROWS, COLUMNS]) for s in (0, 1, 2)])
+    many = jnp.asarray(np.random.default_rng(3).normal(size=(3, 4, N)))
+
+    def loss(values, bs):
+        inverse = Inverse.of(sparse(jax.lax.stop_gradient(values)), ieig.KLU())
+        by_columns = inverse.mm(bs.T) + inverse.transpose().mm(bs.T)
+        return by_columns, jax.vmap(lambda b: solve(values, b).value)(bs)
+
+    columns, solved = jax.jit(jax.vmap(loss))(values, many)
+    for s in range(3):
+        a, b = full(seed=s), np.asarray(many[s]).T
+        want = np.linalg.solve(a, b)
+        np.testing.assert_allclose(solved[s].T, want, atol=1e-10)
+        np.testing.assert_allclose(columns[s], want + np.linalg.solve(a.T, b), atol=1e-10)
 
 
 def test_what_cannot_be_done_is_named():

@@ -34,8 +34,8 @@ class KLU(lx.AbstractLinearSolver[_State]):
     For the operators that [`implicit_eig.SparseLU`][] takes, and beside it: this one runs
     inside the compiled program, without a call to Python, so that JAX's persistent cache
     can keep the program. Block triangular form, approximate minimum degree, rows scaled,
-    partial pivoting that prefers the diagonal. Under `vmap` the pattern must be common to
-    the batch. Single precision is computed in double.
+    partial pivoting that prefers the diagonal. Members of a
+    batch are factorised one after the other. Single precision is computed in double.
 
     A singular matrix gives NaN and `lineax.RESULTS.singular`. The library keeps some
     factors, and makes others again when they are asked for.
@@ -60,16 +60,24 @@ class KLU(lx.AbstractLinearSolver[_State]):
             )
         klujax, structure = _klujax(), operator.in_structure()
         values, rows, columns, order = _coalesced(*triplets, structure.shape[0])
-        symbolic = klujax.analyze(rows, columns, order)
-        # Of no factor so far: `klujax.factor` would raise where the matrix is singular.
-        numeric = _token(jnp.zeros(1, jnp.uint64), values, rows, columns, order)
-        numeric, status, _ = klujax.refactor_with_status(
-            rows, columns, values, numeric, symbolic
-        )
-        singular = (status[0] != 0) | ~jnp.isfinite(jnp.sum(jnp.abs(values)))
         matrix = values, rows, columns
+
+        # Member by member: the library's own rules fail for a batch of matrices with
+        # several right sides each (`test_klu.py`).
+        @jax.custom_batching.sequential_vmap
+        def factorise(values, rows, columns):
+            symbolic = klujax.analyze(rows, columns, order)
+            # Of no factor so far: `klujax.factor` raises where the matrix is singular.
+            numeric = _token(jnp.zeros(1, jnp.uint64), values, rows, columns, order)
+            numeric, status, _ = klujax.refactor_with_status(
+                rows, columns, values, numeric, symbolic
+            )
+            return numeric.id, symbolic.id, status[0] != 0
+
+        handle, symbolic, singular = factorise(*matrix)
+        singular = singular | ~jnp.isfinite(jnp.sum(jnp.abs(values)))
         dtype = structure.dtype
-        return _State(numeric.id, symbolic.id, matrix, singular, order, dtype)
+        return _State(handle, symbolic, matrix, singular, order, dtype)
 
     def compute(self, state, vector, options):
         del options
@@ -124,16 +132,20 @@ def _token(handle: Array, values: Array, rows: Array, columns: Array, n: int) ->
 
 
 def _solved(state: _State, b: Inexact[Array, " n"]) -> Inexact[Array, " n"]:
-    klujax, (values, rows, columns) = _klujax(), state.matrix
-    n, out = b.size, jnp.result_type(b, state.dtype)
-    order = state.order
-    symbolic = klujax.SymbolToken(
-        state.symbolic, rows, columns, order, jnp.zeros((), jnp.int32)
-    )
-    numeric = _token(state.handle, values, rows, columns, order)
+    klujax, order, n = _klujax(), state.order, b.size
     name = "tsolve_with_numeric" if state.transposed else "solve_with_numeric"
-    b = jnp.pad(b.astype(values.dtype), (0, order - n))
-    return getattr(klujax, name)(numeric, b, symbolic)[:n].astype(out)
+
+    @jax.custom_batching.sequential_vmap
+    def solve(handle, symbolic, values, rows, columns, b):
+        numeric = _token(handle, values, rows, columns, order)
+        symbolic = klujax.SymbolToken(
+            symbolic, rows, columns, order, jnp.zeros((), jnp.int32)
+        )
+        return getattr(klujax, name)(numeric, b, symbolic)
+
+    rhs = jnp.pad(b.astype(state.matrix[0].dtype), (0, order - n))
+    x = solve(state.handle, state.symbolic, *state.matrix, rhs)
+    return x[:n].astype(jnp.result_type(b, state.dtype))
 
 
 def _coalesced(values, rows, columns, n: int) -> tuple[Array, Array, Array, int]:
