@@ -234,7 +234,9 @@ def rows():
     symmetric = _W @ _W.T * 1.0
     yield Row("tie outside the selected pair", share, spectrum(3, 1, 1, -1))
     yield Row("exact semisimple tie", share, spectrum(*tie), k=2)
+    yield Row("exact semisimple tie", value, spectrum(*tie), k=2)
     yield Row("exact semisimple tie, cut by k", share, spectrum(*tie), k=1)
+    yield Row("exact semisimple tie, cut by k", value, spectrum(*tie), k=1)
     for question in (squares, projector, exponential):
         yield Row("exact semisimple tie", question, spectrum(*tie), k=2)
     yield Row("rounded tie outside", share, spectrum(3, 1, 1 + 2.0**-40, -1))

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Complex, Inexact
 
 from ._eigensolver import of_moderate_size, times_real
-from ._gauge import AbstractGauge, as_gauge
+from ._gauge import AbstractGauge, as_gauge, vanishing
 from ._gauge_guard import watched_phases, without_gauge
 from ._missing import nan_tangent
 from ._operator import as_matrix, complex_dtype, Domain
 from ._pairs import check_ties, default_tie_rtol, Ties
 from ._program import Program
-from ._small_eig import eigen_of_block, tied
+from ._small_eig import blur, eigen_of_block, tied
 
 
 class EigResult(NamedTuple):
@@ -51,9 +51,15 @@ def eig(
     - `tie_rtol`: eigenvalues tie when their gap is at most `tie_rtol · max|λ|`. Default:
         `10 n eps`.
 
+    One of several tied eigenvalues has no derivative, only functions symmetric in them
+    have. In reverse mode cotangents that differ inside a tie give NaN, unless
+    `ties="drop"`. In forward mode tangents are the diagonal of `V⁻¹ȧV`, in the basis of
+    the tied vectors that LAPACK chose: only their sums over a tie mean anything.
+
     A pair that rounding cannot tell from a defective one, because a change E of a by
     `10 eps ‖a‖` merges its eigenvalue with another one (`κ‖E‖` is at least their gap),
-    has NaN derivatives, vector and value. [`implicit_eig.funm`][] and
+    has NaN derivatives, vector and value; so has a vector of which less than two digits of
+    the derivative would be known. [`implicit_eig.funm`][] and
     [`implicit_eig.invariant_subspace`][] have derivatives there.
 
     **Returns:** `EigResult(eigenvalues, eigenvectors)`, complex.
@@ -102,7 +108,11 @@ def _eig(a: Array, gauge: AbstractGauge, ties: Ties, tie_rtol: float) -> EigResu
         )
         v = jax.vmap(gauge, in_axes=1, out_axes=1)(v)
         in_tie = jnp.any(tied(w, active, tie_rtol), axis=0) & (ties == "nan")
-        v = nan_tangent(v, lost | in_tie, nowhere=jnp.all(in_tie))
+        fixed = jax.lax.stop_gradient((w, a))
+        error = float(jnp.finfo(a.dtype).eps) * jnp.linalg.norm(fixed[1])
+        scaleless = vanishing(gauge, v, blur(fixed[0], active, tie_rtol, error))
+        v = v + jnp.where(scaleless, jnp.nan, 0).astype(v.dtype)
+        v = nan_tangent(v, lost | in_tie | scaleless, nowhere=jnp.all(in_tie))
         return nan_tangent(w, lost), v
 
     moderate, size = of_moderate_size(jax.lax.stop_gradient(a))
@@ -139,8 +149,9 @@ def eigvals(a: Inexact[ArrayLike, "*batch n n"]) -> Complex[Array, "*batch n"]:
     - `a`: shape `(..., n, n)`; dtypes as in [`implicit_eig.eig`][].
 
     **Returns:** shape `(..., n)`, complex. At a repeated eigenvalue first derivatives
-    are right for functions that are symmetric in the tied values; second ones are
-    NaN.
+    are right for functions that are symmetric in the tied values; those of one of them
+    alone are NaN in reverse mode, and in forward mode mean something in their sum only.
+    Second ones are NaN.
 
     !!! Example
 

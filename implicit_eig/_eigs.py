@@ -101,7 +101,8 @@ def eigs(
     - `gauge`: default [`implicit_eig.LargestReal`][]`()`. Where none is given, the
         gradient of a loss that depends on the phase warns
         ([`implicit_eig.GaugeDependenceWarning`][]).
-    - `ties`, `tie_rtol`: as in [`implicit_eig.eig`][], among the selected pairs. A
+    - `ties`, `tie_rtol`: as in [`implicit_eig.eig`][], among the selected pairs: one of
+        several tied eigenvalues has no derivative, only functions symmetric in them. A
         selected eigenvalue that ties with one that is not, where the eigensolver met
         that, has no derivative, nor has its vector: NaN with `"nan"`, and whatever the
         linear solve gives with `"drop"`. The default `tie_rtol` is at

@@ -11,7 +11,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Complex, Float, Inexact, PyTree
+from jaxtyping import Array, Bool, Complex, Float, Inexact, PyTree
 
 from ._eigensolver import times_real
 from ._operator import complex_dtype, Domain
@@ -28,6 +28,24 @@ class AbstractGauge(eqx.Module):
 
     @abc.abstractmethod
     def __call__(self, v: Complex[Array, " n"]) -> Complex[Array, " n"]: ...
+
+    def margin(self, v: Complex[Array, " n"]) -> Float[Array, ""] | None:
+        """The size of what the scale is taken from, relative to that of v: where it is no
+        more than the error of v, the gauge would make a phase of noise. `None` where it
+        cannot be small."""
+        del v
+
+
+def vanishing(
+    gauge: AbstractGauge, v: Complex[Array, "n k"], blur: Float[Array, " k"]
+) -> Bool[Array, " k"]:
+    """Which vectors have no representative, known to a relative error of `blur`."""
+    v = jax.lax.stop_gradient(v)
+    margin = jax.eval_shape(gauge.margin, v[:, 0])
+    if margin is None:
+        return jnp.zeros(blur.shape, bool)
+    margins = jax.vmap(gauge.margin, in_axes=1)(v)
+    return ~(margins > blur)
 
 
 def scale_of(x: Array, axis: tuple[int, ...] | None = None) -> Float[Array, "..."]:
@@ -128,31 +146,50 @@ class UnitNorm(AbstractGauge):
             phase = _phase(v[self.index])
         return v * (phase.conj() / _norm(v))
 
+    def margin(self, v):
+        if self.index is None:
+            return None
+        v = _moderate(v)
+        return jnp.abs(v[self.index]) / jnp.linalg.norm(v)
+
 
 class Functional(AbstractGauge):
     """`cᴴv = 1` for a vector `c` of the operator's domain. Derivatives reach `c`.
 
-    A vector with `cᴴv = 0` has no such multiple: inf or NaN, derivatives too.
+    A vector with `cᴴv = 0`, to within its own accuracy, has no such multiple: NaN,
+    derivatives too.
     """
 
     c: PyTree[Inexact[Array, "..."]]
 
     def __call__(self, v):
+        return v / jnp.sum(self._flat(v).conj() * v)
+
+    def _flat(self, v):
         c = Domain.of(jax.eval_shape(lambda: self.c)).flatten(self.c)
-        return v / jnp.sum(c.astype(v.dtype).conj() * v)
+        return c.astype(v.dtype)
+
+    def margin(self, v):
+        c, v = _moderate(jax.lax.stop_gradient(self._flat(v))), _moderate(v)
+        size = jnp.linalg.norm(c) * jnp.linalg.norm(v)
+        return jnp.abs(jnp.sum(c.conj() * v)) / size
 
 
 class Bilinear(AbstractGauge):
     """`vᵀv = 1`, the entry of largest modulus with positive real part.
 
-    The natural scale for complex symmetric operators. NaN or inf for a vector with
-    `vᵀv = 0`, which happens at exceptional points.
+    The natural scale for complex symmetric operators. NaN for a vector with `vᵀv = 0`, to
+    within its own accuracy, which happens at exceptional points.
     """
 
     def __call__(self, v):
         # Rotate first: the square root's branch then depends on v's line only.
         v = v / _largest(v)
         return v / jnp.sqrt(jnp.sum(v * v))
+
+    def margin(self, v):
+        v = _moderate(v)
+        return jnp.abs(jnp.sum(v * v)) / jnp.sum(v.real**2 + v.imag**2)
 
 
 class _User(AbstractGauge):

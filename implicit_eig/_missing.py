@@ -108,12 +108,18 @@ def _(primals, tangents):
     return _first_order(*primals), _second_map([tangents[0]], [ct, missing])[0]
 
 
-def _used(tangents, known):
+def _moving(tangents, known):
     (t,), (ct, missing) = tangents, known
     return [jnp.where(missing & ((ct != 0) | (t != 0)), jnp.nan, t)]
 
 
-_second_map = linear_map("implicit_eig_second", _used, _used)
+def _used(cotangents, known):
+    # Not where it is zero: that of an entry nobody uses moves nothing either.
+    (t,), (ct, missing) = cotangents, known
+    return [jnp.where(missing & (ct != 0), jnp.nan, t)]
+
+
+_second_map = linear_map("implicit_eig_second", _moving, _used)
 
 
 def _beside(x: Array, mark: Bool[Array, "*batch #k"]) -> Array:

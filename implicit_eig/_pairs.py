@@ -9,11 +9,11 @@ from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact
 
 from ._check import check_real
 from ._eigensolver import combine, InvariantBlock
-from ._gauge import AbstractGauge
+from ._gauge import AbstractGauge, vanishing
 from ._gauge_guard import without_gauge
 from ._missing import absent, nan_tangent
 from ._operator import Pencil
-from ._small_eig import eigen_of_block, merges, tied
+from ._small_eig import blur, eigen_of_block, merges, tied
 
 
 Ties = Literal["nan", "drop"]
@@ -90,20 +90,25 @@ def pairs_of_block(
     lost = lost[:k]
     scale = jax.vmap(gauge, in_axes=1, out_axes=1)
     right = scale(combine(basis, coordinates[:, :k]))
-    no_value = no_vector = missing | lost
+    blurred = blur(block.eigenvalues, active, tie_rtol, known, block.outside)
+    scaleless = vanishing(gauge, right, blurred[:k])
+    no_value = missing | lost
     in_tie = jnp.zeros_like(missing)
     if ties == "nan":
         # One of two tied eigenvalues, or a vector of either, has no derivative.
         no_value = no_value | cut[:k]
         in_tie = jnp.any(tied(w, active, tie_rtol), axis=0)[:k]
-        no_vector = no_value | in_tie
+    no_vector = no_value | in_tie | scaleless
     vectors = [right]
     if left_basis is not None:
         left = combine(jnp.where(active, left_basis, 0), duals[:, :k])
         overlap = jnp.sum(left.conj() * pencil.mass_mm(right), axis=0)
         vectors.append(left / jnp.where(missing, jnp.nan, overlap.conj()))
     values = nan_tangent(w[:k], no_value)
-    right, *left = [nan_tangent(x, no_vector, jnp.all(in_tie)) for x in vectors]
+    nan = jnp.where(scaleless, jnp.nan, 0).astype(w.real.dtype)
+    right, *left = [
+        nan_tangent(x + nan.astype(x.dtype), no_vector, jnp.all(in_tie)) for x in vectors
+    ]
     of_values, of_vectors = marks
     if of_values is not None:
         values = values + of_values[:k].astype(values.dtype)

@@ -31,6 +31,25 @@ def tied(
     return both & (gap <= rtol * largest)
 
 
+def blur(
+    eigenvalues: Complex[Array, " m"],
+    active: Bool[Array, " m"],
+    rtol: Float[ArrayLike, ""],
+    error: Float[Array, ""],
+    outside: Complex[Array, " m"] | None = None,
+) -> Float[Array, " m"]:
+    """The relative error of each vector, about, where that of the matrix is `error`: it
+    over the gap to the next eigenvalue that does not tie."""
+    w = eigenvalues
+    gap = jnp.abs(w[:, None] - w[None, :])
+    apart = active[None, :] & ~tied(w, active, rtol) & ~jnp.eye(w.size, dtype=bool)
+    gap = jnp.min(jnp.where(apart, gap, jnp.inf), axis=0)
+    if outside is not None:
+        gap = jnp.fmin(gap, jnp.abs(w - outside))
+    gap = jnp.where(gap > 0, gap, jnp.inf)
+    return 10 * (error / gap + w.size * float(jnp.finfo(gap.dtype).eps))
+
+
 class Eigen(NamedTuple):
     """The eigenpairs of L, with derivatives; and which have none."""
 
@@ -252,6 +271,9 @@ def _tangents(
     Of nearly dependent vectors Ẇ = W Y takes large multiples, with a small difference.
     The equation has no such numbers in the columns of other pairs: where some vectors
     are nearly dependent, its residual is made to vanish once more.
+
+    Columns that are larger than what they are made of by the inverse of the rounding of L
+    are NaN: less than two of their digits are known.
     """
 
     def equation(x: tuple[Array, Array], matrices: tuple) -> tuple[Array, Array]:
@@ -283,13 +305,22 @@ def _tangents(
 
         return jax.lax.fori_loop(0, 3, step, jtu.tree_map(jnp.zeros_like, rhs))
 
+    eps = float(jnp.finfo(w.dtype).eps)
+    norm = jnp.linalg.norm(fixed[0])
+
+    def sure(x: tuple[Array, Array], size: Array) -> tuple[Array, Array]:
+        """x, or NaN in columns where it is too large for right sides of that `size`."""
+        lost = eps * norm * _norms(x[0], 0) > 0.01 * size
+        asked = size > 10 * size.size * eps * jnp.max(size)
+        return jnp.where(lost & asked, jnp.nan, x[0]), x[1]
+
     # Each branch holds all of its work: what both share is made before the choice.
     def solve(rhs: tuple[Array, Array]) -> tuple[Array, Array]:
         def twice(rhs: tuple) -> tuple:
             # Ẇ only: the rounding of Ṁ cancels in functions symmetric in close values.
             return refined(rhs, image, once)[0], once(rhs)[1]
 
-        return either(skewed, twice, once, rhs)
+        return sure(either(skewed, twice, once, rhs), _norms(rhs[0], 0))
 
     def solve_transposed(ct: tuple[Array, Array]) -> tuple[Array, Array]:
         back, inverse = (_transposed(fn, ct) for fn in (image, once))
@@ -299,7 +330,8 @@ def _tangents(
             x = refined(of_w, back, inverse)
             return jtu.tree_map(jnp.add, x, inverse(of_m))
 
-        return either(skewed, twice, inverse, ct)
+        size = _norms(ct[0], 0) + norm * _norms(ct[1], 0)
+        return sure(either(skewed, twice, inverse, ct), size)
 
     rhs = _product(t, w)
     solution = jax.lax.custom_linear_solve(

@@ -92,7 +92,7 @@ class Subspace(eqx.Module):
     def eigenvalues(self) -> Complex[Array, " k"]:
         """The eigenvalues of L, best first, with the derivatives of
         [`implicit_eig.eigvals`][]: at a semisimple tie first ones, right for functions
-        that are symmetric in the tied values. At a defective eigenvalue they have none:
+        that are symmetric in the tied values (others: NaN). At a defective eigenvalue they have none:
         take `trace`, or traces of powers of `block`."""
         found = self._spectrum
         pairs = eigen_of_block(
