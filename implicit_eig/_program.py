@@ -198,6 +198,7 @@ def _arguments(args: tuple[Any, ...], depth: int = 3) -> Hashable:
 # Programs kept, of all functions together. One with its derivatives takes about a thousand
 # memory maps of the 65 530 that Linux allows a process.
 _MOST = 24
+_ARRAYS = Array, np.ndarray, np.generic
 _kept: collections.OrderedDict[Hashable, "_Compiled"] = collections.OrderedDict()
 _lock = threading.Lock()
 
@@ -214,8 +215,8 @@ class Program:
 
     def __call__(self, *args: PyTree) -> PyTree:
         leaves, treedef = jtu.tree_flatten(args)
-        static = tuple(None if isinstance(x, Array) else x for x in leaves)
-        dynamic = [x for x in leaves if isinstance(x, Array)]
+        static = tuple(None if isinstance(x, _ARRAYS) else x for x in leaves)
+        dynamic = [x for x in leaves if isinstance(x, _ARRAYS)]
         key = self, treedef, static, tuple((x.shape, x.dtype) for x in dynamic)
         with _lock:
             program = _kept.pop(key, None)
