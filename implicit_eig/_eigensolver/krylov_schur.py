@@ -475,7 +475,10 @@ def krylov_schur(
 
     With `confirm` the run does not end there. What was found is kept, the Krylov space
     begins anew with a random vector and grows to its full size: what `v0` was blind to,
-    because it lay in an invariant subspace, shows and has to converge. With `repeated` it
+    because it lay in an invariant subspace, shows and has to converge. Of extreme
+    eigenvalues it goes on until the best pair beyond the wanted ones is apart from them,
+    or known as well: it may be a second copy of one of them, which has no derivatives
+    then. With `repeated` it
     grows until the best pair beyond the wanted ones is known well enough to be no better
     than they; again and again while anything better turns up. One Krylov space holds one
     vector of each eigenspace, so this is how more copies of an eigenvalue are found.
@@ -549,16 +552,18 @@ def _run(
         needed = jnp.sum(ritz.wanted)
         complete = (count == needed) & ritz.finite
         values = ritz.values[:width]
-        done = complete
-        if confirm and not repeated:
-            done = complete & (state.searches > 0)
-        if repeated:
-            size = jnp.maximum(rtol**0.5 * jnp.abs(ritz.values[needed]), ritz.rounding)
-            settled = ritz.residuals[needed] <= size
+        if repeated or (confirm and selection.is_extreme(is_real)):
+            # The best one that is not wanted is apart from them, or known as well.
+            beyond = ritz.values[needed]
+            apart = jnp.where(ritz.wanted, jnp.abs(ritz.values - beyond), jnp.inf)
+            size = rtol * jnp.abs(beyond)
+            size = rtol**-0.5 * size if repeated else jnp.maximum(size, jnp.min(apart))
+            settled = ritz.residuals[needed] <= jnp.maximum(size, ritz.rounding)
             complete = complete & ((state.searches == 0) | settled)
+        done = complete & (state.searches > 0) if confirm or repeated else complete
+        if repeated:
             moved = jnp.abs(values - state.found) > 1e3 * rtol * jnp.abs(values)
-            moved = jnp.any(moved & ritz.converged[:width])
-            done = complete & (state.searches > 0) & ~moved
+            done = done & ~jnp.any(moved & ritz.converged[:width])
         done = done | ~ritz.finite
         last = complete | done | (state.restarts + 1 >= max_restarts)
         # Keep the wanted ones and a part of the rest; more as pairs converge, so that
