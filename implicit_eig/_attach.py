@@ -1,5 +1,6 @@
 """Pairs found elsewhere, made differentiable."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -13,7 +14,14 @@ from ._eigs import solution_of_block, watched_solution
 from ._failure import check_throw, raise_unless_successful, reported, watched
 from ._gauge import AbstractGauge, as_gauge
 from ._implicit import ImplicitAdjoint, solve_bordered, SylvesterSolve
-from ._operator import as_pencil, complex_dtype, Pencil
+from ._operator import (
+    as_pencil,
+    complex_dtype,
+    Pencil,
+    pencil_of_moderate_size,
+    safe_norm,
+    times_real,
+)
 from ._pairs import check_ties, Ties
 from ._problem import check_adjoint, stop
 from ._program import Program
@@ -57,8 +65,8 @@ def attach(
     - `polish`: number of Newton steps on the bordered system before anything else, for
         all pairs together; converges quadratically, to different pairs if the given
         ones are too far off.
-    - `rtol`: a pair with `‖Av − λBv‖ > rtol · max|λ| · ‖v‖` (and its left counterpart)
-        is refused. Default `sqrt(eps)`: the error of a derivative is about the residual
+    - `rtol`: a pair with `‖Av − λBv‖ > rtol · max|λ| · ‖B‖ · ‖v‖`, or a left one, is
+        refused. Default `sqrt(eps)`: the error of a derivative is about the residual
         over the gap.
     - `throw`: as in [`implicit_eig.eigs`][]; refused pairs have NaN derivatives.
 
@@ -164,6 +172,11 @@ def _attach(
     rtol: float | None,
     hide: bool,
 ) -> tuple[Solution, Float[Array, ""]]:
+    pencil, scaling = pencil_of_moderate_size(pencil)
+    size = scaling.eigenvalues
+    solve = dataclasses.replace(solve, selection=solve.selection.rescaled(size))
+    eigenvalues = times_real(eigenvalues, 1 / size)
+    left = None if left is None else scaling.given_left(left)
     eigenvalues, vectors, left, solve = stop((eigenvalues, vectors, left, solve))
     block = _block(stop(pencil), eigenvalues, vectors, left, solve, polish, rtol)
     return solution_of_block(
@@ -171,6 +184,7 @@ def _attach(
         stop(block),
         stop(solve.for_block(block)),
         signal,
+        scaling,
         k=eigenvalues.size,
         left=left is not None,
         gauge=gauge,
@@ -183,6 +197,9 @@ def _attach(
 def _block(pencil, eigenvalues, vectors, left, solve, polish, rtol) -> InvariantBlock:
     k = eigenvalues.size
     every = jnp.ones(k, bool)
+    # Of any scale: its squares would under- or overflow.
+    norms = safe_norm(vectors)
+    vectors = times_real(vectors, 1 / jnp.where(norms > 0, norms, 1))
     basis, r = jnp.linalg.qr(vectors)
     diagonal = eigenvalues if jnp.iscomplexobj(vectors) else eigenvalues.real
     matrix = jnp.linalg.solve(r.T, (r * diagonal).T).T
@@ -192,9 +209,10 @@ def _block(pencil, eigenvalues, vectors, left, solve, polish, rtol) -> Invariant
             pencil, basis, matrix, coordinates, every, solve
         )
     _, residuals, ax, bx = galerkin(pencil, basis, eigenvalues, coordinates)
-    scale = jnp.max(jnp.abs(eigenvalues))
+    norm, mass_norm = (safe_norm(x.ravel()) / k**0.5 for x in (ax, bx))
+    scale = jnp.max(jnp.abs(eigenvalues)) * mass_norm
     eps = float(jnp.finfo(residuals.dtype).eps)
-    norm = jnp.maximum(scale, jnp.linalg.norm(ax) / k**0.5)
+    norm = jnp.maximum(scale, norm)
     rtol = eps**0.5 if rtol is None else rtol
     enough = jnp.maximum(rtol * scale, 100 * eps * norm)
     good = residuals <= enough
@@ -230,6 +248,7 @@ def _block(pencil, eigenvalues, vectors, left, solve, polish, rtol) -> Invariant
         active=jnp.broadcast_to(spanned & jnp.all(good), (k,)),
         residuals=residuals,
         norm=norm,
+        mass_norm=mass_norm,
         stats={
             "num_matvecs": jnp.asarray(num_matvecs),
             "num_restarts": jnp.asarray(0),

@@ -6,11 +6,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Complex, Inexact
 
-from ._eigensolver import of_moderate_size, times_real
 from ._gauge import AbstractGauge, as_gauge, vanishing
 from ._gauge_guard import watched_phases, without_gauge
 from ._missing import nan_tangent
-from ._operator import as_matrix, complex_dtype, Domain
+from ._operator import (
+    as_matrix,
+    complex_dtype,
+    Domain,
+    of_moderate_size,
+    times_real,
+)
 from ._pairs import check_ties, default_tie_rtol, Ties
 from ._program import Program
 from ._small_eig import blur, eigen_of_block, tied
@@ -115,13 +120,13 @@ def _eig(a: Array, gauge: AbstractGauge, ties: Ties, tie_rtol: float) -> EigResu
         v = nan_tangent(v, lost | in_tie | scaleless, nowhere=jnp.all(in_tie))
         return nan_tangent(w, lost), v
 
-    moderate, size = of_moderate_size(jax.lax.stop_gradient(a))
-    w, v = jnp.linalg.eig(moderate)
-    w = times_real(w, size[..., 0])
+    a, size = of_moderate_size(a)
+    w, v = jnp.linalg.eig(jax.lax.stop_gradient(a))
     flat = [x.reshape((-1, *x.shape[a.ndim - 2 :])) for x in (a, w, v)]
     w, v = jax.vmap(one)(*flat)
     v = without_gauge(gauge, v)
-    return EigResult(w.reshape(a.shape[:-1]), v.reshape(a.shape))
+    w = times_real(w.reshape(a.shape[:-1]), size[..., 0])
+    return EigResult(w, v.reshape(a.shape))
 
 
 @jax.custom_jvp

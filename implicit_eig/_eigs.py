@@ -13,9 +13,9 @@ from ._eigensolver import AbstractEigensolver, InvariantBlock
 from ._failure import check_throw, raise_unless_successful, reported, watched
 from ._gauge import AbstractGauge, as_gauge
 from ._gauge_guard import watched_phases
-from ._implicit import block_root, ImplicitAdjoint
+from ._implicit import block_root, ImplicitAdjoint, SylvesterSolve
 from ._missing import nan_tangent, nothing_where
-from ._operator import complex_dtype, Pencil
+from ._operator import complex_dtype, Pencil, safe_norm, Scaling
 from ._pairs import accuracy_of, check_ties, pairs_of_block, Ties
 from ._problem import Problem
 from ._program import Program
@@ -217,12 +217,14 @@ def _eigs(
     tie_rtol: float | None,
     hide: bool,
 ) -> tuple[Solution, Float[Array, ""]]:
+    problem, scaling = problem.of_moderate_size()
     block, solve = problem.block(left)
     return solution_of_block(
         problem.pencil,
         block,
         solve,
         signal,
+        scaling,
         k=problem.k,
         left=left,
         gauge=gauge,
@@ -235,8 +237,9 @@ def _eigs(
 def solution_of_block(
     pencil: Pencil,
     block: InvariantBlock,
-    solve,
+    solve: SylvesterSolve,
     signal: Float[Array, ""] | None,
+    scaling: Scaling,
     *,
     k: int,
     left: bool,
@@ -287,21 +290,21 @@ def solution_of_block(
     condition_numbers = None
     left_eigenvectors = None
     if left_vectors is not None:
-        sizes = [jnp.linalg.norm(x, axis=0) for x in (left_vectors, right)]
-        condition_numbers = sizes[0] * sizes[1]
+        left_vectors = scaling.left(left_vectors)
+        condition_numbers = safe_norm(left_vectors) * safe_norm(right)
         left_eigenvectors = pencil.domain.unflatten(left_vectors)
-    eps = jnp.finfo(block.residuals.dtype).eps
-    scale = jnp.maximum(jnp.abs(block.eigenvalues), eps * block.norm)[:k]
+    scale = block.norm + jnp.abs(block.eigenvalues[:k]) * block.mass_norm
     residuals = block.residuals[:k] / jnp.where(scale > 0, scale, 1)
+    outside = None if block.outside is None else scaling.values(block.outside[:k])
     solution = Solution(
-        eigenvalues=values,
+        eigenvalues=scaling.values(values),
         eigenvectors=pencil.domain.unflatten(right),
         left_eigenvectors=left_eigenvectors,
         residuals=residuals,
         condition_numbers=condition_numbers,
         stats=block.stats,
         result=RESULTS.where(defective, RESULTS.defective, block.result),
-        _outside=None if block.outside is None else block.outside[:k],
+        _outside=outside,
     )
     return solution, signal
 

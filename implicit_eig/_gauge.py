@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Complex, Float, Inexact, PyTree
 
-from ._eigensolver import times_real
-from ._operator import complex_dtype, Domain
+from ._operator import complex_dtype, Domain, times_real
 from ._program import TracedFunction
 from ._which import check_vector
 

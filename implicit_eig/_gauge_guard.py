@@ -15,7 +15,6 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Complex, DTypeLike, Float, PyTree
 
-from ._eigensolver import times_real
 from ._gauge import (
     AbstractGauge,
     DefaultGauge,
@@ -25,6 +24,7 @@ from ._gauge import (
     UnitNorm,
 )
 from ._linear_map import linear_map
+from ._operator import times_real
 from ._program import callers_level, is_plain, value_of
 
 

@@ -35,6 +35,7 @@ def accuracy_of(block: InvariantBlock, pencil: Pencil) -> Float[Array, ""]:
     """The default `tie_rtol`: eigenvalues are not known better than their residuals."""
     worst = jnp.max(jnp.where(block.active, block.residuals, 0))
     largest = jnp.max(jnp.where(block.active, jnp.abs(block.eigenvalues), 0))
+    largest = largest * block.mass_norm
     known = 10 * worst / jnp.where(largest > 0, largest, 1)
     least = default_tie_rtol(pencil.n, pencil.dtype)
     return jnp.maximum(least, jnp.where(largest > 0, known, 0))

@@ -1,5 +1,6 @@
 """A problem as the public functions take it: checked, defaults chosen, not yet solved."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -15,10 +16,11 @@ from ._eigensolver import (
     Dense,
     InvariantBlock,
     KrylovSchur,
+    nonfinite,
     ShiftInvert,
 )
 from ._implicit import ImplicitAdjoint, SylvesterSolve
-from ._operator import as_pencil, Domain, Pencil
+from ._operator import as_pencil, Domain, Pencil, pencil_of_moderate_size, Scaling
 from ._progress_meter import AbstractProgressMeter
 from ._solution import RESULTS
 from ._which import (
@@ -101,6 +103,19 @@ class Problem(eqx.Module):
             "target `sigma`."
         )
 
+    def of_moderate_size(self) -> "tuple[Problem, Scaling]":
+        """The same problem where nothing under- or overflows, and what it stands for."""
+        pencil, scaling = pencil_of_moderate_size(self.pencil)
+        size = scaling.eigenvalues
+        selection = self.selection.rescaled(size)
+        return dataclasses.replace(
+            self,
+            pencil=pencil,
+            selection=selection,
+            eigensolver=self.eigensolver.rescaled(size),
+            solve=dataclasses.replace(self.solve, selection=selection),
+        ), scaling
+
     def block(self, left: bool) -> tuple[InvariantBlock, SylvesterSolve]:
         """The block, without derivatives, and the solver for its derivatives. `left` asks
         for the left basis."""
@@ -125,6 +140,11 @@ class Problem(eqx.Module):
             zero = ~jnp.any(v0 != 0)
             result = RESULTS.where(zero, RESULTS.zero_start_vector, block.result)
             block = eqx.tree_at(lambda b: b.result, block, result)
+        meant = selection.is_meant(
+            block.eigenvalues[: self.k], block.outside, self.pencil.is_real
+        )
+        if meant is not True:
+            block = nonfinite(block, ~meant)
         block.stats["dense_fallback"] = jnp.asarray(self.fell_back)
         return block, solve
 

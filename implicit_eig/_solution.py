@@ -87,8 +87,8 @@ class Solution(eqx.Module):
     - `eigenvectors`: shape `(n, k)`; for an operator on a pytree, that structure with a
         trailing axis `k`. Columns are vectors, in the chosen gauge.
     - `left_eigenvectors`: the same shape, or `None`. `uᴴ A = λ uᴴ B`, `uᴴ B v = 1`.
-    - `residuals`: shape `(k,)`, `‖Av − λBv‖ / (‖v‖ max(|λ|, eps ‖A‖))`, computed from the
-        returned pairs.
+    - `residuals`: shape `(k,)`, backward errors `‖Av − λBv‖ / ((‖A‖ + |λ|‖B‖) ‖v‖)` of
+        the returned pairs, with estimates of the norms.
     - `condition_numbers`: shape `(k,)`, `κ(λ) = ‖u‖ ‖v‖ / |uᴴ B v|`, or `None`.
     - `stats`: counts; at least `num_matvecs`, `num_restarts`, `num_converged`.
     - `result`: a member of [`implicit_eig.RESULTS`][].

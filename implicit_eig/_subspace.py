@@ -265,6 +265,7 @@ def _invariant_subspace(
 ]:
     """And the selected and the unselected eigenvalue between which k cuts; and the signal
     of failed solves."""
+    problem, scaling = problem.of_moderate_size()
     pencil = problem.pencil
     dual = _costs_little(problem.eigensolver) if left is None else left
     block, solve = problem.block(dual)
@@ -300,7 +301,9 @@ def _invariant_subspace(
         basis, matrix, values = (
             x + nothing_where(failed, x.dtype) for x in (basis, matrix, values)
         )
-    spectrum = _Spectrum(matrix, values, block.coordinates, tie_rtol)
+    spectrum = _Spectrum(
+        scaling.values(matrix), scaling.values(values), block.coordinates, tie_rtol
+    )
     # The rule's X has CᴴX = I with a constant C: orthonormal here, but not beside.
     triangle = jnp.linalg.cholesky(basis.conj().T @ basis).conj().T
     inverse = jnp.linalg.inv(triangle)
@@ -311,19 +314,19 @@ def _invariant_subspace(
         left_basis = jnp.where(missing, jnp.nan, left_basis @ triangle.conj().T)
         left_basis = nan_tangent(left_basis, missing)
         dual_basis = pencil.domain.unflatten(pencil.adjoint_mass_mm(left_basis))
-        left_basis = pencil.domain.unflatten(left_basis)
+        left_basis = pencil.domain.unflatten(scaling.left(left_basis))
     subspace = Subspace(
         basis=pencil.domain.unflatten(basis @ inverse),
-        block=triangle @ matrix @ inverse,
+        block=scaling.values(triangle @ matrix @ inverse),
         left_basis=left_basis,
         residual=residual,
-        separation=sep,
+        separation=None if sep is None else scaling.norms(sep),
         stats=block.stats,
         result=block.result,
         _dual=dual_basis,
         _spectrum=spectrum,
     )
-    return (subspace, edge), signal
+    return (subspace, tuple(scaling.values(x) for x in edge)), signal
 
 
 def _costs_little(eigensolver: AbstractEigensolver) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, Int, Num, PyTree
 
-from ._operator import complex_dtype, Domain
+from ._operator import complex_dtype, Domain, times_real
 from ._program import TracedFunction
 
 
@@ -45,6 +45,28 @@ class AbstractSelection(eqx.Module):
         """The eigenvalues by whose real and imaginary parts equal keys are sorted."""
         return eigenvalues
 
+    def is_meant(
+        self,
+        selected: Complex[Array, " k"],
+        others: Complex[Array, " k"] | None,
+        is_real: bool,
+    ) -> Bool[ArrayLike, ""]:
+        """Whether this says which eigenvalues are wanted: no target that is NaN, inf or
+        zero, no selected key that is NaN or the least there is, no other one that is the
+        largest."""
+        target = self.target()
+        if target is not None:
+            return jnp.all(jnp.isfinite(target))
+        best = self.keys(selected, None, is_real)
+        meant = jnp.all((best > -jnp.inf) | ~jnp.isfinite(selected))
+        if others is not None:
+            meant = meant & ~jnp.any(self.keys(others, None, is_real) == jnp.inf)
+        return meant
+
+    def rescaled(self, size: Float[Array, ""]) -> "AbstractSelection":
+        """Ranks λ / size as this one ranks λ."""
+        return Rescaled(self, size)
+
     def is_extreme(self, is_real: bool) -> bool:
         """Whether the wanted eigenvalues stand at the rim of every spectrum, where a
         Krylov space finds them first. If not, it may have seen none that is better
@@ -63,6 +85,13 @@ class Named(AbstractSelection):
         part = {"M": jnp.abs(eigenvalues), "R": eigenvalues.real, "I": imag}
         key = part[self.name[1]]
         return key if self.name[0] == "L" else -key
+
+    def is_meant(self, selected, others, is_real):
+        return True
+
+    def rescaled(self, size):
+        del size
+        return self
 
     def is_extreme(self, is_real):
         # The least imaginary part is one end of the spectrum, the least modulus of it
@@ -105,6 +134,13 @@ class Nearest(AbstractSelection):
     def keys(self, eigenvalues, overlaps, is_real):
         del overlaps, is_real
         return -jnp.abs(eigenvalues - self.sigma.astype(eigenvalues.dtype))
+
+    def rescaled(self, size):
+        return Nearest(rescaled_shift(self.sigma, size))
+
+
+def rescaled_shift(sigma: Num[Array, ""], size: Float[Array, ""]) -> Num[Array, ""]:
+    return times_real(sigma, 1 / size.astype(jnp.finfo(sigma.dtype).dtype))
 
 
 def as_shift(sigma: ArrayLike) -> Num[Array, ""]:
@@ -164,7 +200,13 @@ class Overlap(AbstractSelection):
     def target(self):
         v = Domain.of(jax.eval_shape(lambda: self.v)).flatten(self.v)
         v = jax.lax.stop_gradient(v)
+        # The square of a small or large entry would under- or overflow.
+        v = v / jnp.max(jnp.abs(v)).astype(v.dtype)
         return v / jnp.linalg.norm(v).astype(v.dtype)
+
+    def rescaled(self, size):
+        del size
+        return self
 
 
 class Known(AbstractSelection):
@@ -176,6 +218,29 @@ class Known(AbstractSelection):
         del overlaps, is_real
         known = self.eigenvalues.astype(eigenvalues.dtype)
         return -jnp.min(jnp.abs(eigenvalues[:, None] - known), axis=1)
+
+    def rescaled(self, size):
+        return Known(times_real(self.eigenvalues, 1 / size))
+
+
+class Rescaled(AbstractSelection):
+    """Ranks λ / size as `inner` ranks λ."""
+
+    inner: AbstractSelection
+    size: Float[Array, ""]
+
+    def keys(self, eigenvalues, overlaps, is_real):
+        return self.inner.keys(times_real(eigenvalues, self.size), overlaps, is_real)
+
+    @property
+    def keeps_pairs(self):
+        return self.inner.keeps_pairs
+
+    def target(self):
+        return self.inner.target()
+
+    def is_extreme(self, is_real):
+        return self.inner.is_extreme(is_real)
 
 
 class Shifted(AbstractSelection):

@@ -1,9 +1,12 @@
 """Eigensolvers that are not ours: ARPACK on the host, and one written by a user."""
 
+import functools
 import inspect
 import itertools
 import re
+from collections.abc import Callable
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -93,6 +96,25 @@ class TestArpack:
         np.testing.assert_allclose(solution.eigenvalues[:count], full[:count], rtol=1e-8)
         assert np.isnan(solution.eigenvalues[count:]).all()
 
+    def test_a_start_vector_hides_nothing(self):
+        # A chain, similar to a symmetric one, whose modes are known; warm starts at
+        # another mode, of the other parity, inside a block, and at the best one.
+        d = np.concatenate([np.linspace(0, 1, 38), [3.0, 2.0]])
+        a = np.diag(d) + np.diag(0.1 * (np.arange(39) < 20), 1)
+        for v0 in (np.eye(40)[39], np.arange(40) < 20, np.eye(40)[38], np.eye(40)[5]):
+            s = ieig.eigs(
+                a, 2, "LR", v0=v0.astype(float), eigensolver=ieig.Arpack(), throw=False
+            )
+            np.testing.assert_allclose(s.eigenvalues, [3, 2], rtol=1e-9)
+
+    def test_a_loose_tolerance_is_met_and_said(self):
+        a = matrix(seed=3)
+        full = ieig.eigs(a, 2, "LR", eigensolver=ieig.Dense())
+        s = ieig.eigs(a, 2, "LR", eigensolver=ieig.Arpack(rtol=1e-4))
+        np.testing.assert_allclose(s.eigenvalues, full.eigenvalues, rtol=1e-2)
+        assert s.result == ieig.RESULTS.unconfirmed
+        assert s.stats["num_converged"] == 2
+
     def test_a_nan_is_reported(self):
         a = matrix()
         a[2, 2] = np.nan
@@ -142,3 +164,114 @@ class TestAnEigensolverOfOnesOwn:
         solver = names["SubspaceIteration"](num_steps=2)
         solution = ieig.eigs(a, 2, eigensolver=solver, throw=False)
         assert solution.result == ieig.RESULTS.not_converged
+
+
+class Given(ieig.AbstractEigensolver):
+    """The pairs of NumPy, some of them spoiled, in some form."""
+
+    form: Callable = eqx.field(static=True)
+
+    def compute(self, pencil, selection, k, *, v0, left, progress_meter):
+        w, u, v = jax.lax.linalg.eig(pencil.operator.as_matrix())
+        w, v, options = self.form(w, v, u if left else None)
+        return ieig.InvariantBlock.from_pairs(pencil, selection, k, w, v, **options)
+
+
+def spoil(*ranks):
+    """The pairs at these places from the right get wrong vectors."""
+
+    def form(w, v, u):
+        place = jnp.argsort(jnp.argsort(-w.real))
+        wrong = jnp.isin(place, jnp.asarray(ranks, place.dtype))
+        return w, jnp.where(wrong, v + 0.01, v), {}
+
+    return form
+
+
+class TestPairsOfOnesOwn:
+    """Whatever is given, derivatives are those of the pairs that are right."""
+
+    real = np.array([6.0, 5, 4, 3, 2, 1])
+    rng = np.random.default_rng(0)
+    right = np.eye(6) + 0.5 * rng.normal(size=(6, 6))
+
+    def matrix(self, blocks=False):
+        d = np.diag(self.real)
+        if blocks:  # 5 ± 2i behind 6, and 2 ± i
+            d[1:3, 1:3] = [[5, 2], [-2, 5]]
+            d[4:, 4:] = [[2, 1], [-1, 2]]
+        return jnp.asarray(self.right @ d @ np.linalg.inv(self.right))
+
+    def gradient(self, a, form, k, i):
+        def value(a):
+            s = ieig.eigs(a, k, "LR", eigensolver=Given(form), throw=False)
+            return s.eigenvalues[i].real, s
+
+        return jax.grad(value, has_aux=True)(a)
+
+    @pytest.mark.parametrize("ranks, k, good", [((0,), 2, [5]), ((1,), 3, [6, 4])])
+    def test_a_pair_that_did_not_converge_has_no_part_in_those_that_did(
+        self, ranks, k, good
+    ):
+        a, left = self.matrix(), np.linalg.inv(self.right)
+        for i, value in enumerate(good):
+            gradient, s = self.gradient(a, spoil(*ranks), k, i)
+            j = np.flatnonzero(self.real == value)[0]
+            assert relative(gradient, np.outer(left[j], self.right[:, j])) < 1e-10
+            assert np.isclose(s.eigenvalues[i], value)
+        assert s.result == ieig.RESULTS.not_converged
+        assert s.stats["num_converged"] == len(good)
+        assert np.all(np.isnan(self.gradient(a, spoil(*ranks), k, len(good))[0]))
+
+    def test_of_a_conjugate_pair_both_members_or_none(self):
+        a = self.matrix(blocks=True)
+
+        def lower_member(w, v, u):
+            wrong = (w.imag < 0) & (w.real > 4)
+            return jnp.where(wrong, w + 0.1, w), v, {}
+
+        gradient, s = self.gradient(a, lower_member, 3, 0)
+        full = jax.grad(lambda a: ieig.eigs(a, 1, "LR").eigenvalues[0].real)(a)
+        assert np.isclose(s.eigenvalues[0], 6) and relative(gradient, full) < 1e-10
+        assert s.result == ieig.RESULTS.not_converged
+        assert s.stats["num_converged"] == 1
+
+    def test_real_arrays_are_taken(self):
+        a = self.matrix()
+        real = lambda w, v, u: (w.real, 7 * v.real, {})
+        for i in range(2):
+            gradient, s = self.gradient(a, real, 2, i)
+            full = jax.grad(lambda a, i=i: ieig.eigs(a, 2, "LR").eigenvalues[i].real)(a)
+            assert relative(gradient, full) < 1e-10
+            assert s.result == ieig.RESULTS.successful
+
+    def test_vectors_of_any_scale_and_phase(self):
+        a = self.matrix(blocks=True)
+        factors = 1e-200 * np.exp(1j * (1.3 + np.arange(6)))
+        turned = lambda w, v, u: (w, v * jnp.asarray(factors), {})
+        f = lambda a, **kw: loss(ieig.eigs(a, 3, "LR", **kw))
+        ours = jax.grad(functools.partial(f, eigensolver=Given(turned)))
+        assert relative(ours(a), jax.grad(f)(a)) < 1e-9
+
+    def test_left_vectors_are_taken_and_judged(self):
+        a = self.matrix(blocks=True)
+        given = lambda w, v, u: (w, v, {"left": 3j * u})
+        s = ieig.eigs(a, 3, "LR", left=True, eigensolver=Given(given))
+        full = ieig.eigs(a, 3, "LR", left=True)
+        assert relative(s.condition_numbers, full.condition_numbers) < 1e-10
+        assert relative(s.left_eigenvectors, full.left_eigenvectors) < 1e-10
+        wrong = lambda w, v, u: (w, v, {"left": u + 1e-2})
+        s = ieig.eigs(a, 3, "LR", left=True, eigensolver=Given(wrong), throw=False)
+        assert s.result == ieig.RESULTS.left_not_found
+
+    @pytest.mark.parametrize(
+        "form, text",
+        [
+            (lambda w, v, u: (w, v[:, :3], {}), "(6, 3)"),
+            (lambda w, v, u: (w[:1], v[:, :1], {}), "(1,)"),
+            (lambda w, v, u: (w, v, {"left": v[0]}), "`left`"),
+        ],
+    )
+    def test_shapes_that_do_not_fit_are_refused(self, form, text):
+        with pytest.raises(ValueError, match=re.escape(text)):
+            ieig.eigs(self.matrix(), 2, eigensolver=Given(form))

@@ -7,9 +7,8 @@ from .base import (
     combine as combine,
     galerkin as galerkin,
     InvariantBlock as InvariantBlock,
-    of_moderate_size as of_moderate_size,
+    nonfinite as nonfinite,
     Spectrum as Spectrum,
-    times_real as times_real,
     without as without,
 )
 from .dense import Dense as Dense

@@ -1,14 +1,16 @@
 """What an eigensolver returns, and the base class of eigensolvers."""
 
 import abc
+import dataclasses
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Complex, Float, Inexact, Int
+from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, Int
 
-from .._operator import Pencil
+from .._batch import only_if
+from .._operator import complex_dtype, Pencil, safe_norm, times_real
 from .._progress_meter import AbstractProgressMeter
 from .._solution import RESULTS
 from .._transformation import AbstractTransformation
@@ -48,7 +50,7 @@ class InvariantBlock(eqx.Module):
     - `active`: whether a column may be differentiated: wanted (or the partner of a
         wanted one) and converged.
     - `residuals`: `‖A v − λ B v‖ / ‖v‖` of the pairs.
-    - `norm`: an estimate of `‖A‖`.
+    - `norm`, `mass_norm`: estimates of `‖A‖` and `‖B‖`.
     - `outside`: for each column, of the eigenvalues at hand that are not in the block (of
         a Krylov run, Ritz values) the nearest one, NaN where there is none; or `None`.
     - `transformation`: that of the Krylov run which found the pairs; solvers of their
@@ -69,6 +71,7 @@ class InvariantBlock(eqx.Module):
     transformation: AbstractTransformation | None = None
     spectrum: Spectrum | None = None
     outside: Complex[Array, " m"] | None = None
+    mass_norm: Float[ArrayLike, ""] = 1.0
 
     @classmethod
     def from_pairs(
@@ -76,60 +79,212 @@ class InvariantBlock(eqx.Module):
         pencil: Pencil,
         selection: AbstractSelection,
         k: int,
-        eigenvalues: Complex[Array, " p"],
-        eigenvectors: Complex[Array, "n p"],
+        eigenvalues: Inexact[Array, " p"],
+        eigenvectors: Inexact[Array, "n p"],
         *,
+        left: Inexact[Array, "n p"] | None = None,
         rtol: float | None = None,
         stats: dict[str, Any] | None = None,
     ) -> "InvariantBlock":
         """The k best of p ≥ k eigenpairs found in any way, of which those count as
-        converged that have a residual of at most `rtol · |λ|` (default: `sqrt(eps)`), or
-        of rounding. Vectors of unit norm; NaN where there is none.
+        converged that have a residual of at most `rtol · |λ| ‖B‖` (default: `sqrt(eps)`),
+        or of rounding. Real or complex, of any scale; NaN where there is none.
 
         For a real pencil conjugate partners must stand side by side, the positive
         imaginary part first, as `geev` gives them; give p > k where the pair at k may be
-        cut. Without left basis: `eigs(left=True)` refuses the eigensolver.
+        cut. `left` are left eigenvectors, `uᴴ A = λ uᴴ B`, in the same order. Without
+        them `eigs(left=True)` refuses the eigensolver.
         """
+        w, v, left = _as_complex(pencil, k, eigenvalues, eigenvectors, left)
         is_real = pencil.is_real and selection.keeps_pairs
-        eps = float(jnp.finfo(eigenvalues.dtype).eps)
-        accuracy = jnp.full(
-            eigenvalues.size, 10 * eps * jnp.nanmax(jnp.abs(eigenvalues))
-        )
-        perm, second, wanted = choose(
-            selection, k, eigenvalues, eigenvectors, is_real, accuracy
-        )
-        w, v = eigenvalues[perm], eigenvectors[:, perm]
-        # Something to stand for a vector that does not exist.
         there = jnp.all(jnp.isfinite(v), axis=0) & jnp.isfinite(w)
-        start = jax.random.normal(jax.random.key(0), v.shape, v.real.dtype)
-        v, w = jnp.where(there, v, start.astype(v.dtype)), jnp.where(there, w, 0)
-        basis = schur_basis(v, second, is_real)
-        coordinates = leading(wanted, basis.conj().T.astype(v.dtype) @ v)
-        matrix, residuals, ax, bx = galerkin(pencil, basis, w, coordinates)
-        eps = float(jnp.finfo(residuals.dtype).eps)
-        norm = jnp.maximum(jnp.max(jnp.abs(w)), jnp.linalg.norm(ax) / w.size**0.5)
-        size = jnp.abs(w) * jnp.linalg.norm(bx) / w.size**0.5
+        w, sound = jnp.where(there, w, jnp.nan), there
+        if is_real:
+            w, v, left, paired = _in_pairs(w, v, left)
+            sound = there & paired
+        eps = float(jnp.finfo(w.dtype).eps)
+        accuracy = 10 * eps * jnp.max(jnp.where(there, jnp.abs(w), 0))
+        accuracy = jnp.broadcast_to(accuracy, w.shape)
+        perm, second, wanted = choose(selection, k, w, v, is_real, accuracy)
         rtol = eps**0.5 if rtol is None else rtol
-        enough = jnp.maximum(rtol * size, 1e3 * eps * norm)
-        active = wanted & there & (residuals <= enough)
-        converged = jnp.sum(active[:k])
-        counts = {"num_matvecs": 0, "num_restarts": 0, "num_converged": converged}
-        counts |= {} if stats is None else stats
+        outside, there = nearest_outside(w, perm, wanted), there[perm]
+        sound = sound[perm]
+        # Something to stand for a vector that does not exist.
+        start = jax.random.normal(jax.random.key(0), v.shape, v.real.dtype)[
+            :, : perm.size
+        ]
+        v = jnp.where(there, v[:, perm], start.astype(v.dtype))
+        dual = None
+        if left is not None:
+            dual = jnp.where(there, left[:, perm], start.astype(v.dtype))
+        basis = schur_basis(v, second, is_real)
+        block = cls.of(
+            pencil,
+            basis,
+            w[perm],
+            basis.conj().T.astype(v.dtype) @ v,
+            k=k,
+            second=second,
+            wanted=wanted,
+            usable=sound,
+            rtol=rtol,
+            left=None if dual is None else (schur_basis(dual, second, is_real), dual),
+            outside=outside,
+        )
+        if left is not None:
+            defect = left_defect(pencil, block.left_basis, block.matrix, block.active)
+            size = jnp.max(jnp.where(block.active, safe_norm(block.left_basis), 0))
+            scale = jnp.max(jnp.where(block.active, jnp.abs(block.eigenvalues), 0))
+            enough = jnp.maximum(rtol * scale * block.mass_norm, 1e3 * eps * block.norm)
+            none = ~(defect <= 10 * enough * size) & (block.result == RESULTS.successful)
+            block = without(block, none, RESULTS.left_not_found)
+        counts = {"num_matvecs": 0, "num_restarts": 0} | ({} if stats is None else stats)
+        counts = {name: jnp.asarray(count) for name, count in counts.items()}
+        return dataclasses.replace(block, stats=block.stats | counts)
+
+    @classmethod
+    def of(
+        cls,
+        pencil: Pencil,
+        basis: Inexact[Array, "n m"],
+        eigenvalues: Complex[Array, " m"],
+        coordinates: Complex[Array, "m m"],
+        *,
+        k: int,
+        second: Bool[Array, " m"],
+        wanted: Bool[Array, " m"],
+        usable: Bool[Array, " m"],
+        rtol: float,
+        slack: float = 1e3,
+        norms: tuple[Float[Array, ""], Float[Array, ""]] | None = None,
+        left: tuple[Inexact[Array, "n m"], Complex[Array, "n m"]] | None = None,
+        outside: Complex[Array, " m"] | None = None,
+        judge: bool = True,
+    ) -> "InvariantBlock":
+        """The block of pairs (λ, X W), X any orthonormal columns: the one place where
+        what this class promises is made true.
+
+        A pair is `active` when it is `wanted`, `usable`, has a residual of `rtol |λ| ‖B‖`
+        or of rounding (`slack · eps ‖A‖`), and so has its partner, of which the later one
+        is `second`. Residuals come first: one that is no eigenpair has no part in the
+        span of the others, which come before it. `left` are an orthonormal basis of the
+        left vectors, and these. `norms` are those of A and B, by default estimated by
+        those of AX and BX. Without `judge` all that are wanted and usable are active, and
+        stand first as they are.
+        """
+        m, is_real = eigenvalues.size, not jnp.iscomplexobj(basis)
+        coordinates = leading(wanted, coordinates)
+        values = jnp.where(usable, eigenvalues, 0)
+        matrix, residuals, ax, bx = galerkin(pencil, basis, values, coordinates)
+        size = jnp.abs(values)
+        if norms is None:
+            norm, mass_norm = (safe_norm(x.ravel()) / m**0.5 for x in (ax, bx))
+            norms = jnp.maximum(norm, jnp.max(size) * mass_norm), mass_norm
+        norm, mass_norm = norms
+        dual = None if left is None else left[0]
+        active = wanted & usable
+        if judge:
+            rounding = slack * float(jnp.finfo(norm.dtype).eps) * norm
+            active = active & (
+                residuals <= jnp.maximum(rtol * size * mass_norm, rounding)
+            )
+            first = jnp.concatenate([second[1:], jnp.zeros(1, bool)])
+            active = active & (jnp.roll(active, -1) | ~first)
+            active = active & (jnp.roll(active, 1) | ~second)
+        complete = jnp.all(active | ~wanted)
+
+        def in_front(x: tuple) -> tuple:
+            basis, matrix, coordinates, dual = x
+            coordinates = coordinates[:, front]
+            turn = schur_basis(coordinates, second[front], is_real)
+            coordinates = turn.conj().T.astype(coordinates.dtype) @ coordinates
+            if left is not None:
+                u = left[0].conj().T.astype(left[1].dtype) @ left[1][:, front]
+                dual = dual @ schur_basis(u, second[front], is_real)
+            return basis @ turn, turn.conj().T @ matrix @ turn, coordinates, dual
+
+        if judge:
+            front = jnp.argsort(~active, stable=True)
+            residuals = jnp.where(usable, residuals, jnp.nan)[front]
+            active, eigenvalues = active[front], eigenvalues[front]
+            outside = None if outside is None else outside[front]
+            moved = jnp.any(front != jnp.arange(m))
+            basis, matrix, coordinates, dual = only_if(
+                moved, in_front, (basis, matrix, coordinates, dual)
+            )
         return cls(
             basis=basis,
             matrix=leading(active, matrix),
-            eigenvalues=jnp.where(there, w, jnp.nan),
-            coordinates=coordinates,
-            left_basis=None,
+            eigenvalues=eigenvalues,
+            coordinates=leading(active, coordinates),
+            left_basis=None
+            if dual is None
+            else biorthogonal(pencil, dual, basis, active),
             active=active,
-            residuals=jnp.where(there, residuals, jnp.nan),
+            residuals=residuals,
             norm=norm,
-            stats={name: jnp.asarray(count) for name, count in counts.items()},
-            result=RESULTS.where(
-                converged == k, RESULTS.successful, RESULTS.not_converged
-            ),
-            outside=nearest_outside(eigenvalues, perm, wanted),
+            mass_norm=mass_norm,
+            stats={"num_converged": jnp.sum(active[:k])},
+            result=RESULTS.where(complete, RESULTS.successful, RESULTS.not_converged),
+            outside=outside,
         )
+
+
+def _as_complex(
+    pencil: Pencil,
+    k: int,
+    eigenvalues: Inexact[Array, " p"],
+    eigenvectors: Inexact[Array, "n p"],
+    left: Inexact[Array, "n p"] | None,
+) -> tuple[Complex[Array, " p"], Complex[Array, "n p"], Complex[Array, "n p"] | None]:
+    """Of one dtype, vectors of unit norm; refused by name."""
+    dtype = complex_dtype(pencil.dtype)
+    w = jnp.asarray(eigenvalues)
+    if w.ndim != 1 or w.size < k:
+        raise ValueError(f"`eigenvalues` must have shape (p,), p ≥ {k}; got {w.shape}.")
+    vectors = []
+    for name, v in (("eigenvectors", eigenvectors), ("left", left)):
+        if v is None:
+            vectors.append(None)
+            continue
+        v = jnp.asarray(v)
+        if v.shape != (pencil.n, w.size):
+            raise ValueError(
+                f"`{name}` must have shape {(pencil.n, w.size)}; got {v.shape}."
+            )
+        v, size = v.astype(dtype), safe_norm(v)
+        vectors.append(
+            times_real(v, (1 / jnp.where(size > 0, size, 1)).astype(v.real.dtype))
+        )
+    return w.astype(dtype), *vectors
+
+
+def _in_pairs(w, v, left):
+    """Of a real pencil: what stands for a conjugate pair is one, what else has no
+    imaginary part to speak of is real. And which are neither: these are no eigenpairs,
+    and keep their place by the real part."""
+    eps = float(jnp.finfo(w.dtype).eps)
+    up, down = w.imag > 0, w.imag < 0
+    before, after = jnp.roll(w, 1), jnp.roll(w, -1)
+    near = eps**0.5 * jnp.abs(w)
+    up = up & (jnp.abs(after - w.conj()) <= near) & (after.imag < 0)
+    down = down & jnp.roll(up, 1)
+    lone = ~up & ~down
+    sound = ~lone | (jnp.abs(w.imag) <= near)
+    w = jnp.where(lone, w.real.astype(w.dtype), jnp.where(down, before.conj(), w))
+
+    def paired(x):
+        # A real vector may have come with a phase.
+        top = jnp.argmax(jnp.abs(x), axis=0)
+        top = jnp.take_along_axis(x, top[None], axis=0)
+        size = jnp.abs(top)
+        phase = jnp.where(size > 0, top.conj(), 1) / jnp.where(size > 0, size, 1).astype(
+            x.dtype
+        )
+        real = (x * phase).real.astype(x.dtype)
+        return jnp.where(lone, real, jnp.where(down, jnp.roll(x, 1, axis=1).conj(), x))
+
+    return w, paired(v), None if left is None else paired(left), sound
 
 
 def without(
@@ -141,6 +296,15 @@ def without(
         block,
         (block.active & ~useless, RESULTS.where(useless, result, block.result)),
     )
+
+
+def nonfinite(block: InvariantBlock, useless: Bool[Array, ""]) -> InvariantBlock:
+    """The block, or NaN where it is `useless`."""
+    nan = jnp.where(useless, jnp.nan, 0).astype(block.residuals.dtype)
+    names = "basis", "eigenvalues", "residuals"
+    found = {name: getattr(block, name) for name in names}
+    found = {name: x + nan.astype(x.dtype) for name, x in found.items()}
+    return without(dataclasses.replace(block, **found), useless, RESULTS.nonfinite)
 
 
 class AbstractEigensolver(eqx.Module):
@@ -193,6 +357,12 @@ class AbstractEigensolver(eqx.Module):
         `v0` is a start vector or `None`; `left` asks for the left basis. Runs under
         `jit` and `vmap`.
         """
+
+    def rescaled(self, size: Float[Array, ""]) -> "AbstractEigensolver":
+        """The same for eigenvalues in units of `size`, if it holds any. `size` is 1 but
+        for operators of extreme size."""
+        del size
+        return self
 
 
 def nearest_outside(
@@ -292,28 +462,16 @@ def biorthogonal(
     return left @ jnp.linalg.inv(gram).conj().T
 
 
-def of_moderate_size(
-    a: Inexact[Array, "*batch n n"],
-) -> tuple[Inexact[Array, "*batch n n"], Float[Array, "*batch 1 1"]]:
-    """`a / s` and s: 1, or for entries of extreme size the power of two that makes the
-    largest of `a / s` about 1.
-
-    For `geev`, which scales matrices of extreme size itself, and in some LAPACKs forgets
-    to scale the eigenvalues back.
-    """
-    largest = jnp.max(jnp.abs(a), axis=(-2, -1), keepdims=True)
-    _, exponent = jnp.frexp(jnp.where(jnp.isfinite(largest), largest, 1))
-    least = float(jnp.finfo(a.dtype).tiny) ** 0.25
-    extreme = (largest > 0) & ((largest < least) | (largest > 1 / least))
-    size = jnp.where(extreme, jnp.ldexp(jnp.ones_like(largest), exponent - 1), 1)
-    return times_real(a, 1 / size), size
-
-
-def times_real(x: Inexact[Array, "*n"], size: Float[Array, "*n"]) -> Inexact[Array, "*n"]:
-    """`x · size`, part by part: nothing overflows on the way."""
-    if jnp.iscomplexobj(x):
-        return jax.lax.complex(x.real * size, x.imag * size)
-    return x * size
+def left_defect(
+    pencil: Pencil,
+    left: Inexact[Array, "n m"],
+    matrix: Inexact[Array, "m m"],
+    active: Bool[Array, " m"],
+) -> Float[Array, ""]:
+    """‖Cᴴ A − L Cᴴ B‖ of the active columns C."""
+    inside = jnp.where(active, leading(active, matrix), 0).conj().T
+    defect = pencil.adjoint_mm(left) - pencil.adjoint_mass_mm(left) @ inside
+    return safe_norm(jnp.where(active, defect, 0).ravel())
 
 
 def leading(active: Bool[Array, " m"], x: Inexact[Array, "m m"]) -> Inexact[Array, "m m"]:

@@ -1,5 +1,6 @@
 """LAPACK's `geev` on the materialised matrix."""
 
+import dataclasses
 from collections.abc import Callable
 
 import equinox as eqx
@@ -9,21 +10,19 @@ import lineax as lx
 from jaxtyping import Array, Bool, Complex, Float, Inexact, Int
 
 from .._check import check_flag
-from .._operator import Pencil, SparseOperator
+from .._operator import of_moderate_size, Pencil, SparseOperator, times_real
 from .._solution import RESULTS
 from .._which import AbstractSelection
 from .base import (
     AbstractEigensolver,
-    biorthogonal,
     choose,
     galerkin,
     InvariantBlock,
     leading,
     nearest_outside,
-    of_moderate_size,
+    nonfinite,
     schur_basis,
     Spectrum,
-    times_real,
 )
 from .dense_pencil import eig_of_pencil, PencilEig
 
@@ -99,55 +98,56 @@ def _select(
     dual = u / jnp.sum(v.conj() * pencil.adjoint_mass_mm(u), axis=0)
     every = times_real(w, size), v, dual
     accuracy = _accuracy(pencil, w, v, dual) * size
-    perm, second, wanted = choose(
-        selection, k, times_real(w, size), v, is_real, accuracy
-    )
+    perm, second, wanted = choose(selection, k, times_real(w, size), v, is_real, accuracy)
     v, u, infinite = v[:, perm], u[:, perm], pairs.infinite[perm]
     outside = nearest_outside(w, perm, wanted)
-    w = jnp.where(infinite, jnp.inf, w[perm])
-    wanted = wanted & ~infinite
+    w, wanted = jnp.where(infinite, jnp.inf, w[perm]), wanted & ~infinite
     basis = sharpen(pencil, schur_basis(v, second, is_real), pairs, perm, wanted)
-    coordinates = leading(wanted, basis.conj().T.astype(v.dtype) @ v)
-    matrix, residuals, *_ = galerkin(
-        pencil, basis, jnp.where(infinite, 0, w), coordinates
-    )
-    good = jnp.ones(w.shape, bool)
-    if pencil.mass is not None:
-        norm_b = jnp.linalg.norm(pencil.mass.as_matrix())
-        eps = jnp.finfo(residuals.dtype).eps
-        good = residuals <= eps**0.5 * (norm + jnp.abs(w) * norm_b)
-    enough = jnp.sum(pairs.infinite) <= pencil.n - k
-    result = RESULTS.where(
-        jnp.all(good | ~wanted), RESULTS.successful, RESULTS.residual_too_large
-    )
-    result = RESULTS.where(enough, result, RESULTS.infinite)
-    result = RESULTS.where(pairs.singular, RESULTS.singular, result)
-    wanted = wanted & good & ~pairs.singular
-    selected = jnp.zeros(pencil.n, bool).at[perm].set(wanted)
     mirrored = pairs._replace(left=pairs.right.conj(), right=pairs.left.conj())
     left = schur_basis(u, second, is_real).conj()
     left = sharpen(pencil.transpose(), left, mirrored, perm, wanted).conj()
-    left_basis = biorthogonal(pencil, left, basis, wanted)
-    nan = jnp.where(finite, 0.0, jnp.nan).astype(residuals.dtype)
-    return InvariantBlock(
-        basis=basis + nan.astype(basis.dtype),
-        matrix=times_real(leading(wanted, matrix), size),
-        eigenvalues=times_real(w, size) + nan.astype(w.dtype),
-        coordinates=coordinates,
-        left_basis=left_basis,
-        active=wanted & finite,
-        residuals=residuals * size + nan,
+    norms, eps = (norm, jnp.ones_like(norm)), float(jnp.finfo(w.dtype).eps)
+    if pencil.mass is not None:
+        norms = norm, jnp.linalg.norm(pencil.mass.as_matrix())
+    block = InvariantBlock.of(
+        pencil,
+        basis,
+        w,
+        basis.conj().T.astype(v.dtype) @ v,
+        k=k,
+        second=second,
+        wanted=wanted,
+        usable=jnp.isfinite(w) & ~pairs.singular,
+        rtol=eps**0.5,
+        slack=eps**-0.5,
+        norms=norms,
+        left=(left, u),
+        outside=outside,
+        judge=pencil.mass is not None,
+    )
+    good = block.result == RESULTS.successful
+    result = RESULTS.where(good, RESULTS.successful, RESULTS.residual_too_large)
+    enough = jnp.sum(pairs.infinite) <= pencil.n - k
+    result = RESULTS.where(enough, result, RESULTS.infinite)
+    result = RESULTS.where(pairs.singular, RESULTS.singular, result)
+    selected = jnp.zeros(pencil.n, bool).at[perm].set(wanted)
+    block = dataclasses.replace(
+        block,
+        matrix=times_real(block.matrix, size),
+        eigenvalues=times_real(block.eigenvalues, size),
+        residuals=block.residuals * size,
         norm=norm * size,
-        stats={
+        stats=block.stats
+        | {
             "num_matvecs": jnp.asarray(products),
             "num_restarts": jnp.asarray(0),
-            "num_converged": jnp.sum((wanted & finite)[:k]),
             "num_infinite": jnp.sum(pairs.infinite),
         },
-        result=RESULTS.where(finite, result, RESULTS.nonfinite),
+        result=result,
         spectrum=Spectrum(*every, selected, norm * size),
-        outside=times_real(outside, size),
+        outside=times_real(block.outside, size),
     )
+    return nonfinite(block, ~finite)
 
 
 def _accuracy(
@@ -159,9 +159,11 @@ def _accuracy(
     """κ times the rounding of A − λB: what an eigenvalue is known to. A defective one,
     whose κ is infinite, to half the digits."""
     norm = _largest_column(pencil.operator.as_matrix())
-    if pencil.mass is not None:
-        norm = norm + jnp.abs(eigenvalues) * _largest_column(pencil.mass.as_matrix())
     condition = jnp.linalg.norm(right, axis=0) * jnp.linalg.norm(dual, axis=0)
+    if pencil.mass is not None:
+        size = _largest_column(pencil.mass.as_matrix())
+        norm = norm / jnp.where(size > 0, size, 1) + jnp.abs(eigenvalues)
+        condition = condition * size
     eps = jnp.finfo(norm.dtype).eps
     return 10 * eps * norm * jnp.minimum(condition, eps**-0.5)
 

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Complex, Inexact
 
+from .._operator import entries_of_matrix, safe_norm, times_real, uneven
+
 
 class PencilEig(NamedTuple):
     """Eigenvalues, left and right eigenvectors (columns); which eigenvalues are infinite
@@ -27,8 +29,19 @@ def eig_of_pencil(a: Inexact[Array, "n n"], b: Inexact[Array, "n n"]) -> PencilE
     """By B⁻¹A where B is well-conditioned. Else by (A − σB)⁻¹B, whose zero eigenvalues
     are the infinite ones and are deflated first.
 
-    Not `ggev`, which JAX does not have.
+    Columns of sizes that the precision cannot hold together are made alike first. Not
+    `ggev`, which JAX does not have.
     """
+    entries = [entries_of_matrix(x) for x in (a, b)]
+    columns = 1 / uneven(entries, [jnp.max(x.sizes) for x in entries], 1)
+    found = _eig_of_even_pencil(*(times_real(x, columns[None, :]) for x in (a, b)))
+    right = times_real(found.right, columns[:, None])
+    size = safe_norm(right)
+    right = times_real(right, (1 / jnp.where(size > 0, size, 1))[None, :])
+    return found._replace(right=right)
+
+
+def _eig_of_even_pencil(a: Inexact[Array, "n n"], b: Inexact[Array, "n n"]) -> PencilEig:
     sizes = jnp.linalg.svd(b, compute_uv=False)
     eps = jnp.finfo(b.dtype).eps
     regular = sizes[-1] > eps**0.5 * sizes[0]

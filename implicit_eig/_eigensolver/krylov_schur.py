@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Complex, Float, Inexact, Int, PyTree
 
 from .._batch import one_by_one, only_if
 from .._check import check_flag, check_integer, check_real
-from .._operator import complex_dtype, Pencil
+from .._operator import complex_dtype, of_moderate_size, Pencil, times_real
 from .._progress_meter import AbstractProgressMeter, NoProgressMeter
 from .._solution import RESULTS
 from .._transformation import (
@@ -44,9 +44,7 @@ from .base import (
     InvariantBlock,
     leading,
     nearest_outside,
-    of_moderate_size,
     schur_basis,
-    times_real,
     without,
 )
 
@@ -894,6 +892,7 @@ class KrylovSchur(AbstractEigensolver):
             active=active,
             residuals=pairs.residuals + nan,
             norm=norm,
+            mass_norm=pairs.mass_norm,
             stats=transformation.stats(solves, products)
             | {"num_restarts": num_restarts, "num_converged": converged},
             result=result,
@@ -912,6 +911,7 @@ class _Pairs(NamedTuple):
     coordinates: Complex[Array, "m m"]
     residuals: Float[Array, " m"]
     size: Float[Array, " m"]
+    mass_norm: Float[Array, ""]
     verified: Bool[Array, ""]
 
 
@@ -924,14 +924,15 @@ def _pairs(
     pencil = transformation.pencil
     values, coordinates = transformation.eigenvalues(found.eigenvalues), found.coordinates
     matrix, residuals, _, bx = galerkin(pencil, found.basis, values, coordinates)
-    size = jnp.abs(values)
-    if pencil.mass is not None:
-        size = size * jnp.linalg.norm(bx) / found.active.size**0.5
+    mass_norm = jnp.linalg.norm(bx) / found.active.size**0.5
+    size = jnp.abs(values) * mass_norm
     # The recurrence may claim more than the pairs hold.
     eps = jnp.finfo(pencil.dtype).eps
     enough = jnp.maximum(10 * rtol * size, 1e3 * eps * norm)
     verified = jnp.all(jnp.where(found.active, residuals <= enough, True))
-    return _Pairs(found.basis, matrix, values, coordinates, residuals, size, verified)
+    return _Pairs(
+        found.basis, matrix, values, coordinates, residuals, size, mass_norm, verified
+    )
 
 
 def _pairs_if_finite(

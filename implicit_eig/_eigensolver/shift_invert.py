@@ -16,7 +16,7 @@ from .._transformation import (
     ShiftedPencil,
     ShiftInverted,
 )
-from .._which import as_shift
+from .._which import as_shift, rescaled_shift
 from .base import AbstractEigensolver, without
 from .krylov_schur import default_start, KrylovSchur, norm_estimate, start_vector
 
@@ -73,6 +73,9 @@ class ShiftInvert(AbstractEigensolver):
             raise TypeError(f"`inner` must be a `KrylovSchur`; got {inner!r}.")
         self.inner = inner
         self.preconditioner = preconditioner
+
+    def rescaled(self, size):
+        return eqx.tree_at(lambda s: s.sigma, self, rescaled_shift(self.sigma, size))
 
     def compute(self, pencil, selection, k, *, v0, left, progress_meter):
         sigma = self.sigma.astype(shift_dtype(pencil, self.sigma))

@@ -16,7 +16,6 @@ from .._eigensolver import (
     InvariantBlock,
     KrylovSchur,
     ShiftInvert,
-    times_real,
 )
 from .._linear_solver import (
     AbstractSylvesterSolver,
@@ -27,7 +26,7 @@ from .._linear_solver import (
     ProjectedSylvester,
 )
 from .._linear_solver.system import times
-from .._operator import as_operator, complex_dtype, Pencil
+from .._operator import as_operator, complex_dtype, Pencil, times_real
 from .._transformation import AbstractTransformation, Inverse, ShiftInverted
 from .._which import AbstractSelection, Known
 

@@ -8,5 +8,14 @@ from .coerce import (
 from .counting import CountingOperator as CountingOperator
 from .entries import entries as entries, together as together
 from .pencil import complex_dtype as complex_dtype, Domain as Domain, Pencil as Pencil
+from .scaling import (
+    entries_of_matrix as entries_of_matrix,
+    of_moderate_size as of_moderate_size,
+    pencil_of_moderate_size as pencil_of_moderate_size,
+    safe_norm as safe_norm,
+    Scaling as Scaling,
+    times_real as times_real,
+    uneven as uneven,
+)
 from .sparse import SparseOperator as SparseOperator
 from .structure import promises_nothing as promises_nothing

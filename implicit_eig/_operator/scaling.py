@@ -1,0 +1,197 @@
+"""Pencils of extreme size brought to a moderate one, exactly: by powers of two."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Complex, Float, Inexact, Int
+
+from .pencil import Pencil
+from .sparse import SparseOperator
+
+
+class Scaling(eqx.Module):
+    """What a pencil A − λB of moderate size stands for: D (A a⁻¹ − λ B b⁻¹), with λ in
+    units of a/b. All ones but for pencils of extreme size."""
+
+    eigenvalues: Float[Array, ""]  # a / b
+    mass: Float[Array, ""]  # b
+    rows: Float[Array, " n"] | None  # D
+
+    def values(self, x: Complex[Array, "*n"]) -> Complex[Array, "*n"]:
+        """Eigenvalues, or L, of the pencil as it was given."""
+        return times_real(x, self.eigenvalues)
+
+    def norms(self, x: Float[Array, "*k"]) -> Float[Array, "*k"]:
+        """Of parts of A."""
+        return x * self.eigenvalues * self.mass
+
+    def left(self, u: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+        """Left vectors of the pencil as it was given, dual as before."""
+        u = times_real(u, 1 / self.mass)
+        return u if self.rows is None else times_real(u, self.rows[:, None])
+
+    def given_left(self, u: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+        """From given left vectors those of the pencil of moderate size, of any scale."""
+        return u if self.rows is None else times_real(u, 1 / self.rows[:, None])
+
+
+def of_moderate_size(
+    a: Inexact[Array, "*batch n n"],
+) -> tuple[Inexact[Array, "*batch n n"], Float[Array, "*batch 1 1"]]:
+    """`a / s` and s: 1, or for entries of extreme size the power of two that makes them
+    moderate.
+
+    `geev` scales matrices of extreme size itself, and in some LAPACKs forgets to scale
+    the eigenvalues back. Norms would under- or overflow.
+    """
+    largest = jnp.max(_largest_part(a), axis=(-2, -1), keepdims=True)
+    size = _size(jax.lax.stop_gradient(largest))
+    return times_real(a, 1 / size), size
+
+
+def pencil_of_moderate_size(pencil: Pencil) -> tuple[Pencil, Scaling]:
+    """The pencil scaled, as far as its entries are at hand (matrices and
+    `SparseOperator`); differentiable.
+
+    Rows of a pencil may be multiplied by anything. Where they are of sizes that double
+    precision cannot hold together they are made alike, or they would look singular.
+    """
+    operators = [pencil.operator, pencil.mass]
+    known = [
+        x for x in operators if isinstance(x, lx.MatrixLinearOperator | SparseOperator)
+    ]
+    entries = [_entries(jax.lax.stop_gradient(x)) for x in known]
+    largest = [jnp.max(x.sizes) for x in entries]
+    rows = None
+    if len(known) == 2:
+        by_row, by_column = (uneven(entries, largest, axis) for axis in (0, 1))
+        # Columns are the eigensolver's: they would scale the vectors.
+        better = _spread(entries, largest, by_row, 0) <= _spread(
+            entries, largest, by_column, 1
+        )
+        rows = jnp.where(better, 1 / by_row, 1)
+        largest = [jnp.max(x.sizes * x.beside(rows, 0)) for x in entries]
+    one = jnp.ones((), jnp.finfo(pencil.dtype).dtype)
+    sizes = dict(zip(map(id, known), map(_size, largest), strict=True))
+    size_a, size_b = (sizes.get(id(x), one) for x in operators)
+
+    def scaled(operator, size):
+        if id(operator) not in sizes:
+            return operator
+        return _times_rows(operator, 1 / size if rows is None else rows / size)
+
+    pencil = Pencil(scaled(pencil.operator, size_a), scaled(pencil.mass, size_b))
+    return pencil, Scaling(size_a / size_b, size_b, rows)
+
+
+class Entries(NamedTuple):
+    """The sizes of a matrix's entries; with rows and columns, or in a square."""
+
+    sizes: Float[Array, "*e"]
+    index: tuple[Int[Array, "*e"], Int[Array, "*e"]] | None
+    n: int
+
+    def largest(self, axis: int) -> Float[Array, " n"]:
+        """Of each row (`axis` 0) or column."""
+        if self.index is None:
+            return jnp.max(self.sizes, axis=1 - axis)
+        zeros = jnp.zeros(self.n, self.sizes.dtype)
+        return zeros.at[self.index[axis]].max(self.sizes)
+
+    def beside(self, x: Float[Array, " n"], axis: int) -> Float[Array, "*#e"]:
+        """For each entry that of its row or column."""
+        if self.index is None:
+            return jnp.expand_dims(x, 1 - axis)
+        return x[self.index[axis]]
+
+
+def uneven(
+    entries: Sequence[Entries], largest: Sequence[Float[Array, ""]], axis: int
+) -> Float[Array, " n"]:
+    """The sizes, as powers of two, of a pencil's rows or columns: the `axis`. All ones
+    where the precision can hold them together."""
+    total = jnp.zeros(entries[0].n, largest[0].dtype)
+    for x, most in zip(entries, largest, strict=True):
+        total = jnp.maximum(total, x.largest(axis) / jnp.where(most > 0, most, 1))
+    total = jnp.where(total > 0, total, 1)
+    apart = jnp.min(total) < jnp.finfo(total.dtype).eps ** 0.5 * jnp.max(total)
+    return jnp.where(apart, _power(total), 1)
+
+
+def _spread(entries, largest, total, axis: int) -> Float[Array, ""]:
+    """How far from alike entries are that have been divided by `total`."""
+    out = jnp.zeros((), total.dtype)
+    for x, most in zip(entries, largest, strict=True):
+        there = x.sizes > 0
+        size = jnp.log2(jnp.where(there, x.sizes, 1)) - jnp.log2(
+            jnp.where(most > 0, most, 1)
+        )
+        size = size - x.beside(jnp.log2(total), axis)
+        out = out + jnp.sum(jnp.where(there, size, 0) ** 2)
+    return out
+
+
+def safe_norm(x: Inexact[Array, "n *k"]) -> Float[Array, "*k"]:
+    """The norms of columns of any size."""
+    size = _power(jnp.max(_largest_part(jax.lax.stop_gradient(x)), axis=0))
+    return jnp.linalg.norm(times_real(x, 1 / size), axis=0) * size
+
+
+def times_real(
+    x: Inexact[Array, "*n"], size: Float[Array, "*#n"]
+) -> Inexact[Array, "*n"]:
+    """`x · size`, part by part: nothing overflows on the way."""
+    size = jnp.broadcast_to(size, jnp.broadcast_shapes(x.shape, jnp.shape(size)))
+    if jnp.iscomplexobj(x):
+        return jax.lax.complex(x.real * size, x.imag * size)
+    return x * size
+
+
+def _largest_part(x: Inexact[Array, "*n"]) -> Float[Array, "*n"]:
+    if jnp.iscomplexobj(x):
+        return jnp.maximum(jnp.abs(x.real), jnp.abs(x.imag))
+    return jnp.abs(x)
+
+
+def _entries(operator: lx.AbstractLinearOperator) -> Entries:
+    if isinstance(operator, SparseOperator):
+        values, *index = operator.pattern.triplets(operator.values)
+        index = index[::-1] if operator.transposed else index
+        return Entries(_largest_part(values), tuple(index), operator.n)
+    return entries_of_matrix(operator.as_matrix())
+
+
+def entries_of_matrix(a: Inexact[Array, "n n"]) -> Entries:
+    return Entries(_largest_part(a), None, a.shape[0])
+
+
+def _times_rows(operator: lx.AbstractLinearOperator, rows: Float[Array, "*n"]):
+    if isinstance(operator, SparseOperator):
+        if jnp.ndim(rows):
+            rows = _entries(operator).beside(rows, 0)
+        values = times_real(operator.values, rows)
+        return eqx.tree_at(lambda o: o.values, operator, values)
+    rows = rows[:, None] if jnp.ndim(rows) else rows
+    matrix = times_real(operator.as_matrix(), rows)
+    return eqx.tree_at(lambda o: o.matrix, operator, matrix)
+
+
+def _size(largest: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """1, or for an extreme size the power of two that makes it moderate; no further, or
+    cotangents, which are multiplied and divided by it, would underflow on the way."""
+    tiny = float(jnp.finfo(largest.dtype).tiny)
+    least, moderate = tiny**0.25, tiny**0.125
+    small, large = (largest > 0) & (largest < least), largest > 1 / least
+    size = largest * jnp.where(small, 1 / moderate, moderate)
+    return jnp.where(small | (large & jnp.isfinite(largest)), _power(size), 1)
+
+
+def _power(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """The power of two below x, such that its inverse is a normal number."""
+    most = -jnp.finfo(x.dtype).minexp - 1
+    _, exponent = jnp.frexp(jnp.where(jnp.isfinite(x) & (x > 0), x, 1))
+    return jnp.ldexp(jnp.ones_like(x), jnp.clip(exponent - 1, -most, most))
