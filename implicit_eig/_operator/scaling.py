@@ -183,8 +183,8 @@ def _times_rows(operator: lx.AbstractLinearOperator, rows: Float[Array, "*n"]):
 def _size(largest: Float[Array, "*n"]) -> Float[Array, "*n"]:
     """1, or for an extreme size the power of two that makes it moderate; no further, or
     cotangents, which are multiplied and divided by it, would underflow on the way."""
-    tiny = float(jnp.finfo(largest.dtype).tiny)
-    least, moderate = tiny**0.25, tiny**0.125
+    info = jnp.finfo(largest.dtype)
+    least, moderate = float(info.tiny) ** 0.25, float(info.eps) ** 0.5
     small, large = (largest > 0) & (largest < least), largest > 1 / least
     size = largest * jnp.where(small, 1 / moderate, moderate)
     return jnp.where(small | (large & jnp.isfinite(largest)), _power(size), 1)
