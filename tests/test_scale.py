@@ -108,9 +108,8 @@ def test_residuals_are_backward_errors():
 
 
 def test_a_zero_matrix_has_the_value_zero():
-    for eigensolver in (ieig.Dense(), ieig.KrylovSchur()):
-        s = ieig.eigs(jnp.zeros((24, 24)), 2, eigensolver=eigensolver)
-        assert np.array_equal(s.eigenvalues, [0, 0]) and np.all(s.residuals == 0)
+    s = ieig.eigs(jnp.zeros((6, 6)), 2)
+    assert np.array_equal(s.eigenvalues, [0, 0]) and np.all(s.residuals == 0)
 
 
 def tridiagonal(n=40):
