@@ -76,6 +76,12 @@ class TracedFunction(eqx.Module):
         return jtu.tree_unflatten(treedef, out)
 
 
+def holds_function(tree: PyTree) -> bool:
+    """Whether a function of the user's is inside."""
+    leaves = jtu.tree_leaves(tree, is_leaf=lambda x: isinstance(x, TracedFunction))
+    return any(isinstance(x, TracedFunction) for x in leaves)
+
+
 def _without_numbers(jaxpr: Jaxpr) -> tuple[Jaxpr, list[Any]]:
     """Real and complex numbers that stand in the equations become inputs: the next step
     of a loop may have other ones."""

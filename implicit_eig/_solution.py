@@ -39,6 +39,11 @@ class RESULTS(eqx.Enumeration):
         "The pencil A − λB is singular, or the mass matrix B where it has to be "
         "inverted: no eigenvalues can be told. Take `sigma`, or another target."
     )
+    not_linear = (
+        "The operator or the mass matrix is a function that is not linear: what it does "
+        "to a vector is not what its matrix does. A constant part, such as a boundary "
+        "value, has no place in it."
+    )
     zero_start_vector = "The start vector `v0` is zero (or underflows to zero)."
     residual_too_large = (
         "The residual of an eigenpair is too large for it to be an eigenpair of this "
@@ -174,6 +179,7 @@ FAILURES = (
     RESULTS.nonfinite,
     RESULTS.infinite,
     RESULTS.singular,
+    RESULTS.not_linear,
     RESULTS.zero_start_vector,
     RESULTS.residual_too_large,
     RESULTS.dependent,

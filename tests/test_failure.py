@@ -710,3 +710,38 @@ def test_a_start_vector_of_a_program_is_checked_when_it_is_traced():
 
     assert jnp.isfinite(run(A, X)[0])
     raises(lambda: run(A, 0 * X), ValueError, "`v0` is zero")
+
+
+class TestWhatIsNotLinear:
+    """A matrix is made of the operator, and would lose what is not linear."""
+
+    @staticmethod
+    def boundary(u):
+        u = jnp.concatenate([jnp.ones(1), u, jnp.zeros(1)])
+        return (u[2:] - 2 * u[1:-1] + u[:-2]) * 31.0**2
+
+    FUNCTIONS = {
+        "a boundary value": boundary.__func__,
+        "a modulus": lambda u: jnp.abs(u) * jnp.arange(1.0, 31.0),
+        "a square": lambda u: u + 0.1 * u**2,
+    }
+
+    @pytest.mark.parametrize("name", FUNCTIONS)
+    def test_it_is_refused(self, name):
+        fn, like = self.FUNCTIONS[name], jnp.zeros(30)
+        with pytest.raises(RUNTIME, match="not linear"):
+            ieig.eigs(fn, 2, sigma=0.1, like=like)
+        s = jax.jit(lambda: ieig.eigs(fn, 2, sigma=0.1, like=like))()
+        assert s.result == ieig.RESULTS.not_linear
+        assert np.isnan(s.eigenvalues).all()
+
+    def test_a_mass_matrix_too(self):
+        fn = lambda u: u + 1.0
+        with pytest.raises(RUNTIME, match="not linear"):
+            ieig.eigs(BIG, 2, mass=fn, eigensolver=ieig.Dense())
+
+    def test_what_is_linear_passes_and_costs_one_product_more(self):
+        fn = lambda u: jnp.fft.ifft(jnp.arange(30) * jnp.fft.fft(u)).real * 1e5
+        s = ieig.eigs(fn, 2, sigma=0.1, like=jnp.zeros(30))
+        assert s.result == ieig.RESULTS.successful
+        assert s.stats["num_matvecs"] == 31

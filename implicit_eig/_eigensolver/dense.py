@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Complex, Float, Inexact, Int
 
 from .._check import check_flag
 from .._operator import of_moderate_size, Pencil, SparseOperator, times_real
+from .._program import holds_function
 from .._solution import RESULTS
 from .._which import AbstractSelection
 from .base import (
@@ -23,8 +24,10 @@ from .base import (
     nonfinite,
     schur_basis,
     Spectrum,
+    without,
 )
 from .dense_pencil import eig_of_pencil, PencilEig
+from .krylov_schur import default_start
 
 
 class Dense(AbstractEigensolver):
@@ -33,7 +36,8 @@ class Dense(AbstractEigensolver):
     For matrices that fit in memory, and for selections only a full spectrum can answer
     (interior eigenvalues, arbitrary callables). Left vectors come along. Cost: O(n³),
     whatever k; an operator that is not a matrix is materialised by n products
-    (counted in `stats`).
+    (counted in `stats`), and by one more of a function it is found out whether that is
+    linear: `RESULTS.not_linear`.
 
     With a mass matrix B the pairs are those of B⁻¹A, or where B is singular or close to
     it, of (A − σB)⁻¹B, without its zeros: infinite eigenvalues, which `stats` counts as
@@ -53,7 +57,9 @@ class Dense(AbstractEigensolver):
 
     def compute(self, pencil, selection, k, *, v0, left, progress_meter):
         del v0, left, progress_meter
-        pencil, size, products = _materialised(pencil)
+        given = pencil
+        pencil, size, products = _materialised(given)
+        linear, further = _is_linear(given, pencil, size)
         a = pencil.operator.as_matrix()
         eye = jnp.eye(pencil.n, dtype=a.dtype)
         finite = jnp.all(jnp.isfinite(a))
@@ -67,7 +73,31 @@ class Dense(AbstractEigensolver):
             a, b = (jnp.where(finite, x, eye) for x in (a, b))
             found = eig_of_pencil(a, b)
         sharpen = _sharpened if self.sharpen else _as_it_is
-        return _select(pencil, selection, k, found, finite, size, products, sharpen)
+        block = _select(
+            pencil, selection, k, found, finite, size, products + further, sharpen
+        )
+        return without(block, finite & ~linear, RESULTS.not_linear)
+
+
+def _is_linear(
+    given: Pencil, found: Pencil, size: Float[Array, ""]
+) -> tuple[Bool[Array, ""], int]:
+    """Whether functions do to a random vector what their matrices do, and the products
+    with A that took: a constant part, a modulus or a square is lost in a matrix."""
+    x = default_start(given.n, given.dtype)[:, None]
+    matrices = (
+        (given.operator, given.mm, lambda x: times_real(found.mm(x), size), 1),
+        (given.mass, given.mass_mm, found.mass_mm, 0),
+    )
+    linear, products = jnp.asarray(True), 0
+    for operator, product, by_matrix, count in matrices:
+        if not holds_function(operator):
+            continue
+        image, wanted = product(x), by_matrix(x)
+        apart, norm = jnp.linalg.norm(image - wanted), jnp.linalg.norm(wanted)
+        bound = jnp.finfo(norm.dtype).eps ** 0.5 * (jnp.linalg.norm(image) + norm)
+        linear, products = linear & (apart <= bound), products + count
+    return linear, products
 
 
 def _materialised(pencil: Pencil) -> tuple[Pencil, Float[Array, ""], int]:
