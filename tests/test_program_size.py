@@ -1,0 +1,62 @@
+"""Ratchets on the size of what everybody compiles. Counts of equations do not depend on the
+machine; whoever raises one says why."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import implicit_eig as ieig
+
+
+N = 400
+RATES = jnp.cos(jnp.arange(float(N)) / 31)
+
+
+def of_eigs(rates):
+    def step(v):
+        return rates * v + 0.3 * jnp.roll(v, 1) + 0.2 * jnp.roll(v, -1)
+
+    return ieig.eigs(step, k=4, which="LR", like=rates).eigenvalues[0].real
+
+
+def of_dense(a):
+    return jnp.abs(ieig.eigs(a, 2, "LR").eigenvectors[0, 0])
+
+
+def of_eig(a):
+    return jnp.sum(jnp.abs(ieig.eig(a).eigenvectors[0]) ** 2)
+
+
+def equations(fn, x):
+    def count(jaxpr):
+        return sum(
+            1 + sum(count(inner) for inner in subjaxprs_of(eqn)) for eqn in jaxpr.eqns
+        )
+
+    def subjaxprs_of(eqn):
+        for leaf in jax.tree.leaves(
+            list(eqn.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
+        ):
+            if hasattr(leaf, "jaxpr"):
+                leaf = leaf.jaxpr
+            if hasattr(leaf, "eqns"):
+                yield leaf
+
+    return count(jax.make_jaxpr(fn)(x).jaxpr)
+
+
+A = jnp.eye(6)
+MOST = {
+    "eigs": (of_eigs, RATES, 2000),
+    "gradient of eigs": (jax.grad(of_eigs), RATES, 6200),
+    "dense": (of_dense, A, 1570),
+    "gradient of dense": (jax.grad(of_dense), A, 5400),
+    "eig": (of_eig, A, 740),
+    "gradient of eig": (jax.grad(of_eig), A, 1440),
+}
+
+
+@pytest.mark.parametrize("name", MOST)
+def test_programs_do_not_grow(name):
+    fn, x, most = MOST[name]
+    assert equations(fn, x) <= most
