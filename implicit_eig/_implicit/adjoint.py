@@ -305,8 +305,9 @@ def _nonzero(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def _asked(right: Float[Array, "..."], rhs: Inexact[Array, "n m"]) -> Bool[Array, "..."]:
-    """Which parts of a right side are more than the rounding errors of it."""
-    rounding = 10 * rhs.shape[1] * float(jnp.finfo(rhs.dtype).eps)
+    """Which parts of a right side are more than the rounding errors of it, and of the
+    coordinates it is taken apart in."""
+    rounding = float(jnp.finfo(rhs.dtype).eps) ** 0.75
     return right > rounding * jnp.linalg.norm(rhs)
 
 
