@@ -668,7 +668,7 @@ class TestPairsThatFailAlone:
             pick = lambda a: (f(a).eigenvalues, f(a).eigenvectors)
             return jax.jit(lambda a: jax.jvp(pick, (a,), (e,))[1])(a)
 
-        t_w, t_v = tangents(ONE(ieig.KrylovSylvester(krylov_dim=7, max_restarts=1)))
+        t_w, t_v = tangents(ONE(ieig.KrylovSylvester(krylov_dim=9, max_restarts=1)))
         want_w, want_v = tangents(ONE(lx.LU()))
         assert np.isnan(t_w[1]) and np.all(np.isnan(t_v[:, 1]))
         assert relative(t_v[:, 0], want_v[:, 0]) < 1e-9
@@ -686,13 +686,13 @@ class TestPairsThatFailAlone:
         assert np.all(np.isfinite(t_w)) and np.all(np.isfinite(t_v[:, 0]))
         assert np.all(np.isnan(t_v[:, 1])) and np.all(np.isnan(t_u))
 
-    @pytest.mark.parametrize("noise", [1e-9, 1e-3, np.nan])
+    @pytest.mark.parametrize("noise", [1e-9, 1e-6, np.nan])
     def test_the_error_says_how_far_off_it_is(self, noise):
         class Noisy(ieig.AbstractSylvesterSolver):
             def solve(self, system, rhs, **kwargs):
                 exact = Columnwise(lx.LU()).solve(system, rhs, **kwargs)
                 random = random_matrix(0, rhs.shape[0])[:, : rhs.shape[1]]
-                return exact + noise * jnp.linalg.norm(exact) * random
+                return exact + jnp.where(jnp.any(rhs != 0), noise, 0) * random
 
         a, e = self.problem()
         with pytest.raises(RUNTIME, match=r"rtol=3.7e-11") as error:
@@ -701,7 +701,7 @@ class TestPairsThatFailAlone:
         if np.isnan(noise):
             assert error_is is None
         else:
-            assert 1e-2 < float(error_is[1]) / noise < 1e2
+            assert 1e-3 < float(error_is[1]) / noise < 1e3
 
 
 def test_a_start_vector_of_a_program_is_checked_when_it_is_traced():

@@ -39,7 +39,7 @@ def gradient(a, solver, **kwargs):
     adjoint = ieig.ImplicitAdjoint(solver, **kwargs)
 
     def loss(a):
-        s = ieig.eigs(a, K, "LR", adjoint=adjoint)
+        s = ieig.eigs(a, K, "LR", adjoint=adjoint, throw=True)
         return jnp.sum(jnp.abs(s.eigenvectors[:7]) ** 4) + s.eigenvalues[0].imag
 
     return jax.jit(jax.grad(loss))(a)
@@ -48,7 +48,11 @@ def gradient(a, solver, **kwargs):
 def single(solver, **kwargs):
     adjoint = ieig.ImplicitAdjoint(solver, **kwargs)
     weight = random_matrix(4, N)[0]
-    f = lambda b: weight @ ieig.attach(b, *PAIR, adjoint=adjoint).eigenvectors[:, 0].real
+
+    def f(b):
+        s = ieig.attach(b, *PAIR, adjoint=adjoint, throw=True)
+        return weight @ s.eigenvectors[:, 0].real
+
     return jax.jit(jax.grad(f))(B)
 
 

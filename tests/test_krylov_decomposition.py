@@ -134,7 +134,7 @@ def cycle(a, decomposition, start):
         lambda j, d: _expand(lambda v: a @ v, lambda v: v, j, d),
         decomposition,
     )
-    ritz = _ritz(expanded, as_selection("LM", None), K, 0.0, is_real)
+    ritz = _ritz(expanded, as_selection("LM", None), K, 0.0, 0.0, is_real)
     keep = jnp.sum(ritz.wanted) + (M - jnp.sum(ritz.wanted)) // 2
     keep = keep + ritz.second[keep].astype(keep.dtype)
     q = schur_basis(ritz.vectors, ritz.second, is_real)
@@ -196,7 +196,7 @@ def test_what_a_restart_drops_is_rounding(name, dtype):
     a = matrix_of(name, dtype)
     is_real = np.dtype(dtype).kind == "f"
     expanded = run(a, 1).expanded
-    ritz = _ritz(expanded, as_selection("LM", None), K, 0.0, is_real)
+    ritz = _ritz(expanded, as_selection("LM", None), K, 0.0, 0.0, is_real)
     rough = schur_basis(ritz.vectors, ritz.second, is_real)
     h = np.asarray(expanded.matrix)[:M]
     eps = np.finfo(dtype).eps
@@ -256,7 +256,8 @@ def test_a_cut_beside_a_nearly_defective_cluster_drops_rounding(make, dtype):
     @jax.jit
     def basis_of(h):
         w, v = jnp.linalg.eig(h)
-        found = order(as_selection("LM", None), w, None, is_real)
+        accuracy = jnp.full(w.shape, 10 * eps * jnp.max(jnp.abs(w)), w.real.dtype)
+        found = order(as_selection("LM", None), w, None, is_real, accuracy)
         perm, second = found.permutation, found.second
         return w[perm], v[:, perm], schur_basis(v[:, perm], second, is_real), second
 
