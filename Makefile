@@ -22,11 +22,12 @@ $(VENV)/.%: $(VENV)/.python pyproject.toml
 demo: $(VENV)/.plot
 	$(BIN)/python docs/examples/quickstart.py
 
+# A file a worker: its tests share what is compiled.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slow"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(JOBS) -m slow
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m slow
 
 # LAPACK's order, signs and last bits are those of the processor's kernels in SciPy's
 # OpenBLAS, whose LAPACK JAX calls too. Each of these needs a processor that has its
@@ -40,7 +41,7 @@ LAPACK  := test_attach test_covariance test_defective test_dense_adjoint test_di
 test-kernels: $(KERNELS:%=kernel-%)
 
 kernel-%: $(VENV)/.test
-	OPENBLAS_CORETYPE=$* $(BIN)/python -m pytest -n $(JOBS) -m "not slow" \
+	OPENBLAS_CORETYPE=$* $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow" \
 		$(LAPACK:%=tests/%.py)
 
 # The wheel, installed with the lowest and the newest dependencies that pyproject.toml

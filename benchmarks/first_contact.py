@@ -163,7 +163,8 @@ def main():
         for name in LOSSES:
             seconds[name] = min(seconds[name], run("first", name)["seconds"])
     rows = {
-        "first value and gradient of eigs over JAX's eig": seconds["eigs"] / seconds["JAX"],
+        "first value and gradient of eigs over JAX's eig": seconds["eigs"]
+        / seconds["JAX"],
         "first value and gradient of eig over JAX's": seconds["eig"] / seconds["JAX"],
     }
     rows |= run("size") | run("loop")

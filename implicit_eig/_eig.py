@@ -63,8 +63,8 @@ def eig(
 
     A pair that rounding cannot tell from a defective one, because a change E of a by
     `10 eps ‖a‖` merges its eigenvalue with another one (`κ‖E‖` is at least their gap),
-    has NaN derivatives, vector and value; so has a vector of which less than two digits of
-    the derivative would be known. [`implicit_eig.funm`][] and
+    has NaN derivatives, vector and value; so has a vector of which less than two digits
+    of the derivative would be known. [`implicit_eig.funm`][] and
     [`implicit_eig.invariant_subspace`][] have derivatives there.
 
     **Returns:** `EigResult(eigenvalues, eigenvectors)`, complex.

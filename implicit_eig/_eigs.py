@@ -79,8 +79,8 @@ def eigs(
     **Arguments:**
 
     - `operator`: A, of order n: a square array; `BCOO` or `BCSR`; a SciPy sparse array
-        (whose values become a constant) or `LinearOperator` (on the host, constant too); any lineax operator; or a callable `v -> A v`
-        with `like=`. Differentiable: arrays, sparse values, leaves of operators, what a
+        (whose values become a constant) or `LinearOperator` (on the host, constant too);
+        any lineax operator; or a callable `v -> A v` with `like=`. Differentiable: arrays, sparse values, leaves of operators, what a
         callable closes over. For batches use `jax.vmap`.
     - `k`: number of pairs, `1 ≤ k ≤ n`. `None` means all n of a dense matrix.
     - `which`: the wanted end of the spectrum: `"LM"`, `"SM"` (modulus), `"LR"`, `"SR"`
@@ -115,8 +115,8 @@ def eigs(
         derivatives, and `Solution.result` says why. `True`: it raises everywhere, in
         compiled programs by a host callback, at its price. `False`: it never raises;
         values and vectors of failed pairs are the best approximations at hand, their
-        derivatives NaN. Not failures: `RESULTS.unconfirmed`, by which `KrylovSchur` says that its pairs are right, and
-        that better ones inside the spectrum may have escaped it; and
+        derivatives NaN. Not failures: `RESULTS.unconfirmed`, by which `KrylovSchur` says
+        that its pairs are right, and that better ones may have escaped it; and
         `RESULTS.defective`: rounding cannot tell some eigenvalue from a defective one,
         which has NaN derivatives, and so has its vector.
     - `progress_meter`: shows the run: `TextProgressMeter()`, `TqdmProgressMeter()`, or

@@ -108,7 +108,9 @@ def _reached(found: Any, at: tuple[Any, ...], k: int | None) -> str:
     reached = [f"{counts['num_converged']} of {k} did"] if k else []
     for name in ("restarts", "solves", "matvecs"):
         if counts.get(f"num_{name}"):
-            reached.append(f"{counts[f'num_{name}']} {name}".replace("matvecs", "products"))
+            reached.append(
+                f"{counts[f'num_{name}']} {name}".replace("matvecs", "products")
+            )
     residuals = of_member(getattr(found, "residuals", None))
     if residuals is not None and np.isfinite(residuals).any():
         reached.append(f"the largest residual is {np.nanmax(residuals):.1e}")

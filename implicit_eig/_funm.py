@@ -380,9 +380,9 @@ def spectral_projector(
 
 _CUT = (
     "The selection of `spectral_projector` cuts through eigenvalues that cannot be told "
-    "apart: a selected and an unselected one agree to rounding, or are so nearly defective "
-    "that no projector can be computed. Select both or neither, or take throw=False to get "
-    "NaN."
+    "apart: a selected and an unselected one agree to rounding, or are so nearly "
+    "defective that no projector can be computed. Select both or neither, or take "
+    "throw=False to get NaN."
 )
 
 

@@ -38,8 +38,8 @@ class GaugeDependenceWarning(UserWarning):
     depends on.
 
     It comes where Python sees a gradient: in a plain `jax.grad`, not in a compiled
-    program. It looks at derivatives where they are taken: a loss of real vectors that depends on
-    their sign alone is not seen, and a cotangent made of rounding errors alone (of the
+    program. It looks at derivatives where they are taken: a loss of real vectors that
+    depends on their sign alone is not seen, and a cotangent made of rounding errors alone (of the
     Rayleigh quotient of a normal matrix, which is stationary in v) may be.
     """
 
@@ -140,9 +140,7 @@ def watched_phases(
     if not (moving and isinstance(gauge, DefaultGauge)):
         return vectors
     ranks = tuple(x.ndim - 1 if axes is None else axes for x in leaves)
-    return jtu.tree_unflatten(
-        treedef, _watched(tuple(leaves), (len(vectors), ranks))
-    )
+    return jtu.tree_unflatten(treedef, _watched(tuple(leaves), (len(vectors), ranks)))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
@@ -165,7 +163,9 @@ def _watch_back(cotangents, leaves, *, layout):
     known = [value_of(x) for x in leaves]
     if all(x is not None for x in (*sent, *known)):
         with jax.ensure_compile_time_eval():
-            phase, _ = _relative_dependence(_blocks(sent, *layout), _blocks(known, *layout))
+            phase, _ = _relative_dependence(
+                _blocks(sent, *layout), _blocks(known, *layout)
+            )
         count = np.max(np.sum(np.asarray(phase) > tolerance(phase.dtype), axis=-1))
         if count:
             message = _WARNING.format(count)
@@ -193,8 +193,8 @@ def _blocks(leaves: list[np.ndarray], count: int, ranks: tuple[int, ...]) -> Vec
 
 _WARNING = (
     "A gradient was taken of a loss that depends on the phase of (at least) {} "
-    "eigenvectors, which is arbitrary, and no gauge was chosen: it is the gradient in the "
-    "default gauge `LargestReal()`. Pass `gauge=` to choose, or see "
+    "eigenvectors, which is arbitrary, and no gauge was chosen: it is the gradient in "
+    "the default gauge `LargestReal()`. Pass `gauge=` to choose, or see "
     "`implicit_eig.check_gauge_invariance`."
 )
 
@@ -216,5 +216,3 @@ def _without_gauge(
     nothing = _norm(unit - along * v.conj()) <= rounding
     # Its derivatives are not zero, and stay.
     return ct - jnp.where(nothing[..., None, :], fixed, 0)
-
-

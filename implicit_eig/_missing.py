@@ -12,7 +12,11 @@ from ._operator import Pencil
 
 def nothing_where(missing: Bool[Array, "*k"], dtype: DTypeLike) -> Inexact[Array, "*k"]:
     """NaN, in both parts of a complex number, where `missing`, else zero."""
-    nan = complex(jnp.nan, jnp.nan) if jnp.issubdtype(dtype, jnp.complexfloating) else jnp.nan
+    nan = (
+        complex(jnp.nan, jnp.nan)
+        if jnp.issubdtype(dtype, jnp.complexfloating)
+        else jnp.nan
+    )
     return jnp.where(missing, jnp.asarray(nan, dtype), jnp.zeros((), dtype))
 
 

@@ -5,7 +5,7 @@ JAX finds the program of a jitted function by the identity of what is static in 
 function that is made anew in every step of a loop would be compiled anew in every step,
 and one that reads something which has changed would give the old answer. So a function of
 the user's is traced in every call, which takes a millisecond, and from then on it is a
-[`TracedFunction`][]: the equations, compared by what they say, and the captured arrays and
+`TracedFunction`: the equations, compared by what they say, and the captured arrays and
 numbers, which are leaves.
 """
 
@@ -201,8 +201,8 @@ def _arguments(args: tuple[Any, ...], depth: int = 3) -> Hashable:
     return tuple(one(x) for x in args)
 
 
-# Programs kept, of all functions together. One with its derivatives takes about a thousand
-# memory maps of the 65 530 that Linux allows a process.
+# Programs kept, of all functions together. One with its derivatives takes about a
+# thousand memory maps of the 65 530 that Linux allows a process.
 _MOST = 24
 _ARRAYS = Array, np.ndarray, np.generic
 _kept: collections.OrderedDict[Hashable, "_Compiled"] = collections.OrderedDict()
@@ -261,8 +261,9 @@ class _Compiled:
 
 
 def visible(x: Any) -> list[np.ndarray]:
-    """The values that Python can see of x: itself in a plain call, the values and tangents
-    below the tracers of `grad`, `jvp` and `vmap`, none inside a compiled program."""
+    """The values that Python can see of x: itself in a plain call, the values and
+    tangents below the tracers of `grad`, `jvp` and `vmap`, none inside a compiled
+    program."""
     if not isinstance(x, Tracer):
         return [np.asarray(x)]
     if hasattr(x, "primal"):

@@ -92,8 +92,8 @@ class Subspace(eqx.Module):
     def eigenvalues(self) -> Complex[Array, " k"]:
         """The eigenvalues of L, best first, with the derivatives of
         [`implicit_eig.eigvals`][]: at a semisimple tie first ones, right for functions
-        that are symmetric in the tied values (others: NaN). At a defective eigenvalue they have none:
-        take `trace`, or traces of powers of `block`."""
+        that are symmetric in the tied values (others: NaN). At a defective eigenvalue
+        they have none: take `trace`, or traces of powers of `block`."""
         found = self._spectrum
         pairs = eigen_of_block(
             found.matrix,
@@ -248,9 +248,7 @@ def invariant_subspace(
         raise eqx.EquinoxRuntimeError(
             f"{RESULTS[RESULTS.cut]} Of {inside} and {outside} only one is selected."
         )
-    return raise_unless_successful(
-        subspace, throw, k=problem.k, advice=problem.advice()
-    )
+    return raise_unless_successful(subspace, throw, k=problem.k, advice=problem.advice())
 
 
 @Program

@@ -14,7 +14,14 @@ import tomllib
 
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-EXTRAS = ("jaxopt", "scipy", "progress", "plot", "sparse", "test")  # of which the tests make use
+EXTRAS = (
+    "jaxopt",
+    "scipy",
+    "progress",
+    "plot",
+    "sparse",
+    "test",
+)  # of which the tests make use
 
 
 def constraints(project):

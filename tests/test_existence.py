@@ -164,9 +164,9 @@ def test_a_vector_without_a_digit_has_no_derivative(adjoint):
 def test_a_plain_call_raises_where_no_digit_is_known():
     a, *_ = coupled(40)
     with pytest.raises(RuntimeError, match="no digit"):
-        jax.grad(lambda a: jnp.abs(ieig.eigs(a, 1, ieig.Nearest(1.0)).eigenvectors[2, 0]))(
-            a
-        )
+        jax.grad(
+            lambda a: jnp.abs(ieig.eigs(a, 1, ieig.Nearest(1.0)).eigenvectors[2, 0])
+        )(a)
 
 
 M = 6

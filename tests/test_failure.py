@@ -1,6 +1,7 @@
 """Bad input names its value; bad runs raise, or report and give NaN, and harm no other."""
 
 import re
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -194,7 +195,11 @@ def test_an_argument_of_eigs_that_cannot_be_meant_is_named(call, error, text):
         (lambda: ieig.KrylovSchur(rtol="a"), TypeError, "got 'a'"),
         (lambda: ieig.KrylovSylvester(krylov_dim=0), ValueError, "got 0"),
         (eigs(A, 1, tie_rtol="a"), TypeError, "`tie_rtol` must be a number; got 'a'"),
-        (eigs(A, 1, throw="a"), TypeError, "`throw` must be None, True or False; got 'a'"),
+        (
+            eigs(A, 1, throw="a"),
+            TypeError,
+            "`throw` must be None, True or False; got 'a'",
+        ),
         (eigs(A, 1, left=1), TypeError, "`left` must be True or False; got 1"),
         (lambda: ieig.KrylovSchur(max_restarts=0), ValueError, "got 0"),
         (
@@ -720,7 +725,7 @@ class TestWhatIsNotLinear:
         u = jnp.concatenate([jnp.ones(1), u, jnp.zeros(1)])
         return (u[2:] - 2 * u[1:-1] + u[:-2]) * 31.0**2
 
-    FUNCTIONS = {
+    FUNCTIONS: ClassVar = {
         "a boundary value": boundary.__func__,
         "a modulus": lambda u: jnp.abs(u) * jnp.arange(1.0, 31.0),
         "a square": lambda u: u + 0.1 * u**2,

@@ -54,7 +54,7 @@ def test_scipys_keywords_are_answered(name, ours):
 
 
 def test_a_gauge_is_no_selection():
-    with pytest.raises(TypeError, match="LargestReal.*is a gauge"):
+    with pytest.raises(TypeError, match=r"LargestReal.*is a gauge"):
         ieig.eigs(A, 2, which=ieig.LargestReal())
 
 

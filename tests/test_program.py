@@ -59,11 +59,11 @@ TRANSFORMED = {
     "value_and_grad": lambda: jax.value_and_grad(growth),
     "jvp": lambda: lambda r, *p: jax.jvp(lambda r: growth(r, *p), (r,), (r,)),
     "vjp": lambda: lambda r, *p: jax.vjp(lambda r: growth(r, *p), r)[1](1.0),
-    "jacrev": lambda: lambda r, *p: jax.jacrev(
-        lambda r: growth(r, *p) * jnp.array([1.0, 2.0])
-    )(r),
-    "vmap": lambda: lambda r, *p: jax.vmap(lambda t: growth(t * r, *p))(
-        jnp.array([1.0, 0.9])
+    "jacrev": lambda: (
+        lambda r, *p: jax.jacrev(lambda r: growth(r, *p) * jnp.array([1.0, 2.0]))(r)
+    ),
+    "vmap": lambda: (
+        lambda r, *p: jax.vmap(lambda t: growth(t * r, *p))(jnp.array([1.0, 0.9]))
     ),
 }
 

@@ -70,7 +70,9 @@ def test_a_compiled_program_gives_nan_and_says_why():
 
 
 def test_throw_true_raises_from_a_compiled_program():
-    with pytest.raises((RuntimeError, jax.errors.JaxRuntimeError), match="Fewer than `k`"):
+    with pytest.raises(
+        (RuntimeError, jax.errors.JaxRuntimeError), match="Fewer than `k`"
+    ):
         jax.block_until_ready(jax.jit(lambda r: loss(r, True))(RATES))
 
 

@@ -653,17 +653,13 @@ def default_start(n: int, dtype) -> Inexact[Array, " n"]:
     return parts[0] if is_real else jax.lax.complex(*parts)
 
 
-def norm_estimate(
-    mv: Callable[[Array], Array], n: int, dtype
-) -> Float[Array, ""]:
+def norm_estimate(mv: Callable[[Array], Array], n: int, dtype) -> Float[Array, ""]:
     """‖A‖, about: that of an average product."""
     random = default_start(n, dtype)
     return jnp.linalg.norm(mv(random)) / jnp.linalg.norm(random)
 
 
-def start_vector(
-    v0: Inexact[Array, " n"] | None, n: int, dtype
-) -> Inexact[Array, " n"]:
+def start_vector(v0: Inexact[Array, " n"] | None, n: int, dtype) -> Inexact[Array, " n"]:
     """`v0` with a random part of relative size `eps^(1/6)`: a mode that `v0` has no part
     along, because it has another symmetry, or lies in another block, or because `v0` is
     a mode itself, is then in the Krylov space from the first step. Smaller, it would not

@@ -318,9 +318,7 @@ class Frame(eqx.Module):
     inverse: Complex[Array, "m m"]
 
     @classmethod
-    def of(
-        cls, coordinates: Complex[Array, "m m"], active: Bool[Array, " m"]
-    ) -> "Frame":
+    def of(cls, coordinates: Complex[Array, "m m"], active: Bool[Array, " m"]) -> "Frame":
         both = active[:, None] & active[None, :]
         w = jnp.where(both, coordinates, jnp.eye(active.size, dtype=coordinates.dtype))
         w = times_real(w, 1 / jnp.linalg.norm(w, axis=0))

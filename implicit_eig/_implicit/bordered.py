@@ -59,9 +59,7 @@ def solve_bordered(
     border, coefficients = _border(pencil, basis, active)
     if solve.k == pencil.n:  # nothing outside the span
         nothing = jnp.zeros(active.shape, matrix.real.dtype)
-        return BorderedSolution(
-            jnp.zeros_like(rhs), -coefficients(rhs), nothing, signal
-        )
+        return BorderedSolution(jnp.zeros_like(rhs), -coefficients(rhs), nothing, signal)
     # A real block of k = n - 1 whose cut pair is kept whole fills the space as well.
     full = jnp.all(active) & (basis.shape[0] == basis.shape[1])
     system = _system(pencil, basis, matrix, border)

@@ -28,8 +28,8 @@ def block_root(pencil, basis, matrix, left_basis, signal, *, coordinates, active
     the pencil alone. Columns that are not `active` have zero tangents. Beside them stand
     m zeros, one for each pair (column of `coordinates`), the tangents of which are NaN
     for those whose linear solve failed: add them to what is made of X without C.
-    `signal` is a zero that is passed on, to carry the error of a failed solve: its tangent
-    in forward mode, the cotangent of the one given in reverse mode.
+    `signal` is a zero that is passed on, to carry the error of a failed solve: its
+    tangent in forward mode, the cotangent of the one given in reverse mode.
 
     Any tangent with `AẊ + ȦX = BẊL + ḂXL + BXL̇` will do for what users see, since pairs,
     projectors and functions of them do not depend on the basis of span(X). Without a

@@ -39,6 +39,7 @@ class Eigenbasis(AbstractSylvesterSolver):
 
         if self.spectrum is None:
             return factorise(rhs)
+
         def step(_, state):
             y, rest = state
             y = y + _expand(self.spectrum, system, rest)

@@ -51,10 +51,10 @@ class KrylovSylvester(AbstractSylvesterSolver):
     def for_block(self, block):
         gap = None
         if block.outside is not None:
-            theta = lambda values: values
+            values, outside = block.eigenvalues, block.outside
             if block.transformation is not None:
-                theta = block.transformation.theta
-            gap = jnp.abs(theta(block.eigenvalues) - theta(block.outside))
+                values, outside = map(block.transformation.theta, (values, outside))
+            gap = jnp.abs(values - outside)
             gap = jnp.min(jnp.where(block.active & (gap > 0), gap, jnp.inf))
         restarts = block.stats["num_restarts"]
         return dataclasses.replace(self, _restarts=restarts, _gap=gap)

@@ -23,8 +23,8 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, Inexact, Int
 
-from .._operator import entries
 from .._host import host_call
+from .._operator import entries
 
 
 @functools.cache
