@@ -80,8 +80,9 @@ def eigs(
 
     - `operator`: A, of order n: a square array; `BCOO` or `BCSR`; a SciPy sparse array
         (whose values become a constant) or `LinearOperator` (on the host, constant too);
-        any lineax operator; or a callable `v -> A v` with `like=`. Differentiable: arrays, sparse values, leaves of operators, what a
-        callable closes over. For batches use `jax.vmap`.
+        any lineax operator; or a callable `v -> A v` with `like=`. Differentiable:
+        arrays, sparse values, leaves of operators, what a callable closes over. For
+        batches use `jax.vmap`.
     - `k`: number of pairs, `1 ≤ k ≤ n`. `None` means all n of a dense matrix.
     - `which`: the wanted end of the spectrum: `"LM"`, `"SM"` (modulus), `"LR"`, `"SR"`
         (real part), `"LI"`, `"SI"` (imaginary part, of real operators its modulus); a

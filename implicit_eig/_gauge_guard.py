@@ -39,8 +39,8 @@ class GaugeDependenceWarning(UserWarning):
 
     It comes where Python sees a gradient: in a plain `jax.grad`, not in a compiled
     program. It looks at derivatives where they are taken: a loss of real vectors that
-    depends on their sign alone is not seen, and a cotangent made of rounding errors alone (of the
-    Rayleigh quotient of a normal matrix, which is stationary in v) may be.
+    depends on their sign alone is not seen, and a cotangent made of rounding errors alone
+    (of the Rayleigh quotient of a normal matrix, which is stationary in v) may be.
     """
 
 

@@ -276,7 +276,8 @@ def complaints(a, solution, key, k, eps, *, confirmed=True):
     # ‖A‖ is an estimate, from the largest Ritz value to the Frobenius norm.
     reported = np.asarray(solution.residuals)
     least = absolute / (np.linalg.norm(oracle.a) + np.abs(w))
-    most = absolute / np.abs(w)
+    size = np.abs(w)
+    most = np.where(size > 0, absolute / np.where(size > 0, size, 1), np.inf)
     if np.any(reported < 0.9 * least - 100 * eps) or np.any(
         reported > 1.1 * most + 100 * eps
     ):

@@ -59,5 +59,6 @@ def test_a_gradient_of_all_pairs_holds_a_few_matrices(dtype):
     like = jax.ShapeDtypeStruct((n, n), dtype)
     compiled = jax.jit(jax.value_and_grad(loss)).lower(like).compile()
     held = compiled.memory_analysis().temp_size_in_bytes / (16 * n**2)
-    # Seven of them in JAX's; the others are those of refinements that few runs take.
-    assert held < 20
+    # Seven of them in JAX's; the others are those of refinements that few runs take, and
+    # of telling whether a vector's derivative has a digit.
+    assert held < 21
