@@ -275,8 +275,9 @@ def complaints(a, solution, key, k, eps, *, confirmed=True):
     absolute = np.linalg.norm(oracle.a @ v - v * w, axis=0)
     # ‖A‖ is an estimate, from the largest Ritz value to the Frobenius norm.
     reported = np.asarray(solution.residuals)
-    least = absolute / (np.linalg.norm(oracle.a) + np.abs(w))
     size = np.abs(w)
+    most_scale = np.linalg.norm(oracle.a) + size
+    least = absolute / np.where(most_scale > 0, most_scale, 1)
     most = np.where(size > 0, absolute / np.where(size > 0, size, 1), np.inf)
     if np.any(reported < 0.9 * least - 100 * eps) or np.any(
         reported > 1.1 * most + 100 * eps
