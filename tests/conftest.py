@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import os
+import pathlib
+import tempfile
 
 
 # Tests compile much and compute little. Read when JAX is first imported. The second flag
@@ -12,6 +14,13 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_cpu_use_fusion_emitters=false"
     * importlib.metadata.version("jaxlib").startswith(("0.9.", "0.10."))
 )
+
+# Workers share what they compile, and so do one run and the next one on this machine. (JAX
+# itself keeps apart what other versions, flags and processors compiled.)
+CACHE = pathlib.Path(tempfile.gettempdir(), f"implicit_eig-programs-{os.getuid()}")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax
 import pytest
