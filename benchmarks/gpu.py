@@ -40,7 +40,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import implicit_eig as ieig
-from implicit_eig._eigensolver.krylov_schur import _orthogonalise
+from implicit_eig._krylov.arnoldi import orthogonalise as krylov_orthogonalise
 
 from . import dense, problems, report
 from .__main__ import provenance
@@ -127,7 +127,7 @@ def mid_basis(n, passes):
 
 
 def orthogonalise(basis, w):
-    return _orthogonalise(basis, w, lambda v: v)
+    return krylov_orthogonalise(basis, w)
 
 
 def copy(x):

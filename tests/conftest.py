@@ -17,8 +17,10 @@ os.environ["XLA_FLAGS"] = (
 
 # Workers share what they compile, and so do one run and the next one on this machine. (JAX
 # itself keeps apart what other versions, flags and processors compiled.)
-CACHE = pathlib.Path(tempfile.gettempdir(), f"implicit_eig-programs-{os.getuid()}")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR",
+    str(pathlib.Path(tempfile.gettempdir(), f"implicit_eig-programs-{os.getuid()}")),
+)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 

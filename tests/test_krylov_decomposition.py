@@ -14,17 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from implicit_eig._eigensolver.base import schur_basis
-from implicit_eig._eigensolver.krylov_schur import (
-    _expand,
-    _restart,
-    _ritz,
-    _sharpened,
-    default_start,
-    from_rows,
-    KrylovDecomposition,
-    to_rows,
-)
+from implicit_eig._krylov.arnoldi import expand, KrylovDecomposition, restart
+from implicit_eig._krylov.basis import default_start, from_rows, to_rows
+from implicit_eig._krylov.ritz import ritz_pairs, schur_basis, sharpened
 from implicit_eig._which import as_selection, order
 
 from .problems import frank
@@ -128,21 +120,16 @@ def cycle(a, decomposition, start):
     """Expand to M vectors, keep the K wanted and half of the rest: as the driver does
     while nothing has converged."""
     is_real = not jnp.iscomplexobj(a)
-    expanded = jax.lax.fori_loop(
-        start,
-        M,
-        lambda j, d: _expand(lambda v: a @ v, lambda v: v, j, d),
-        decomposition,
-    )
-    ritz = _ritz(expanded, as_selection("LM", None), K, 0.0, 0.0, is_real)
+    expanded = expand(lambda v: a @ v, decomposition, start)
+    ritz = ritz_pairs(expanded, as_selection("LM", None), K, 0.0, 0.0, is_real)
     keep = jnp.sum(ritz.wanted) + (M - jnp.sum(ritz.wanted)) // 2
     keep = keep + ritz.second[keep].astype(keep.dtype)
     q = schur_basis(ritz.vectors, ritz.second, is_real)
-    q = _sharpened(expanded.matrix[:M], q, keep, ritz.values, ritz.vectors)
-    return Cycle(expanded, _restart(expanded, q, keep), keep)
+    q = sharpened(expanded.matrix[:M], q, keep, ritz.values, ritz.vectors)
+    return Cycle(expanded, restart(expanded, q, keep), keep)
 
 
-sharpened = jax.jit(_sharpened)
+sharpened_once = jax.jit(sharpened)
 
 
 def run(a, restarts):
@@ -192,18 +179,18 @@ def test_orthogonality_and_the_krylov_relation_hold_to_rounding(name, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_what_a_restart_drops_is_rounding(name, dtype):
-    """`_restart` keeps the leading block of QᴴHQ: what stands below it is lost."""
+    """`restart` keeps the leading block of QᴴHQ: what stands below it is lost."""
     a = matrix_of(name, dtype)
     is_real = np.dtype(dtype).kind == "f"
     expanded = run(a, 1).expanded
-    ritz = _ritz(expanded, as_selection("LM", None), K, 0.0, 0.0, is_real)
+    ritz = ritz_pairs(expanded, as_selection("LM", None), K, 0.0, 0.0, is_real)
     rough = schur_basis(ritz.vectors, ritz.second, is_real)
     h = np.asarray(expanded.matrix)[:M]
     eps = np.finfo(dtype).eps
     second = np.asarray(ritz.second)
     for p in range(K, M - 1):
         if not second[p]:
-            q = sharpened(jnp.asarray(h), rough, p, ritz.values, ritz.vectors)
+            q = sharpened_once(jnp.asarray(h), rough, p, ritz.values, ritz.vectors)
             q = np.asarray(q)
             gram = np.linalg.norm(q.conj().T @ q - np.eye(M), 2)
             assert gram <= ROUNDING * eps
@@ -268,7 +255,7 @@ def test_a_cut_beside_a_nearly_defective_cluster_drops_rounding(make, dtype):
         w, v, rough, second = basis_of(jnp.asarray(h))
         for p in range(1, M - 1):
             if not second[p] and abs(w[p] - w[p - 1]) > 0.05:
-                q = np.asarray(sharpened(h, rough, p, w, v))
+                q = np.asarray(sharpened_once(h, rough, p, w, v))
                 rotated = q.conj().T @ h @ q
                 dropped = np.linalg.norm(rotated[p:, :p], 2)
                 worst = max(worst, dropped / (eps * np.linalg.norm(h, 2)))

@@ -10,11 +10,11 @@ import numpy as np
 
 from .._check import check_integer, check_real
 from .._host import host_call
+from .._krylov import start_vector
 from .._operator import complex_dtype, entries, Pencil
 from .._solution import RESULTS
 from .._which import AbstractSelection, Named, Nearest
 from .base import AbstractEigensolver, InvariantBlock, nonfinite
-from .krylov_schur import start_vector
 
 
 class Arpack(AbstractEigensolver):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, Int
 
 from .._batch import only_if
+from .._krylov import leading, nearest_outside, schur_basis
 from .._operator import complex_dtype, Pencil, safe_norm, times_real
 from .._progress_meter import AbstractProgressMeter
 from .._solution import RESULTS
@@ -365,21 +366,6 @@ class AbstractEigensolver(eqx.Module):
         return self
 
 
-def nearest_outside(
-    eigenvalues: Complex[Array, " p"], chosen: Int[Array, " m"], wanted: Bool[Array, " m"]
-) -> Complex[Array, " m"]:
-    """For each eigenvalue `chosen` and `wanted` the nearest one that is not; NaN where
-    there is none."""
-    inside = jnp.zeros(eigenvalues.size, bool).at[chosen].set(wanted)
-    there = jnp.isfinite(eigenvalues)
-    across = (wanted & there[chosen])[:, None] & (~inside & there)
-    gap = jnp.abs(eigenvalues[chosen][:, None] - eigenvalues)
-    gap = jnp.where(across, gap, jnp.inf)
-    nearest = jnp.argmin(gap, axis=1)
-    known = jnp.isfinite(jnp.min(gap, axis=1))
-    return jnp.where(known, eigenvalues[nearest], jnp.nan)
-
-
 class Galerkin(NamedTuple):
     """`matrix` is L with `A X ≈ B X L`; `residuals` are the true ones, `‖Av − λBv‖/‖v‖`,
     of the pairs (λ, X W)."""
@@ -474,11 +460,6 @@ def left_defect(
     return safe_norm(jnp.where(active, defect, 0).ravel())
 
 
-def leading(active: Bool[Array, " m"], x: Inexact[Array, "m m"]) -> Inexact[Array, "m m"]:
-    """Without the entries below the active columns, which are rounding errors."""
-    return jnp.where(active[:, None] | ~active[None, :], x, 0)
-
-
 def combine(
     basis: Inexact[Array, "n m"], coordinates: Complex[Array, "m k"]
 ) -> Complex[Array, "n k"]:
@@ -486,15 +467,3 @@ def combine(
     if jnp.iscomplexobj(basis):
         return basis @ coordinates
     return jax.lax.complex(basis @ coordinates.real, basis @ coordinates.imag)
-
-
-def schur_basis(
-    vectors: Complex[Array, "m m"], second: Bool[Array, " m"], is_real: bool
-) -> Inexact[Array, "m m"]:
-    """Orthonormal Q whose leading columns span the leading eigenvectors.
-
-    For a real matrix a pair (v, v̄) spans what (Re v, Im v) does, and Q is real.
-    """
-    if is_real:
-        vectors = jnp.where(second, vectors.imag, vectors.real)
-    return jnp.linalg.qr(vectors)[0]

@@ -10,6 +10,7 @@ import lineax as lx
 from jaxtyping import Array, Bool, Complex, Float, Inexact, Int
 
 from .._check import check_flag
+from .._krylov import default_start, leading, nearest_outside, schur_basis
 from .._operator import of_moderate_size, Pencil, SparseOperator, times_real
 from .._program import holds_function
 from .._solution import RESULTS
@@ -19,15 +20,11 @@ from .base import (
     choose,
     galerkin,
     InvariantBlock,
-    leading,
-    nearest_outside,
     nonfinite,
-    schur_basis,
     Spectrum,
     without,
 )
 from .dense_pencil import eig_of_pencil, PencilEig
-from .krylov_schur import default_start
 
 
 class Dense(AbstractEigensolver):

@@ -7,6 +7,7 @@ import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Num
 
+from .._krylov import default_start, norm_estimate, start_vector
 from .._operator import as_operator, complex_dtype, Pencil
 from .._solution import RESULTS
 from .._transformation import (
@@ -18,7 +19,7 @@ from .._transformation import (
 )
 from .._which import as_shift, rescaled_shift
 from .base import AbstractEigensolver, without
-from .krylov_schur import default_start, KrylovSchur, norm_estimate, start_vector
+from .krylov_schur import KrylovSchur
 
 
 class ShiftInvert(AbstractEigensolver):

@@ -26,6 +26,7 @@ from .._linear_solver import (
     ProjectedSylvester,
 )
 from .._linear_solver.system import times
+from .._numerics import inv
 from .._operator import as_operator, complex_dtype, Pencil, times_real
 from .._transformation import AbstractTransformation, Inverse, ShiftInverted
 from .._which import AbstractSelection, Known
@@ -322,7 +323,7 @@ class Frame(eqx.Module):
         both = active[:, None] & active[None, :]
         w = jnp.where(both, coordinates, jnp.eye(active.size, dtype=coordinates.dtype))
         w = times_real(w, 1 / jnp.linalg.norm(w, axis=0))
-        return cls(w, jnp.linalg.inv(w))
+        return cls(w, inv(w))
 
     def transpose(self) -> "Frame":
         """That of Lᵀ."""

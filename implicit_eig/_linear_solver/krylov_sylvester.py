@@ -17,7 +17,9 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from .._eigensolver.krylov_schur import krylov_schur, KrylovSchur
+from .._eigensolver.krylov_schur import KrylovSchur
+from .._krylov import krylov_schur
+from .._numerics import inv
 from .._transformation import Direct
 from .system import AbstractSylvesterSolver
 
@@ -130,5 +132,5 @@ class KrylovSylvester(AbstractSylvesterSolver):
         y = jnp.where(active, y, 0)
         c = jnp.where(both, c, jnp.eye(m, dtype=rhs.dtype))
         # Not a triangular solve, for which the n rows would be gathered.
-        y = y @ jnp.linalg.inv(c)
+        y = y @ inv(c)
         return jnp.where(active, y, 0) * (size / scale)

@@ -11,6 +11,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Inexact, Int, Num
 
+from .._numerics import inv
 from .._operator import Pencil
 from .._which import AbstractSelection, Shifted, unshifted
 from .inverse import Inverse
@@ -131,5 +132,5 @@ class ShiftInverted(AbstractTransformation):
 
     def sylvester(self, matrix, rhs):
         eye = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-        theta = jnp.linalg.inv(matrix - self.sigma.astype(matrix.dtype) * eye)
+        theta = inv(matrix - self.sigma.astype(matrix.dtype) * eye)
         return theta, -self.inverse.mm(rhs) @ theta

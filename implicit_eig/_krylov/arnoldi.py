@@ -1,0 +1,137 @@
+"""The Krylov decomposition: grown by Arnoldi steps, cut at a restart."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, Bool, Float, Inexact, Int, PyTree
+
+from .._batch import either, only_if
+from .basis import (
+    coefficients,
+    combination,
+    from_rows,
+    minus,
+    norm,
+    random_vector,
+    rotate,
+    to_rows,
+    vector_of,
+)
+
+
+class KrylovDecomposition(NamedTuple):
+    """`A V[:m] = V H` with orthonormal rows of V: m + 1 vectors of `c` real rows, each in
+    `parts` of equal length."""
+
+    basis: PyTree[Float[Array, "m1 c _parts _size"]]
+    matrix: Inexact[Array, "m1 m"]
+
+
+class Orthogonalised(NamedTuple):
+    """`w = V h + rest`, the norms of w `before` and of the rest `after`."""
+
+    coefficients: Inexact[Array, " m1"]
+    rest: PyTree[Float[Array, "c _parts _size"]]
+    before: Float[Array, ""]
+    after: Float[Array, ""]
+
+
+def orthogonalise(
+    basis: PyTree[Float[Array, "m1 c _parts _size"]],
+    w: PyTree[Float[Array, "c _parts _size"]],
+    admit: Callable[[PyTree[Array]], PyTree[Array]] | None = None,
+) -> Orthogonalised:
+    """Classical Gram–Schmidt, with a second pass where the first cancelled (Daniel,
+    Gragg, Kaufman and Stewart 1976).
+
+    What cancellation leaves of w is small, what rounding let in from outside the admitted
+    subspace is not; so that is taken out as well, or eigenvalues of the excluded part (0,
+    often a wanted one) grow out of it.
+    """
+    before = norm(w)
+
+    def one_pass(state: tuple) -> tuple:
+        h, w, size, rounds, _ = state
+        correction = coefficients(basis, w)
+        w = minus(w, combination(correction, basis))
+        after = norm(w)
+        again = (rounds == 0) & (after <= size / jnp.sqrt(2))
+        if admit is not None:
+            w = only_if(again, lambda w: to_rows(admit(from_rows(w))), w)
+        return h + correction, w, after, rounds + 1, again
+
+    h = jnp.zeros_like(jax.eval_shape(coefficients, basis, w))
+    init = h, w, before, jnp.asarray(0), jnp.asarray(True)
+    # A loop is compiled once.
+    h, w, after, _, _ = jax.lax.while_loop(lambda s: s[-1], one_pass, init)
+    return Orthogonalised(h, w, before, after)
+
+
+def expand(
+    mv: Callable[[PyTree[Array]], PyTree[Array]],
+    decomposition: KrylovDecomposition,
+    start: Int[Array, ""],
+    anew: Bool[Array, ""] | bool = False,
+    *,
+    admit: Callable[[PyTree[Array]], PyTree[Array]] | None = None,
+    seed: Int[Array, ""] | int = 0,
+) -> KrylovDecomposition:
+    """The decomposition grown from `start` vectors and their residual to full size.
+
+    With `anew` the residual is dropped, and a random vector takes its place. So it does
+    after a breakdown: the residual of an invariant subspace is rounding, and its
+    direction means nothing.
+    """
+    m = decomposition.matrix.shape[1]
+    eps = jnp.finfo(decomposition.matrix.dtype).eps
+
+    def fresh(v: PyTree[Array], j: Int[Array, ""]) -> PyTree[Array]:
+        leaves, treedef = jtu.tree_flatten(v)
+        # Not the numbers of a default start vector, whose seeds are 0 and 1.
+        first = jnp.asarray(seed) + j + 2
+        w = [random_vector(x.shape, x.dtype, first + i) for i, x in enumerate(leaves)]
+        w = jtu.tree_unflatten(treedef, w)
+        return w if admit is None else to_rows(admit(from_rows(w)))
+
+    def step(state: tuple) -> tuple:
+        (basis, matrix), j, anew = state
+        v = vector_of(basis, j)
+        w = either(anew, lambda v: fresh(v, j), lambda v: to_rows(mv(from_rows(v))), v)
+        h, w, before, size = orthogonalise(basis, w, admit)
+        broken = ~anew & (size <= 10 * eps * before)
+        w = jtu.tree_map(lambda w: jnp.where(broken, 0, w / size), w)
+        # A random vector goes where the residual is, and no product was made.
+        grown = jnp.where(anew, j, j + 1)
+        basis = jtu.tree_map(
+            lambda b, w: jax.lax.dynamic_update_index_in_dim(b, w, grown, 0), basis, w
+        )
+        h = h.at[j + 1].set(jnp.where(broken, 0, size).astype(h.dtype))
+        h = jnp.where(anew, matrix[:, jnp.minimum(j, m - 1)], h)
+        matrix = jax.lax.dynamic_update_index_in_dim(matrix, h, j, 1)
+        return KrylovDecomposition(basis, matrix), grown, broken
+
+    def unfinished(state: tuple) -> Bool[Array, ""]:
+        _, j, anew = state
+        return (j < m) | anew
+
+    basis, matrix = decomposition
+    matrix = matrix.at[start].multiply(jnp.where(anew, 0, 1))
+    init = KrylovDecomposition(basis, matrix), jnp.asarray(start), jnp.asarray(anew)
+    return jax.lax.while_loop(unfinished, step, init)[0]
+
+
+def restart(
+    decomposition: KrylovDecomposition, q: Inexact[Array, "m m"], p: Int[Array, ""]
+) -> KrylovDecomposition:
+    """Keeps the leading p Schur vectors, and the residual vector after them."""
+    basis, matrix = decomposition
+    m = matrix.shape[1]
+    kept = jnp.arange(m) < p
+    q = jnp.where(kept, q, 0)
+    # Columns 0 to p − 1 are those of q, column p picks the residual, the rest are zero.
+    turn = jnp.zeros((m + 1, m + 1), q.dtype).at[:m, :m].set(q).at[m, p].set(1)
+    basis = jtu.tree_map(lambda b: rotate(turn, b), basis)
+    return KrylovDecomposition(basis, turn.conj().T @ matrix @ q)

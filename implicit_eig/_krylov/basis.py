@@ -1,0 +1,177 @@
+"""The vectors of a Krylov space: how they are held, and the arithmetic of a basis.
+
+A complex vector is held as two real rows. XLA's CPU products of real row-major bases run
+at BLAS speed, complex ones 3 to 6 times slower.
+
+A vector may be a pytree of arrays, so that a part of order n stays sharded over devices
+beside a small one that every device holds.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jaxtyping import Array, Float, Inexact, Int, PyTree
+
+
+# Least width of a piece in which a basis is rotated: products of this width run at full
+# speed.
+_PIECE = 4096
+
+
+def to_rows(x: PyTree[Inexact[Array, " _n"]]) -> PyTree[Float[Array, "c _parts _size"]]:
+    def rows(x):
+        parts = jax.device_count()
+        parts = parts if x.size % parts == 0 else 1
+        rows = jnp.stack([x.real, x.imag]) if jnp.iscomplexobj(x) else x[None]
+        return rows.reshape(-1, parts, x.size // parts)
+
+    return jtu.tree_map(rows, x)
+
+
+def from_rows(
+    x: PyTree[Float[Array, "c *_m _parts _size"]],
+) -> PyTree[Inexact[Array, "*_m _n"]]:
+    def vectors(x):
+        x = x.reshape(*x.shape[:-2], -1)
+        return jax.lax.complex(x[0], x[1]) if x.shape[0] == 2 else x[0]
+
+    return jtu.tree_map(vectors, x)
+
+
+def vector_of(
+    basis: PyTree[Float[Array, "m1 c _parts _size"]], j: Int[Array, ""]
+) -> PyTree[Float[Array, "c _parts _size"]]:
+    return jtu.tree_map(
+        lambda b: jax.lax.dynamic_index_in_dim(b, j, keepdims=False), basis
+    )
+
+
+def coefficients(
+    basis: PyTree[Float[Array, "m1 c _parts _size"]],
+    w: PyTree[Float[Array, "c _parts _size"]],
+) -> Inexact[Array, " m1"]:
+    """⟨v_i, w⟩ for every basis vector."""
+
+    def part(basis, w):
+        m1, c, *_ = basis.shape
+        rows, w = basis.reshape(m1 * c, -1), w.reshape(c, -1)
+        if c == 1:
+            return rows @ w[0]
+        with_real, with_imag = ((rows @ x).reshape(m1, 2) for x in (w[0], w[1]))
+        return jax.lax.complex(
+            with_real[:, 0] + with_imag[:, 1], with_imag[:, 0] - with_real[:, 1]
+        )
+
+    return _sum(jtu.tree_map(part, basis, w))
+
+
+def combination(
+    h: Inexact[Array, " m1"], basis: PyTree[Float[Array, "m1 c _parts _size"]]
+) -> PyTree[Float[Array, "c _parts _size"]]:
+    """Σ h_i v_i."""
+
+    def part(basis):
+        m1, c, *shape = basis.shape
+        rows = basis.reshape(m1 * c, -1)
+        if c == 1:
+            return (h @ rows).reshape(c, *shape)
+        real = jnp.stack([h.real, -h.imag], axis=1).reshape(-1)
+        imag = jnp.stack([h.imag, h.real], axis=1).reshape(-1)
+        return (jnp.stack([real, imag]) @ rows).reshape(c, *shape)
+
+    return jtu.tree_map(part, basis)
+
+
+def rotate(
+    q: Inexact[Array, "m1 m1"], basis: Float[Array, "m1 c parts size"]
+) -> Float[Array, "m1 c parts size"]:
+    """The vectors Σ_i q_ij v_i, in the memory of the old ones and about a vector more.
+
+    One piece of every part after the other. There are as many parts as devices: of n
+    sharded over them a part is what one of them holds, and no piece leaves it.
+    """
+    m1, c, parts, size = basis.shape
+    if c == 2:
+        real = jnp.stack([q.real, -q.imag], axis=1).reshape(2 * m1, m1)
+        imag = jnp.stack([q.imag, q.real], axis=1).reshape(2 * m1, m1)
+        q = jnp.stack([real, imag], axis=2).reshape(2 * m1, 2 * m1)
+    width = min(size, max(_PIECE, size // (2 * m1)))
+
+    def turn(start, width, basis):
+        old = jax.lax.dynamic_slice_in_dim(basis, start, width, axis=3)
+        new = (q.T @ old.reshape(m1 * c, parts * width)).reshape(old.shape)
+        return jax.lax.dynamic_update_slice_in_dim(basis, new, start, axis=3)
+
+    basis = jax.lax.fori_loop(
+        0, size // width, lambda i, b: turn(i * width, width, b), basis
+    )
+    if size % width:
+        basis = turn(size - size % width, size % width, basis)
+    return basis
+
+
+def _sum(tree: PyTree[Array]) -> Array:
+    return jtu.tree_reduce(jnp.add, tree)
+
+
+def norm(x: PyTree[Float[Array, "c _parts _size"]]) -> Float[Array, ""]:
+    return jnp.sqrt(_sum(jtu.tree_map(lambda x: jnp.sum(x * x), x)))
+
+
+def scaled(x: PyTree[Array], size: Array) -> PyTree[Array]:
+    return jtu.tree_map(lambda x: x / size, x)
+
+
+def minus(x: PyTree[Array], y: PyTree[Array]) -> PyTree[Array]:
+    return jtu.tree_map(jnp.subtract, x, y)
+
+
+def random_vector(
+    shape: tuple[int, ...], dtype, seed: Int[Array, ""]
+) -> Float[Array, "..."]:
+    """Numbers between -1 and 1 by a hash of their indices (Wellons' lowbias32).
+
+    `jax.random` takes longer to compile than the rest of a Krylov step, for a direction
+    that most runs never need.
+    """
+    index = jnp.zeros(shape, jnp.uint32)
+    for axis in range(len(shape)):
+        index = index * jnp.uint32(shape[axis])
+        index = index + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+    x = index + jnp.uint32(0x9E3779B9) * (seed.astype(jnp.uint32) + 1)
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x = (x ^ (x >> shift)) * jnp.uint32(factor)
+    x = x ^ (x >> 16)
+    return x.astype(dtype) / jnp.asarray(2**31, dtype) - 1
+
+
+def default_start(n: int, dtype) -> Inexact[Array, " n"]:
+    """A fixed random vector: runs repeat."""
+    real = jnp.finfo(dtype).dtype
+    parts = [random_vector((n,), real, jnp.asarray(seed)) for seed in (0, 1)]
+    is_real = not jnp.issubdtype(dtype, jnp.complexfloating)
+    return parts[0] if is_real else jax.lax.complex(*parts)
+
+
+def norm_estimate(mv: Callable[[Array], Array], n: int, dtype) -> Float[Array, ""]:
+    """‖A‖, about: that of an average product."""
+    random = default_start(n, dtype)
+    return jnp.linalg.norm(mv(random)) / jnp.linalg.norm(random)
+
+
+def start_vector(v0: Inexact[Array, " n"] | None, n: int, dtype) -> Inexact[Array, " n"]:
+    """`v0` with a random part of relative size `eps^(1/6)`: a mode that `v0` has no part
+    along, because it has another symmetry, or lies in another block, or because `v0` is
+    a mode itself, is then in the Krylov space from the first step. Smaller, it would not
+    show before worse ones have converged; larger, nothing were left of a good `v0`."""
+    random = default_start(n, dtype)
+    if v0 is None:
+        return random
+    # Its square may underflow.
+    v0 = v0.astype(dtype)
+    largest = jnp.max(jnp.abs(v0))
+    v0 = v0 / jnp.where(largest > 0, largest, 1).astype(dtype)
+    part = jnp.finfo(dtype).eps ** (1 / 6) * jnp.linalg.norm(v0) / jnp.linalg.norm(random)
+    return v0 + part.astype(dtype) * random
