@@ -9,14 +9,16 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
+import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact
 
-from ._batch import either, only_if
+from ._batch import only_if
 from ._linear_map import joined, promoting
 from ._missing import tied_values
+from ._numerics import inv
 
 
 def tied(
@@ -129,7 +131,7 @@ def _dual(
     of the rows of the other pairs.
     """
     w = jnp.where(both, coordinates, jnp.eye(both.shape[0], dtype=coordinates.dtype))
-    inverse = _inverse_of_conjugates(w, eigenvalues) if conjugates else jnp.linalg.inv(w)
+    inverse = _inverse_of_conjugates(w, eigenvalues) if conjugates else inv(w)
     size = _norms(w, 0)
     plain = _norms(inverse, 1) * size
     # Of the others the errors belong together: they cancel in symmetric functions.
@@ -145,23 +147,22 @@ def _dual(
         apart = both & (gap != 0)
         gap = jnp.where(apart, gap, 1)
 
-        def defect(u: Array) -> tuple[Array, Array]:
-            r = u @ l - values * u
-            return r, _norms(r, 1) / _norms(u, 1)
-
-        def step(_, state: tuple) -> tuple:
-            u, r, error = state
+        def look(_, state: tuple) -> tuple:
+            u, r, error, better = state
+            rest = better @ l - values * better
+            size = _norms(rest, 1) / _norms(better, 1)
+            improved = moderate & (size < error)
+            u, r = (
+                jnp.where(improved[:, None], new, old)
+                for new, old in ((better, u), (rest, r))
+            )
             better = u - jnp.where(apart, (r @ w) / gap, 0) @ inverse
             better = better / jnp.sum(better * w.T, axis=1, keepdims=True)
-            found = better, *defect(better)
-            improved = moderate & (found[2] < error)
-            return tuple(
-                jnp.where(improved[:, None] if new.ndim == 2 else improved, new, old)
-                for new, old in zip(found, state, strict=True)
-            )
+            return u, r, jnp.where(improved, size, error), better
 
-        # A loop is compiled once.
-        u, *_ = jax.lax.fori_loop(0, 2, step, (u, *defect(u)))
+        # Once for the inverse, and for each of two steps.
+        init = u, jnp.zeros_like(u), jnp.full_like(plain, jnp.inf), u
+        u, *_ = jax.lax.fori_loop(0, 3, look, init)
         return u, _norms(u, 1) * size
 
     return _Dual(*only_if(skewed, refined, (inverse, plain)), skewed)
@@ -286,7 +287,7 @@ def _tangents(
     known = matrix, values, coupling, w, duals
     fixed = jax.lax.stop_gradient(known)
 
-    def once(rhs: tuple[Array, Array]) -> tuple[Array, Array]:
+    def inverse(rhs: tuple[Array, Array]) -> tuple[Array, Array]:
         r, bound = rhs
         _, values, _, w, duals = fixed
         # A factor of zero keeps the NaN of what has no derivative.
@@ -298,12 +299,26 @@ def _tangents(
     def image(x: tuple) -> tuple:
         return equation(x, fixed)
 
-    def refined(rhs: tuple, image: Callable, inverse: Callable) -> tuple:
-        def step(_, x: tuple) -> tuple:
-            rest = jtu.tree_map(jnp.subtract, rhs, image(x))
-            return jtu.tree_map(jnp.add, x, inverse(rest))
+    def refined(rhs: tuple, first: tuple, image: Callable, inverse: Callable) -> tuple:
+        """The solution for `first`, and where vectors are `skewed` the one for `rhs` in
+        three rounds."""
 
-        return jax.lax.fori_loop(0, 3, step, jtu.tree_map(jnp.zeros_like, rhs))
+        def round(i: Array, state: tuple) -> tuple:
+            known, x = state
+            at_first = i == 0
+
+            def rest(x: tuple) -> tuple:
+                return jtu.tree_map(jnp.subtract, rhs, image(x))
+
+            step = inverse(jax.lax.cond(at_first, lambda _: first, rest, x))
+            more = jtu.tree_map(jnp.add, x, step)
+            known = jtu.tree_map(lambda s, k: jnp.where(at_first, s, k), step, known)
+            x = jtu.tree_map(lambda m, x: jnp.where(skewed & ~at_first, m, x), more, x)
+            return known, x
+
+        rounds = jnp.where(eqxi.unvmap_any(skewed), 4, 1)
+        zero = jtu.tree_map(jnp.zeros_like, rhs)
+        return jax.lax.fori_loop(0, rounds, round, (zero, zero))
 
     eps = float(jnp.finfo(w.dtype).eps)
     norm = jnp.linalg.norm(fixed[0])
@@ -314,24 +329,17 @@ def _tangents(
         asked = size > 10 * size.size * eps * jnp.max(size)
         return jnp.where(lost & asked, jnp.nan, x[0]), x[1]
 
-    # Each branch holds all of its work: what both share is made before the choice.
     def solve(rhs: tuple[Array, Array]) -> tuple[Array, Array]:
-        def twice(rhs: tuple) -> tuple:
-            # Ẇ only: the rounding of Ṁ cancels in functions symmetric in close values.
-            return refined(rhs, image, once)[0], once(rhs)[1]
-
-        return sure(either(skewed, twice, once, rhs), _norms(rhs[0], 0))
+        (t_w, t_m), (better, _) = refined(rhs, rhs, image, inverse)
+        # Ẇ only: the rounding of Ṁ cancels in functions symmetric in close values.
+        return sure((jnp.where(skewed, better, t_w), t_m), _norms(rhs[0], 0))
 
     def solve_transposed(ct: tuple[Array, Array]) -> tuple[Array, Array]:
-        back, inverse = (_transposed(fn, ct) for fn in (image, once))
-
-        def twice(ct: tuple) -> tuple:
-            of_w, of_m = (ct[0], 0 * ct[1]), (0 * ct[0], ct[1])
-            x = refined(of_w, back, inverse)
-            return jtu.tree_map(jnp.add, x, inverse(of_m))
-
-        size = _norms(ct[0], 0) + norm * _norms(ct[1], 0)
-        return sure(either(skewed, twice, inverse, ct), size)
+        back, inverse_back = (_transposed(fn, ct) for fn in (image, inverse))
+        of_w, of_m = (ct[0], 0 * ct[1]), (0 * ct[0], ct[1])
+        first = jtu.tree_map(lambda m, x: jnp.where(skewed, m, x), of_m, ct)
+        found = jtu.tree_map(jnp.add, *refined(of_w, first, back, inverse_back))
+        return sure(found, _norms(ct[0], 0) + norm * _norms(ct[1], 0))
 
     rhs = _product(t, w)
     solution = jax.lax.custom_linear_solve(
