@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Float, Inexact, Int, PyTree
 
-from .._batch import either, only_if
+from .._batch import only_if
 from .basis import (
     coefficients,
     combination,
@@ -99,7 +99,9 @@ def expand(
     def step(state: tuple) -> tuple:
         (basis, matrix), j, anew = state
         v = vector_of(basis, j)
-        w = either(anew, lambda v: fresh(v, j), lambda v: to_rows(mv(from_rows(v))), v)
+        w = jax.lax.cond(
+            anew, lambda v: fresh(v, j), lambda v: to_rows(mv(from_rows(v))), v
+        )
         h, w, before, size = orthogonalise(basis, w, admit)
         broken = ~anew & (size <= 10 * eps * before)
         w = jtu.tree_map(lambda w: jnp.where(broken, 0, w / size), w)
