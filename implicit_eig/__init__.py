@@ -11,7 +11,9 @@ from ._eigensolver import (
     KrylovSchur as KrylovSchur,
     ShiftInvert as ShiftInvert,
 )
+from ._eigh import eigh as eigh, EighResult as EighResult
 from ._eigs import eigs as eigs
+from ._eigsh import eigsh as eigsh
 from ._funm import funm as funm, spectral_projector as spectral_projector
 from ._gauge import (
     AbstractGauge as AbstractGauge,

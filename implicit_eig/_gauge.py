@@ -67,7 +67,7 @@ def _norm(v: Array) -> Array:
     return jnp.sqrt(jnp.sum(v.real**2 + v.imag**2)).astype(v.dtype)
 
 
-def _largest(v: Array, rtol: float | None = None) -> Array:
+def largest(v: Array, rtol: float | None = None) -> Array:
     """The entry of largest modulus; the first of those that tie.
 
     Symmetry makes exact ties, which rounding would break. Moduli within a relative
@@ -83,7 +83,7 @@ def _largest(v: Array, rtol: float | None = None) -> Array:
     return jnp.sum(jnp.where(index == first, v, 0))
 
 
-def _phase(z: Array) -> Array:
+def phase(z: Array) -> Array:
     return z / jnp.abs(z).astype(z.dtype)
 
 
@@ -98,7 +98,7 @@ class LargestReal(AbstractGauge):
 
     def __call__(self, v):
         v = _moderate(v)
-        return v * (_phase(_largest(v)).conj() / _norm(v))
+        return v * (phase(largest(v)).conj() / _norm(v))
 
 
 class DefaultGauge(LargestReal):
@@ -117,9 +117,9 @@ class Lapack(AbstractGauge):
 
     def __call__(self, v):
         v = _moderate(v)
-        phase = _phase(_largest(v, rtol=0.0))
-        sign = jnp.where(jax.lax.stop_gradient(phase.real) < 0, -1, 1).astype(v.dtype)
-        return v * (sign * phase.conj() / _norm(v))
+        turn = phase(largest(v, rtol=0.0))
+        sign = jnp.where(jax.lax.stop_gradient(turn.real) < 0, -1, 1).astype(v.dtype)
+        return v * (sign * turn.conj() / _norm(v))
 
 
 class UnitNorm(AbstractGauge):
@@ -140,10 +140,10 @@ class UnitNorm(AbstractGauge):
         v = _moderate(v)
         if self.index is None:
             # Im(v₀ᴴv) = 0 pins the phase to the one v came with.
-            phase = _phase(jnp.sum(jax.lax.stop_gradient(v).conj() * v))
+            turn = phase(jnp.sum(jax.lax.stop_gradient(v).conj() * v))
         else:
-            phase = _phase(v[self.index])
-        return v * (phase.conj() / _norm(v))
+            turn = phase(v[self.index])
+        return v * (turn.conj() / _norm(v))
 
     def margin(self, v):
         if self.index is None:
@@ -183,7 +183,7 @@ class Bilinear(AbstractGauge):
 
     def __call__(self, v):
         # Rotate first: the square root's branch then depends on v's line only.
-        v = v / _largest(v)
+        v = v / largest(v)
         return v / jnp.sqrt(jnp.sum(v * v))
 
     def margin(self, v):
@@ -200,9 +200,12 @@ class _User(AbstractGauge):
         return self.domain.flatten(scaled).astype(v.dtype)
 
 
-def as_gauge(gauge: Any, domain: Domain) -> AbstractGauge:
+def as_gauge(
+    gauge: Any, domain: Domain, *, default: AbstractGauge | None = None, dtype: Any = None
+) -> AbstractGauge:
+    """`dtype` is that of the vectors: by default complex."""
     if gauge is None:
-        return DefaultGauge()
+        return DefaultGauge() if default is None else default
     if isinstance(gauge, UnitNorm) and gauge.index is not None:
         if not -domain.n <= gauge.index < domain.n:
             raise ValueError(
@@ -214,14 +217,15 @@ def as_gauge(gauge: Any, domain: Domain) -> AbstractGauge:
     if isinstance(gauge, AbstractGauge):
         return gauge
     if callable(gauge):
-        return _User(_traced(gauge, domain), domain)
+        dtype = complex_dtype(domain.dtype) if dtype is None else dtype
+        return _User(_traced(gauge, domain, dtype), domain)
     raise TypeError(
         f"`gauge` must be a gauge such as `LargestReal()`, or a callable; got {gauge!r}."
     )
 
 
-def _traced(fn: Callable[[Any], Any], domain: Domain) -> TracedFunction:
-    n, dtype = domain.n, complex_dtype(domain.dtype)
+def _traced(fn: Callable[[Any], Any], domain: Domain, dtype: Any) -> TracedFunction:
+    n = domain.n
     one = jax.eval_shape(domain.unflatten, jax.ShapeDtypeStruct((n,), dtype))
     traced = TracedFunction.of(fn, one)
     treedef, leaves = traced.out_structure

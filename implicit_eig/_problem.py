@@ -34,7 +34,7 @@ from ._which import (
 
 
 # Order up to which a dense spectrum answers questions about its inside.
-_SMALL = 256
+SMALL = 256
 # Made once: a plain call would pay for each.
 _DENSE, _KRYLOV, _ADJOINT = Dense(), KrylovSchur(), ImplicitAdjoint()
 
@@ -82,7 +82,7 @@ class Problem(eqx.Module):
             pencil=pencil,
             selection=selection,
             k=k,
-            v0=_check_v0(v0, pencil),
+            v0=check_start(v0, pencil),
             eigensolver=chosen,
             solve=adjoint.bind(pencil, chosen, selection, k),
             progress_meter=progress_meter,
@@ -241,10 +241,10 @@ def _default(
     if target is None:
         return _DENSE if dense else _KRYLOV
     # The whole spectrum of a small matrix takes no longer than to compile anything else.
-    return _DENSE if n <= _SMALL else ShiftInvert(target)
+    return _DENSE if n <= SMALL else ShiftInvert(target)
 
 
-def _check_v0(v0: Any, pencil: Pencil) -> Inexact[Array, " n"] | None:
+def check_start(v0: Any, pencil: Pencil) -> Inexact[Array, " n"] | None:
     if v0 is None:
         return None
     domain = pencil.domain

@@ -44,6 +44,11 @@ class RESULTS(eqx.Enumeration):
         "to a vector is not what its matrix does. A constant part, such as a boundary "
         "value, has no place in it."
     )
+    not_hermitian = (
+        "The operator or the mass matrix is not Hermitian: ⟨x, A y⟩ is not ⟨A x, y⟩. "
+        "`eigs` takes it."
+    )
+    not_definite = "The mass matrix is not positive definite. `eigs` takes it."
     zero_start_vector = "The start vector `v0` is zero (or underflows to zero)."
     residual_too_large = (
         "The residual of an eigenpair is too large for it to be an eigenpair of this "
@@ -180,6 +185,8 @@ FAILURES = (
     RESULTS.infinite,
     RESULTS.singular,
     RESULTS.not_linear,
+    RESULTS.not_hermitian,
+    RESULTS.not_definite,
     RESULTS.zero_start_vector,
     RESULTS.residual_too_large,
     RESULTS.dependent,

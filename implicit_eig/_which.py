@@ -99,6 +99,27 @@ class Named(AbstractSelection):
         return self.name != "SM" and not (self.name == "SI" and is_real)
 
 
+class BothEnds(AbstractSelection):
+    """Real eigenvalues from both ends of the spectrum in turns, the largest first."""
+
+    def keys(self, eigenvalues, overlaps, is_real):
+        del overlaps, is_real
+        x = eigenvalues.real
+        above = jnp.sum(x[None, :] > x[:, None], axis=1)
+        below = jnp.sum(x[None, :] < x[:, None], axis=1)
+        return -jnp.minimum(above.astype(x.dtype), below.astype(x.dtype) + 0.5)
+
+    def is_meant(self, selected, others, is_real):
+        return True
+
+    def rescaled(self, size):
+        del size
+        return self
+
+    def is_extreme(self, is_real):
+        return True
+
+
 class _Callable(AbstractSelection):
     fn: Callable[..., Any]
 

@@ -1,14 +1,18 @@
 """Shift-invert: the eigenvalues nearest to a target, by Krylov spaces of (A − σB)⁻¹B."""
 
+from collections.abc import Callable
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
-from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Num
+from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, Num
 
 from .._krylov import default_start, norm_estimate, start_vector
 from .._operator import as_operator, complex_dtype, Pencil
+from .._progress_meter import AbstractProgressMeter
 from .._solution import RESULTS
 from .._transformation import (
     default_linear_solver,
@@ -17,7 +21,7 @@ from .._transformation import (
     ShiftedPencil,
     ShiftInverted,
 )
-from .._which import as_shift, rescaled_shift
+from .._which import AbstractSelection, as_shift, rescaled_shift
 from .base import AbstractEigensolver, without
 from .krylov_schur import KrylovSchur
 
@@ -79,6 +83,26 @@ class ShiftInvert(AbstractEigensolver):
         return eqx.tree_at(lambda s: s.sigma, self, rescaled_shift(self.sigma, size))
 
     def compute(self, pencil, selection, k, *, v0, left, progress_meter):
+        def finish(transformation, selection, k, start, found):
+            return self.inner.block(transformation, selection, k, start, found, left=left)
+
+        block, singular = self.near(
+            pencil, selection, k, v0, self.inner.find, finish, progress_meter
+        )
+        return without(block, singular, RESULTS.singular)
+
+    def near(
+        self,
+        pencil: Pencil,
+        selection: AbstractSelection,
+        k: int,
+        v0: Inexact[Array, " n"] | None,
+        find: Callable[..., Any],
+        finish: Callable[..., Any],
+        progress_meter: AbstractProgressMeter,
+    ) -> tuple[Any, Bool[Array, ""]]:
+        """What `finish` makes of the run `find` at the target, or beside it where that is
+        too near to an eigenvalue; and whether A − σB is singular everywhere."""
         sigma = self.sigma.astype(shift_dtype(pencil, self.sigma))
         solver, preconditioner = self._solver(pencil), None
         if self.preconditioner is not None:
@@ -109,9 +133,7 @@ class ShiftInvert(AbstractEigensolver):
 
             # Not a `cond`: what its branches hold would be batched with it.
             limit = jnp.where(singular, 0, self.inner.limit(n))
-            found = self.inner.find(
-                transformation, selection, k, start, limit, progress_meter
-            )
+            found = find(transformation, selection, k, start, limit, progress_meter)
             return transformation, start, found, singular
 
         def again(state):
@@ -138,10 +160,10 @@ class ShiftInvert(AbstractEigensolver):
         out, _, solves, tries, _ = jax.lax.while_loop(again, move, init)
         transformation, start, found, singular = eqx.combine(out, static)
         found = found._replace(num_matvecs=solves)
-        block = self.inner.block(transformation, selection, k, start, found, left=left)
+        block = finish(transformation, selection, k, start, found)
         block.stats["num_solves"] += tries * (1 + int(pencil.mass is not None))
         block.stats["num_factorizations"] *= tries
-        return without(block, singular, RESULTS.singular)
+        return block, singular
 
     def _solver(self, pencil: Pencil) -> lx.AbstractLinearSolver:
         if self.linear_solver is not None:

@@ -51,7 +51,7 @@ def _(primals, tangents, *, coordinates, active, solve):
     basis, matrix, left_basis, _, signal = values
     x, l = _only(active, basis, matrix)
     # ȦX − ḂXL
-    rhs = _along(t_pencil, pencil, lambda p: p.mm(x) - p.mass_mm(x) @ l)
+    rhs = along(t_pencil, pencil, lambda p: p.mm(x) - p.mass_mm(x) @ l)
     if t_signal is None:
         t_signal = jnp.zeros_like(signal)
     # A zero that depends on the right side: JAX cannot transpose the solve otherwise.
@@ -84,7 +84,7 @@ def _only(
     return jnp.where(active, basis, 0), jnp.where(both, matrix, idle)
 
 
-def _along(t_pencil, pencil: Pencil, fn: Callable[[Pencil], Array]) -> Array:
+def along(t_pencil, pencil: Pencil, fn: Callable[[Pencil], Array]) -> Array:
     """The tangent of `fn(pencil)`. Leaves that do not move have `None` for tangent."""
     moving = jtu.tree_map(lambda t: t is not None, t_pencil, is_leaf=lambda t: t is None)
     dynamic, static = eqx.partition(pencil, moving)
@@ -97,7 +97,7 @@ def _left_tangent(t_pencil, pencil, x, l, c, t_x, active, solve, signal):
     conj(C) is a right block of the transposed pencil; Z, with conj(C) = Z T and T held
     constant, is one with orthonormal columns.
     """
-    t = _triangle(jax.lax.stop_gradient(c.conj()), active)
+    t = triangle(jax.lax.stop_gradient(c.conj()), active)
     t_inverse = jnp.linalg.inv(t)
     z, m = c.conj() @ t_inverse, t @ l.T @ t_inverse
 
@@ -105,18 +105,18 @@ def _left_tangent(t_pencil, pencil, x, l, c, t_x, active, solve, signal):
         transposed = pencil.transpose()
         return transposed.mm(z) - transposed.mass_mm(z) @ m
 
-    rhs = _along(t_pencil, pencil, residual)
+    rhs = along(t_pencil, pencil, residual)
     solution = solve_bordered(
         pencil.transpose(), z, m, -rhs, active, solve.transpose(), signal=signal
     )
     t_c = (solution.outside @ t).conj()
     drift = t_c.conj().T @ pencil.mass_mm(x) + c.conj().T @ (
-        _along(t_pencil, pencil, lambda p: p.mass_mm(x)) + pencil.mass_mm(t_x)
+        along(t_pencil, pencil, lambda p: p.mass_mm(x)) + pencil.mass_mm(t_x)
     )
     return t_c - c @ drift.conj().T, solution.signal
 
 
-def _triangle(
+def triangle(
     c: Inexact[Array, "n m"], active: Bool[Array, " m"]
 ) -> Inexact[Array, "m m"]:
     """The upper triangular T with C T⁻¹ orthonormal on the active columns.

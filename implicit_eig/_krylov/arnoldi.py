@@ -13,6 +13,7 @@ from .basis import (
     coefficients,
     combination,
     from_rows,
+    inner,
     minus,
     norm,
     random_vector,
@@ -43,30 +44,39 @@ def orthogonalise(
     basis: PyTree[Float[Array, "m1 c _parts _size"]],
     w: PyTree[Float[Array, "c _parts _size"]],
     admit: Callable[[PyTree[Array]], PyTree[Array]] | None = None,
+    metric: Callable[[PyTree[Array]], PyTree[Array]] | None = None,
 ) -> Orthogonalised:
     """Classical Gram–Schmidt, with a second pass where the first cancelled (Daniel,
-    Gragg, Kaufman and Stewart 1976).
+    Gragg, Kaufman and Stewart 1976); in the inner product of the `metric` B, ⟨x, B y⟩.
 
     What cancellation leaves of w is small, what rounding let in from outside the admitted
     subspace is not; so that is taken out as well, or eigenvalues of the excluded part (0,
     often a wanted one) grow out of it.
     """
-    before = norm(w)
+
+    def measured(w: PyTree[Array]) -> tuple[PyTree[Array], Float[Array, ""]]:
+        """B w, and the norm of w."""
+        if metric is None:
+            return w, norm(w)
+        image = to_rows(metric(from_rows(w)))
+        return image, jnp.sqrt(inner(w, image))
 
     def one_pass(state: tuple) -> tuple:
-        h, w, size, rounds, _ = state
-        correction = coefficients(basis, w)
+        h, (w, image), size, rounds, _ = state
+        correction = coefficients(basis, image)
         w = minus(w, combination(correction, basis))
-        after = norm(w)
+        image, after = measured(w)
         again = (rounds == 0) & (after <= size / jnp.sqrt(2))
         if admit is not None:
             w = only_if(again, lambda w: to_rows(admit(from_rows(w))), w)
-        return h + correction, w, after, rounds + 1, again
+            image = w
+        return h + correction, (w, image), after, rounds + 1, again
 
+    image, before = measured(w)
     h = jnp.zeros_like(jax.eval_shape(coefficients, basis, w))
-    init = h, w, before, jnp.asarray(0), jnp.asarray(True)
+    init = h, (w, image), before, jnp.asarray(0), jnp.asarray(True)
     # A loop is compiled once.
-    h, w, after, _, _ = jax.lax.while_loop(lambda s: s[-1], one_pass, init)
+    h, (w, _), after, _, _ = jax.lax.while_loop(lambda s: s[-1], one_pass, init)
     return Orthogonalised(h, w, before, after)
 
 
@@ -77,6 +87,7 @@ def expand(
     anew: Bool[Array, ""] | bool = False,
     *,
     admit: Callable[[PyTree[Array]], PyTree[Array]] | None = None,
+    metric: Callable[[PyTree[Array]], PyTree[Array]] | None = None,
     seed: Int[Array, ""] | int = 0,
 ) -> KrylovDecomposition:
     """The decomposition grown from `start` vectors and their residual to full size.
@@ -102,7 +113,7 @@ def expand(
         w = jax.lax.cond(
             anew, lambda v: fresh(v, j), lambda v: to_rows(mv(from_rows(v))), v
         )
-        h, w, before, size = orthogonalise(basis, w, admit)
+        h, w, before, size = orthogonalise(basis, w, admit, metric)
         broken = ~anew & (size <= 10 * eps * before)
         w = jtu.tree_map(lambda w: jnp.where(broken, 0, w / size), w)
         # A random vector goes where the residual is, and no product was made.

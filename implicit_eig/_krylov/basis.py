@@ -116,8 +116,13 @@ def _sum(tree: PyTree[Array]) -> Array:
     return jtu.tree_reduce(jnp.add, tree)
 
 
+def inner(x: PyTree[Array], y: PyTree[Array]) -> Float[Array, ""]:
+    """Re ⟨x, y⟩."""
+    return _sum(jtu.tree_map(lambda x, y: jnp.sum(x * y), x, y))
+
+
 def norm(x: PyTree[Float[Array, "c _parts _size"]]) -> Float[Array, ""]:
-    return jnp.sqrt(_sum(jtu.tree_map(lambda x: jnp.sum(x * x), x)))
+    return jnp.sqrt(inner(x, x))
 
 
 def scaled(x: PyTree[Array], size: Array) -> PyTree[Array]:

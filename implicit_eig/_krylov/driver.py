@@ -148,7 +148,7 @@ def _run(
         done = done | ~ritz.finite
         restarts = state.restarts + 1
         last = complete | done | (restarts >= max_restarts)
-        keep = jnp.where(last, needed, _kept(ritz, needed, count, state.restarts))
+        keep = jnp.where(last, needed, kept(krylov_dim, needed, count, state.restarts))
         keep = keep + ritz.second[jnp.minimum(keep, krylov_dim - 1)].astype(keep.dtype)
         q = schur_basis(ritz.vectors, ritz.second, is_real)
         q = sharpened(decomposition.matrix[:-1], q, keep, ritz.values, ritz.vectors)
@@ -237,16 +237,15 @@ def _settled(
     return ritz.residuals[needed] <= jnp.maximum(size, ritz.rounding)
 
 
-def _kept(
-    ritz: Ritz, needed: Int[Array, ""], count: Int[Array, ""], restarts: Int[Array, ""]
+def kept(
+    m: int, needed: Int[Array, ""], count: Int[Array, ""], restarts: Int[Array, ""]
 ) -> Int[Array, ""]:
-    """How many vectors a restart keeps: the wanted ones and a part of the rest; more as
+    """How many of m vectors a restart keeps: the wanted ones and a part of the rest; more as
     pairs converge, so that locked vectors do not eat up the room for new ones
     (Stathopoulos, Saad and Wu 1998).
 
     The part varies, from 0.4 to 0.73 by the golden ratio: a fixed one may drop the same
     Ritz values each time, and what a wanted pair grows from with them.
     """
-    m = ritz.values.size
     part = 40 + (restarts * 21) % 34
     return jnp.minimum(needed + part * (m - needed + count) // 100, m - 2)

@@ -46,7 +46,7 @@ def ritz_pairs(
     values = times_real(values, size[0])
     target, overlaps = selection.target(), None
     if target is not None:
-        overlaps = jnp.abs(_target_coordinates(basis[:m], target).conj() @ vectors)
+        overlaps = jnp.abs(target_coordinates(basis[:m], target).conj() @ vectors)
     residuals = jnp.abs(matrix[m].astype(vectors.dtype) @ vectors)
     residuals = residuals * _least_part(basis, vectors)
     rounding = 10 * eps * jnp.max(jnp.abs(values))
@@ -95,7 +95,7 @@ def _least_part(
     return worst
 
 
-def _target_coordinates(
+def target_coordinates(
     basis: Float[Array, "m c n"], target: Inexact[Array, " n"]
 ) -> Complex[Array, " m"]:
     """⟨v_i, t⟩ for a complex target, whether the basis is real or complex."""

@@ -1,0 +1,14 @@
+"""Hermitian and definite pencils: real eigenvalues, left vectors that are the right ones,
+and eigenvalue derivatives without a solve."""
+
+from .block import HermitianBlock as HermitianBlock
+from .pairs import (
+    MassOrthonormal as MassOrthonormal,
+    pairs_of_hermitian as pairs_of_hermitian,
+)
+from .rule import hermitian_root as hermitian_root
+from .runs import (
+    dense_block as dense_block,
+    krylov_block as krylov_block,
+    shift_invert_block as shift_invert_block,
+)

@@ -1,0 +1,97 @@
+"""What is found of a Hermitian pencil, before derivatives."""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, ArrayLike, Bool, Float, Inexact
+
+from .._eigensolver import InvariantBlock
+from .._operator import complex_dtype, Pencil
+from .._solution import RESULTS
+from .._transformation import AbstractTransformation
+
+
+class HermitianBlock(eqx.Module):
+    """Pairs with `A V = B V Λ` and `Vᴴ B V = I`, the wanted ones first, best first; all
+    others after them where they are known. The rest as in `InvariantBlock`."""
+
+    eigenvalues: Float[Array, " m"]
+    vectors: Inexact[Array, "n m"]
+    active: Bool[Array, " m"]
+    residuals: Float[Array, " m"]
+    norm: Float[Array, ""]
+    mass_norm: Float[ArrayLike, ""]
+    stats: dict[str, Any]
+    result: RESULTS
+    outside: Float[Array, " m"] | None = None
+    transformation: AbstractTransformation | None = None
+
+    def as_invariant(self) -> InvariantBlock:
+        """As solvers of linear systems see it."""
+        dtype = complex_dtype(self.vectors.dtype)
+        outside = None if self.outside is None else self.outside.astype(dtype)
+        return InvariantBlock(
+            basis=self.vectors,
+            matrix=jnp.diag(self.eigenvalues).astype(self.vectors.dtype),
+            eigenvalues=self.eigenvalues.astype(dtype),
+            coordinates=jnp.eye(self.active.size, dtype=dtype),
+            left_basis=None,
+            active=self.active,
+            residuals=self.residuals,
+            norm=self.norm,
+            mass_norm=self.mass_norm,
+            stats=self.stats,
+            result=self.result,
+            outside=outside,
+            transformation=self.transformation,
+        )
+
+
+def hermitian_part(pencil: Pencil) -> tuple[Pencil, Bool[Array, ""]]:
+    """The pencil with the Hermitian part of what is a matrix, and whether that is less
+    than the whole."""
+    wrong = jnp.asarray(False)
+
+    def part(operator):
+        nonlocal wrong
+        if not isinstance(operator, lx.MatrixLinearOperator):
+            return operator
+        a = operator.matrix
+        wrong = wrong | crooked(jax.lax.stop_gradient(a))
+        return lx.MatrixLinearOperator((a + a.conj().T) / 2)
+
+    return Pencil(part(pencil.operator), part(pencil.mass)), wrong
+
+
+def crooked(a: Inexact[Array, "n n"]) -> Bool[Array, ""]:
+    """Whether a matrix is not Hermitian."""
+    size = jnp.linalg.norm(a)
+    return jnp.linalg.norm(a - a.conj().T) > jnp.finfo(size.dtype).eps ** 0.5 * size
+
+
+def asymmetry(pencil: Pencil, x: Inexact[Array, "n 2"]) -> Bool[Array, ""]:
+    """Whether A or B is not Hermitian, by `⟨x, A y⟩ = ⟨A x, y⟩` for two random vectors."""
+    x = jax.lax.stop_gradient(x)
+
+    def differs(image: Array) -> Bool[Array, ""]:
+        left, right = x[:, 0].conj() @ image[:, 1], image[:, 0].conj() @ x[:, 1]
+        size = jnp.linalg.norm(image) * jnp.linalg.norm(x)
+        return jnp.abs(left - right) > jnp.finfo(size.dtype).eps ** 0.5 * size
+
+    found = differs(pencil.mm(x))
+    return found if pencil.mass is None else found | differs(pencil.mass_mm(x))
+
+
+def without(block: HermitianBlock, none: Bool[Array, ""], why: RESULTS) -> HermitianBlock:
+    """The block, or no pairs."""
+    return dataclasses.replace(
+        block,
+        active=block.active & ~none,
+        stats=block.stats
+        | {"num_converged": jnp.where(none, 0, block.stats["num_converged"])},
+        result=RESULTS.where(none, why, block.result),
+    )

@@ -1,0 +1,228 @@
+"""How pairs of a Hermitian pencil are found: the whole spectrum by LAPACK, or the wanted
+part of it by Lanczos runs."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact, Int
+
+from .._eigensolver import KrylovSchur, ShiftInvert
+from .._krylov import default_start, norm_estimate, start_vector
+from .._krylov.lanczos import lanczos, LanczosResult
+from .._operator import complex_dtype, Pencil
+from .._progress_meter import AbstractProgressMeter
+from .._solution import RESULTS
+from .._transformation import (
+    AbstractTransformation,
+    default_linear_solver,
+    Direct,
+    Inverse,
+    MassInverted,
+    ShiftedPencil,
+)
+from .._which import AbstractSelection, order
+from .block import asymmetry, HermitianBlock, without
+
+
+def dense_block(pencil: Pencil, selection: AbstractSelection, k: int) -> HermitianBlock:
+    """All pairs, by LAPACK's `syevd` or `heevd`; with a mass matrix those of L⁻¹AL⁻ᴴ,
+    `B = LLᴴ` (Golub and Van Loan 2013, section 8.7)."""
+    a = pencil.operator.as_matrix()
+    b = None if pencil.mass is None else pencil.mass.as_matrix()
+    values, vectors = hermitian_pairs(a, b)
+    norm = jnp.linalg.norm(a)
+    eps = float(jnp.finfo(norm.dtype).eps)
+    target, overlaps = selection.target(), None
+    if target is not None:
+        overlaps = jnp.abs(target.conj().astype(vectors.dtype) @ vectors)
+    accuracy = jnp.full_like(values, 10 * eps) * jnp.max(jnp.abs(values))
+    complexes = values.astype(complex_dtype(values.dtype))
+    best = order(selection, complexes, overlaps, False, accuracy).permutation
+    values, vectors = values[best], vectors[:, best]
+    finite = jnp.isfinite(norm) & (True if b is None else jnp.all(jnp.isfinite(b)))
+    result = RESULTS.where(
+        finite & ~jnp.any(jnp.isnan(values)), RESULTS.successful, RESULTS.not_definite
+    )
+    result = RESULTS.where(finite, result, RESULTS.nonfinite)
+    active = jnp.full(values.shape, True) & (result == RESULTS.successful)
+    size = jnp.linalg.norm(vectors, axis=0)
+    defect = pencil.mm(vectors) - pencil.mass_mm(vectors) * values.astype(vectors.dtype)
+    zero = jnp.asarray(0)
+    return HermitianBlock(
+        eigenvalues=values,
+        vectors=vectors,
+        active=active,
+        residuals=jnp.linalg.norm(defect, axis=0) / size,
+        norm=norm,
+        mass_norm=1.0 if b is None else jnp.linalg.norm(b),
+        stats={
+            "num_matvecs": zero,
+            "num_restarts": zero,
+            "num_converged": jnp.sum(active[:k]),
+        },
+        result=result,
+    )
+
+
+def hermitian_pairs(
+    a: Inexact[Array, "n n"], b: Inexact[Array, "n n"] | None
+) -> tuple[Float[Array, " n"], Inexact[Array, "n n"]]:
+    """λ ascending and V with `A V = B V Λ`, `Vᴴ B V = I`; NaN if B is not definite."""
+    a = (a + a.conj().T) / 2
+    if b is None:
+        return jnp.linalg.eigh(a)
+    lower = jnp.linalg.cholesky((b + b.conj().T) / 2)
+
+    def solve(x: Array, adjoint: bool = False) -> Array:
+        return jax.lax.linalg.triangular_solve(
+            lower, x, left_side=True, lower=True, transpose_a=adjoint, conjugate_a=adjoint
+        )
+
+    inside = solve(solve(a).conj().T)
+    finite = jnp.all(jnp.isfinite(inside))
+    eye = jnp.eye(a.shape[0], dtype=a.dtype)
+    values, vectors = jnp.linalg.eigh(jnp.where(finite, inside, eye))
+    nothing = jnp.where(finite, 0, jnp.nan).astype(values.dtype)
+    return values + nothing, solve(vectors, adjoint=True) + nothing.astype(a.dtype)
+
+
+def krylov_block(
+    solver: KrylovSchur,
+    pencil: Pencil,
+    selection: AbstractSelection,
+    k: int,
+    *,
+    v0: Inexact[Array, " n"] | None,
+    progress_meter: AbstractProgressMeter,
+) -> HermitianBlock:
+    """By a Lanczos run of A, or of B⁻¹A in the inner product of B."""
+    start = start_vector(v0, pencil.n, pencil.dtype)
+    transformation, singular = Direct(pencil), jnp.asarray(False)
+    if pencil.mass is not None:
+        linear_solver = solver.mass_solver
+        if linear_solver is None:
+            linear_solver = default_linear_solver(
+                [pencil.mass], "`mass`", "`eigensolver=KrylovSchur(mass_solver=...)`"
+            )
+        mass = ShiftedPencil(Pencil(pencil.mass, None), jnp.zeros((), pencil.dtype))
+        inverse = Inverse.of(mass, linear_solver)
+        norm = norm_estimate(mass.mv, pencil.n, pencil.dtype)
+        _, singular = inverse.is_singular(default_start(pencil.n, pencil.dtype), norm)
+        transformation, singular = MassInverted(pencil, inverse), singular
+    limit = solver.limit(pencil.n)
+    found = _find(solver, transformation, selection, k, start, limit, progress_meter)
+    block = _finish(solver, transformation, selection, k, found)
+    return without(block, singular, RESULTS.not_definite)
+
+
+def shift_invert_block(
+    solver: ShiftInvert,
+    pencil: Pencil,
+    selection: AbstractSelection,
+    k: int,
+    *,
+    v0: Inexact[Array, " n"] | None,
+    progress_meter: AbstractProgressMeter,
+) -> HermitianBlock:
+    """By a Lanczos run of (A − σB)⁻¹B in the inner product of B."""
+
+    def find(transformation, selection, k, start, limit, progress_meter):
+        return _find(
+            solver.inner, transformation, selection, k, start, limit, progress_meter
+        )
+
+    def finish(transformation, selection, k, start, found):
+        return _finish(solver.inner, transformation, selection, k, found)
+
+    block, singular = solver.near(pencil, selection, k, v0, find, finish, progress_meter)
+    return without(block, singular, RESULTS.singular)
+
+
+def _find(
+    solver: KrylovSchur,
+    transformation: AbstractTransformation,
+    selection: AbstractSelection,
+    k: int,
+    start: Inexact[Array, " n"],
+    limit: int | Int[Array, ""],
+    progress_meter: AbstractProgressMeter,
+) -> LanczosResult:
+    pencil = transformation.pencil
+    metric = None
+    if pencil.mass is not None:
+
+        def metric(x: Array) -> Array:
+            return pencil.mass_mm(x[:, None])[:, 0]
+
+    return lanczos(
+        transformation.mv,
+        start,
+        transformation.selection(selection),
+        k,
+        krylov_dim=solver.dimension(pencil.n, k),
+        rtol=solver.tolerance(start.dtype),
+        max_restarts=limit,
+        metric=metric,
+        progress_meter=progress_meter,
+    )
+
+
+def _finish(
+    solver: KrylovSchur,
+    transformation: AbstractTransformation,
+    selection: AbstractSelection,
+    k: int,
+    found: LanczosResult,
+) -> HermitianBlock:
+    pencil = transformation.pencil
+    rtol, eps = solver.tolerance(pencil.dtype), float(jnp.finfo(pencil.dtype).eps)
+    vectors = found.basis
+    products = 3 * k + 2
+    if transformation.inverse is not None:
+        # One more product with C, which costs none (Ericsson and Ruhe 1980).
+        theta = found.eigenvalues.real
+        step = found.coupling / jnp.where(theta == 0, 1, theta).astype(vectors.dtype)
+        step = jnp.where(found.active & (theta != 0), step, 0)
+        vectors = vectors + jnp.outer(found.rest, step)
+    av, bv = pencil.mm(vectors), pencil.mass_mm(vectors)
+    size = jnp.sqrt(jnp.sum((vectors.conj() * bv).real, axis=0))
+    av, bv, vectors = (x / size.astype(x.dtype) for x in (av, bv, vectors))
+    values = jnp.sum((vectors.conj() * av).real, axis=0)  # Rayleigh quotients
+    residuals = jnp.linalg.norm(av - bv * values.astype(bv.dtype), axis=0)
+    residuals = residuals / jnp.linalg.norm(vectors, axis=0)
+    random = default_start(pencil.n, pencil.dtype)
+    random = jnp.stack([random, jnp.flip(random)], axis=1)
+    norm = found.norm
+    if transformation.inverse is not None:
+        norm = norm_estimate(pencil.mv, pencil.n, pencil.dtype)
+    mass_norm = jnp.asarray(1.0, norm.dtype)
+    if pencil.mass is not None:
+        mass_norm = jnp.linalg.norm(pencil.mass_mm(random)) / jnp.linalg.norm(random)
+    enough = jnp.maximum(10 * rtol * jnp.abs(values) * mass_norm, 1e3 * eps * norm)
+    active = found.active & (residuals <= enough)
+    good = jnp.all(active) & found.done
+    wanted = transformation.selection(selection)
+    confirmed = solver.confirms(wanted, k, False)
+    success = RESULTS.successful if confirmed else RESULTS.unconfirmed
+    result = RESULTS.where(good, success, RESULTS.not_converged)
+    # With a mass matrix, the square root of a negative ⟨w, Bw⟩, or an operator's own NaN.
+    fine = jnp.all(jnp.isfinite(pencil.mm(random))) if pencil.mass is not None else True
+    broken = RESULTS.nonfinite
+    if pencil.mass is not None:
+        fine = fine & jnp.all(jnp.isfinite(pencil.mass_mm(random)))
+        broken = RESULTS.where(fine, RESULTS.not_definite, RESULTS.nonfinite)
+    result = RESULTS.where(found.finite, result, broken)
+    result = RESULTS.where(asymmetry(pencil, random), RESULTS.not_hermitian, result)
+    nan = jnp.where(found.finite, 0.0, jnp.nan).astype(values.dtype)
+    return HermitianBlock(
+        eigenvalues=values + nan,
+        vectors=vectors,
+        active=active & (result != RESULTS.not_hermitian),
+        residuals=residuals + nan,
+        norm=norm,
+        mass_norm=mass_norm,
+        stats=transformation.stats(found.num_matvecs, products)
+        | {"num_restarts": found.num_restarts, "num_converged": jnp.sum(active)},
+        result=result,
+        outside=transformation.eigenvalues(found.outside).real,
+        transformation=transformation,
+    )

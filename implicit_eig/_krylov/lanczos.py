@@ -1,0 +1,225 @@
+"""Thick-restart Lanczos (Wu and Simon 2000) for self-adjoint operators: the driver of
+`driver.py` where the projected matrix is Hermitian, by LAPACK's `eigh`. No conjugate
+partners, no Schur basis, and nothing to sharpen: eigenvectors are orthonormal.
+
+Orthogonalisation is full, as in the general run, so Ritz vectors are orthonormal to
+rounding and no copy of a converged pair comes back.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Complex, Float, Inexact, Int
+
+from .._batch import one_by_one
+from .._operator import complex_dtype
+from .._progress_meter import AbstractProgressMeter, NoProgressMeter
+from .._which import AbstractSelection, order
+from .arnoldi import expand, KrylovDecomposition, restart
+from .basis import from_rows, inner, norm, scaled, to_rows, vector_of
+from .driver import kept
+from .ritz import target_coordinates
+
+
+class LanczosResult(NamedTuple):
+    """The k wanted Ritz pairs, best first, of which the `active` ones converged; and what
+    a `KrylovResult` has beside them."""
+
+    basis: Inexact[Array, "n k"]
+    eigenvalues: Complex[Array, " k"]
+    active: Bool[Array, " k"]
+    outside: Complex[Array, " k"]
+    norm: Float[Array, ""]
+    finite: Bool[Array, ""]
+    done: Bool[Array, ""]
+    rest: Inexact[Array, " n"]
+    coupling: Inexact[Array, " k"]
+    num_matvecs: Int[Array, ""]
+    num_restarts: Int[Array, ""]
+
+
+class _State(NamedTuple):
+    decomposition: KrylovDecomposition
+    start: Int[Array, ""]  # how many vectors of it are kept
+    anew: Bool[Array, ""]  # their residual is not
+    restarts: Int[Array, ""]
+    matvecs: Int[Array, ""]
+    finite: Bool[Array, ""]
+    done: Bool[Array, ""]
+    eigenvalues: Float[Array, " m"]  # all Ritz values, best first
+    active: Bool[Array, " k"]
+    searches: Int[Array, ""]
+    found: Float[Array, " k"]
+
+
+class _Ritz(NamedTuple):
+    """Ritz pairs, best first; the first k are wanted."""
+
+    values: Float[Array, " m"]
+    vectors: Inexact[Array, "m m"]
+    residuals: Float[Array, " m"]
+    converged: Bool[Array, " m"]
+    rounding: Float[Array, ""]
+    finite: Bool[Array, ""]
+
+
+def lanczos(
+    mv: Callable[[Array], Array],
+    v0: Inexact[Array, " n"],
+    selection: AbstractSelection,
+    k: int,
+    *,
+    krylov_dim: int,
+    rtol: float,
+    max_restarts: int | Int[Array, ""],
+    metric: Callable[[Array], Array] | None = None,
+    progress_meter: AbstractProgressMeter = NoProgressMeter(),
+) -> LanczosResult:
+    """The k pairs of an operator that is self-adjoint in ⟨x, B y⟩, B the `metric`.
+
+    A pair has converged when its residual is below `rtol |λ|`, or rounding of the largest
+    Ritz value. One Krylov space holds one vector of each eigenspace: so when all have
+    converged, the run keeps them, begins anew with a random vector and goes on until the
+    best pair beyond the wanted ones is apart from them, or known as well; again for as
+    long as that brings other pairs. This finds the copies of repeated eigenvalues, and
+    what `v0` was blind to.
+    """
+    options = {"k": k, "krylov_dim": krylov_dim, "rtol": rtol}
+    options["progress_meter"] = progress_meter
+    # Without closures over arrays, which may be those of a batch.
+    mv = eqx.filter_closure_convert(mv, v0)
+    metric = None if metric is None else eqx.filter_closure_convert(metric, v0)
+    limit = jnp.asarray(max_restarts)
+    run = functools.partial(_run, **options)
+    return one_by_one(run, mv, v0, selection, metric, limit)
+
+
+def _run(
+    mv: Callable[[Array], Array],
+    v0: Inexact[Array, " n"],
+    selection: AbstractSelection,
+    metric: Callable[[Array], Array] | None,
+    max_restarts: Int[Array, ""],
+    *,
+    k: int,
+    krylov_dim: int,
+    rtol: float,
+    progress_meter: AbstractProgressMeter,
+) -> LanczosResult:
+    m = krylov_dim
+
+    def cycle(state: _State) -> _State:
+        decomposition = expand(mv, *state[:3], metric=metric, seed=m * state.restarts)
+        ritz = _ritz_pairs(decomposition, selection, rtol, k)
+        count = jnp.sum(ritz.converged[:k])
+        complete = (count == k) & ritz.finite
+        complete = complete & ((state.searches == 0) | _settled(ritz, k, rtol))
+        values = ritz.values[:k]
+        same = jnp.abs(values - state.found) <= 1e3 * rtol * jnp.max(jnp.abs(ritz.values))
+        done = complete & (state.searches > 0) & jnp.all(same)
+        done = done | ~ritz.finite
+        restarts = state.restarts + 1
+        last = complete | done | (restarts >= max_restarts)
+        keep = jnp.where(last, k, kept(m, jnp.asarray(k), count, state.restarts))
+        worst = jnp.max(ritz.residuals[:k])
+        # In a batch, a run that is done goes round with the others.
+        ended = state.done | done | (restarts >= max_restarts)
+        progress_meter.step(restarts, count, k, worst, ended)
+        return _State(
+            decomposition=restart(decomposition, ritz.vectors, keep),
+            start=keep,
+            anew=complete & ~done,
+            restarts=restarts,
+            matvecs=state.matvecs + m - state.start,
+            finite=ritz.finite,
+            done=done,
+            eigenvalues=ritz.values,
+            active=ritz.converged[:k],
+            searches=state.searches + complete.astype(state.searches.dtype),
+            found=jnp.where(complete, values, state.found),
+        )
+
+    end = jax.lax.while_loop(
+        lambda s: ~s.done & (s.restarts < max_restarts),
+        cycle,
+        _first(v0, metric, m, k),
+    )
+    basis, matrix = end.decomposition
+    dtype = complex_dtype(v0.dtype)
+    wanted, others = end.eigenvalues[:k], end.eigenvalues[k:]
+    nearest = jnp.argmin(jnp.abs(wanted[:, None] - others), axis=1)
+    return LanczosResult(
+        basis=from_rows(jnp.moveaxis(basis[:k], 1, 0)).T,
+        eigenvalues=wanted.astype(dtype),
+        active=end.active,
+        outside=others[nearest].astype(dtype),
+        norm=jnp.max(jnp.abs(end.eigenvalues)),
+        finite=end.finite,
+        done=end.done,
+        rest=from_rows(vector_of(basis, end.start)),
+        coupling=matrix[end.start, :k],
+        num_matvecs=end.matvecs,
+        num_restarts=end.restarts,
+    )
+
+
+def _first(
+    v0: Inexact[Array, " n"], metric: Callable[[Array], Array] | None, m: int, k: int
+) -> _State:
+    rows = to_rows(v0)
+    size = norm(rows)
+    if metric is not None:
+        size = jnp.sqrt(inner(rows, to_rows(metric(v0))))
+    basis = jnp.zeros((m + 1, *rows.shape), rows.dtype).at[0].set(scaled(rows, size))
+    zero, no = jnp.asarray(0), jnp.asarray(False)
+    real = rows.dtype
+    return _State(
+        decomposition=KrylovDecomposition(basis, jnp.zeros((m + 1, m), v0.dtype)),
+        start=zero,
+        anew=no,
+        restarts=zero,
+        matvecs=zero,
+        finite=jnp.asarray(True),
+        done=no,
+        eigenvalues=jnp.zeros(m, real),
+        active=jnp.zeros(k, bool),
+        searches=zero,
+        found=jnp.zeros(k, real),
+    )
+
+
+def _ritz_pairs(
+    decomposition: KrylovDecomposition, selection: AbstractSelection, rtol: float, k: int
+) -> _Ritz:
+    basis, matrix = decomposition
+    m = matrix.shape[1]
+    eps = jnp.finfo(matrix.dtype).eps
+    finite = jnp.all(jnp.isfinite(matrix))
+    projected = jnp.where(finite, matrix[:m], jnp.eye(m, dtype=matrix.dtype))
+    values, vectors = jnp.linalg.eigh(projected)
+    residuals = jnp.abs(matrix[m] @ vectors)
+    rounding = 10 * eps * jnp.max(jnp.abs(values))
+    enough = jnp.maximum(rtol * jnp.abs(values), rounding)
+    target, overlaps = selection.target(), None
+    if target is not None:
+        overlaps = jnp.abs(target_coordinates(basis[:m], target).conj() @ vectors)
+    # What has not converged is ranked as if it had.
+    accuracy = jnp.clip(residuals, rounding, enough)
+    complexes = values.astype(complex_dtype(values.dtype))
+    best = order(selection, complexes, overlaps, False, accuracy).permutation
+    converged = (residuals <= enough) & finite
+    return _Ritz(
+        values[best], vectors[:, best], residuals[best], converged[best], rounding, finite
+    )
+
+
+def _settled(ritz: _Ritz, k: int, rtol: float) -> Bool[Array, ""]:
+    """Whether the best pair that is not wanted is apart from those, or known as well."""
+    beyond = ritz.values[k]
+    apart = jnp.min(jnp.abs(ritz.values[:k] - beyond))
+    enough = jnp.maximum(jnp.maximum(rtol * jnp.abs(beyond), apart), ritz.rounding)
+    return ritz.residuals[k] <= enough
