@@ -19,6 +19,7 @@ from ._hermitian import (
     HermitianBlock,
     krylov_block,
     MassOrthonormal,
+    no_coupling,
     pairs_of_hermitian,
     shift_invert_block,
 )
@@ -210,7 +211,7 @@ def _eigsh(
     values, _, vectors, mark, signal = hermitian_root(
         pencil,
         block.eigenvalues,
-        jnp.zeros_like(apart, block.vectors.dtype),
+        no_coupling(block.eigenvalues, block.vectors),
         block.vectors,
         signal,
         active=block.active,

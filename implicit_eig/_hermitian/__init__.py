@@ -6,7 +6,7 @@ from .pairs import (
     MassOrthonormal as MassOrthonormal,
     pairs_of_hermitian as pairs_of_hermitian,
 )
-from .rule import hermitian_root as hermitian_root
+from .rule import hermitian_root as hermitian_root, no_coupling as no_coupling
 from .runs import (
     dense_block as dense_block,
     krylov_block as krylov_block,

@@ -74,7 +74,7 @@ def crooked(a: Inexact[Array, "n n"]) -> Bool[Array, ""]:
 
 
 def asymmetry(pencil: Pencil, x: Inexact[Array, "n 2"]) -> Bool[Array, ""]:
-    """Whether A or B is not Hermitian, by `⟨x, A y⟩ = ⟨A x, y⟩` for two random vectors."""
+    """Whether A or B is not Hermitian, by `⟨x, A y⟩ = ⟨A x, y⟩` for random x, y."""
     x = jax.lax.stop_gradient(x)
 
     def differs(image: Array) -> Bool[Array, ""]:

@@ -240,8 +240,8 @@ def _settled(
 def kept(
     m: int, needed: Int[Array, ""], count: Int[Array, ""], restarts: Int[Array, ""]
 ) -> Int[Array, ""]:
-    """How many of m vectors a restart keeps: the wanted ones and a part of the rest; more as
-    pairs converge, so that locked vectors do not eat up the room for new ones
+    """How many of m vectors a restart keeps: the wanted ones and a part of the rest;
+    more as pairs converge, so that locked vectors do not eat up the room for new ones
     (Stathopoulos, Saad and Wu 1998).
 
     The part varies, from 0.4 to 0.73 by the golden ratio: a fixed one may drop the same
