@@ -88,8 +88,8 @@ def eigh(
     wrong = value_of(not_hermitian)
     if wrong is not None and wrong.any():
         raise ValueError(
-            "`a` and `b` must be Hermitian; for other matrices take `eig`, and `eigs` for "
-            "pencils."
+            "`a` and `b` must be Hermitian; for other matrices take `eig`, and for other "
+            "pencils `eigs`."
         )
     (v,) = watched_phases(gauge, found.eigenvectors, axes=1)
     return EighResult(found.eigenvalues, v)

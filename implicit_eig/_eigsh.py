@@ -15,16 +15,18 @@ from ._gauge import AbstractGauge, as_gauge
 from ._gauge_guard import watched_phases
 from ._hermitian import (
     dense_block,
+    hermitian_part,
     hermitian_root,
     HermitianBlock,
     krylov_block,
     MassOrthonormal,
+    MinresSolve,
     no_coupling,
     pairs_of_hermitian,
     shift_invert_block,
+    ties_of,
+    without,
 )
-from ._hermitian.block import hermitian_part, without
-from ._hermitian.pairs import ties_of
 from ._implicit import ImplicitAdjoint, SylvesterSolve
 from ._missing import nothing_where
 from ._operator import as_pencil, Pencil
@@ -89,7 +91,9 @@ def eigsh(
         `ShiftInvert(sigma, ...)`. Default: `Dense` for matrices, `ShiftInvert` for a
         target where n > 256, else a Lanczos run.
     - `gauge`: default: `vᴴ B v = 1`, the entry of largest modulus real and positive.
-    - `like`, `v0`, `adjoint`, `ties`, `tie_rtol`, `throw`, `progress_meter`: as in
+    - `adjoint`: as in `eigs`; by default MINRES (Paige and Saunders, SIAM J. Numer. Anal.
+        12, 1975) with the operator of the run, all vectors side by side.
+    - `like`, `v0`, `ties`, `tie_rtol`, `throw`, `progress_meter`: as in
         [`implicit_eig.eigs`][].
 
     **Returns:** a [`implicit_eig.Solution`][], best first.
@@ -124,13 +128,11 @@ def eigsh(
         raise ValueError(f"`k` must be at most the order n = {pencil.n}; got {k}.")
     selection, sigma = _selection(which, sigma, eigensolver, pencil)
     chosen = _choose(eigensolver, pencil, k, sigma)
-    bound = chosen
-    if isinstance(chosen, KrylovSchur):
-        # One vector for each copy of a repeated eigenvalue.
-        bound = dataclasses.replace(chosen, repeated=True)
-    elif isinstance(chosen, ShiftInvert):
-        inner = dataclasses.replace(chosen.inner, repeated=True)
-        bound = eqx.tree_at(lambda s: s.inner, chosen, inner)
+    adjoint, solve = check_adjoint(adjoint), None
+    if adjoint.linear_solver is not None:
+        solve = adjoint.bind(pencil, chosen, selection, k)
+    eps = float(jnp.finfo(pencil.dtype).eps)
+    rtol = eps ** (2 / 3) if adjoint.rtol is None else adjoint.rtol
     gauge = as_gauge(gauge, pencil.domain, default=MassOrthonormal(), dtype=pencil.dtype)
     problem = _Problem(
         pencil=pencil,
@@ -138,14 +140,16 @@ def eigsh(
         k=k,
         v0=check_start(v0, pencil),
         eigensolver=chosen,
-        solve=check_adjoint(adjoint).bind(pencil, bound, selection, k),
+        solve=solve,
+        rtol=rtol,
+        max_steps=10 * pencil.n if adjoint.max_steps is None else adjoint.max_steps,
         progress_meter=progress_meter,
     )
-    problem, signal = watched(problem, throw, problem.solve.rtol)
+    problem, signal = watched(problem, throw, rtol)
     solution, signal = _eigsh(
         problem, signal, left, gauge, ties, tie_rtol, throw is not False
     )
-    solution = reported(solution, signal, throw, problem.solve.rtol)
+    solution = reported(solution, signal, throw, rtol)
     solution = raise_unless_successful(solution, throw, k=k)
     (right,) = watched_phases(gauge, solution.eigenvectors)
     if right is solution.eigenvectors:
@@ -159,10 +163,12 @@ class _Problem(eqx.Module):
     k: int = eqx.field(static=True)
     v0: Inexact[Array, " n"] | None
     eigensolver: AbstractEigensolver
-    solve: SylvesterSolve
+    solve: SylvesterSolve | None  # if it was chosen
+    rtol: float = eqx.field(static=True)
+    max_steps: int = eqx.field(static=True)
     progress_meter: AbstractProgressMeter
 
-    def block(self) -> tuple[HermitianBlock, SylvesterSolve | None]:
+    def block(self) -> tuple[HermitianBlock, MinresSolve | SylvesterSolve | None]:
         """The pairs, without derivatives, and the solver for those of vectors: `None`
         where all pairs are at hand."""
         pencil, selection, v0, solver, solve = stop(
@@ -180,6 +186,11 @@ class _Problem(eqx.Module):
             progress_meter=self.progress_meter,
         )
         block = stop(block)
+        if solve is None:
+            residuals = jnp.where(block.active, block.residuals, 0)
+            return block, MinresSolve(
+                block.transformation, block.norm, residuals, self.rtol, self.max_steps
+            )
         solve = solve.for_block(block.as_invariant())
         if not isinstance(selection, Named | Nearest):
             values = block.as_invariant().eigenvalues

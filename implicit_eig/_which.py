@@ -100,21 +100,16 @@ class Named(AbstractSelection):
 
 
 class BothEnds(AbstractSelection):
-    """Real eigenvalues from both ends of the spectrum in turns, the largest first."""
+    """Real eigenvalues from both ends of the spectrum in turns, the largest first. It
+    is their places that count: copies of one have different ones."""
 
     def keys(self, eigenvalues, overlaps, is_real):
         del overlaps, is_real
-        x = eigenvalues.real
-        above = jnp.sum(x[None, :] > x[:, None], axis=1)
-        below = jnp.sum(x[None, :] < x[:, None], axis=1)
-        return -jnp.minimum(above.astype(x.dtype), below.astype(x.dtype) + 0.5)
-
-    def is_meant(self, selected, others, is_real):
-        return True
-
-    def rescaled(self, size):
-        del size
-        return self
+        place = jnp.argsort(jnp.argsort(eigenvalues.real))
+        from_above, from_below = eigenvalues.size - 1 - place, place
+        return -jnp.minimum(2 * from_above, 2 * from_below + 1).astype(
+            eigenvalues.real.dtype
+        )
 
     def is_extreme(self, is_real):
         return True

@@ -1,10 +1,16 @@
 """Hermitian and definite pencils: real eigenvalues, left vectors that are the right ones,
 and eigenvalue derivatives without a solve."""
 
-from .block import HermitianBlock as HermitianBlock
+from .block import (
+    hermitian_part as hermitian_part,
+    HermitianBlock as HermitianBlock,
+    without as without,
+)
+from .minres import MinresSolve as MinresSolve
 from .pairs import (
     MassOrthonormal as MassOrthonormal,
     pairs_of_hermitian as pairs_of_hermitian,
+    ties_of as ties_of,
 )
 from .rule import hermitian_root as hermitian_root, no_coupling as no_coupling
 from .runs import (

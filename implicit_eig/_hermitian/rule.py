@@ -16,10 +16,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Inexact
 
+from .._implicit.adjoint import SylvesterSolve
 from .._implicit.bordered import solve_bordered
 from .._implicit.rule import along, triangle
-from .._linear_map import promoting
-from .._operator import Pencil
+from .._linear_map import joined, promoting
+from .._operator import complex_dtype, Pencil
+from .minres import MinresSolve
 
 
 @eqx.filter_custom_jvp
@@ -111,17 +113,67 @@ def _outside(
     matrix: Inexact[Array, "m m"],
     rhs: Inexact[Array, "n m"],
     active: Bool[Array, " m"],
-    solve,
+    solve: MinresSolve | SylvesterSolve,
     signal: Float[Array, ""],
 ) -> tuple[Inexact[Array, "n m"], Float[Array, " m"], Float[Array, ""]]:
-    """Y, by the bordered system of X = V T⁻¹, which has orthonormal columns."""
+    """Y, the mark of failed solves, and the signal."""
+    if isinstance(solve, SylvesterSolve):
+        return _by_sylvester(pencil, v, matrix, rhs, active, solve, signal)
+    image = pencil.mass_mm(v)
+    values = jax.lax.stop_gradient(jnp.diagonal(matrix).real)
+    fixed = jax.lax.stop_gradient(v)
+    scale = jax.lax.stop_gradient(jnp.max(jnp.abs(values))).astype(v.dtype)
+
+    def project(x: Array) -> Array:
+        return x - image @ (v.conj().T @ x)
+
+    def matvec(unknowns: tuple) -> tuple:
+        y, mark, signal = unknowns
+        inside = image.conj().T @ y
+        z = y - v @ inside
+        out = project(pencil.mm(z) - pencil.mass_mm(z) @ matrix)
+        # The mark times zero: derivatives of a solution of which a part failed are NaN.
+        zero = 0 * jnp.sum(matrix.real) * jnp.sum(mark)
+        return out + scale * image @ inside, mark + zero, signal
+
+    def solved(_, right: tuple) -> tuple:
+        rhs, mark, signal = right
+        y, failed, error = solve(fixed, values, rhs)
+        failed = failed & active
+        error = jnp.where(jnp.any(failed), error, 0)
+        return y, jnp.where(failed, jnp.nan, mark), signal + error
+
+    def solved_transposed(_, right: tuple) -> tuple:
+        rhs, mark, signal = right
+        y, failed, error = solve(fixed, values, rhs.conj())
+        # A cotangent is a sum over the pairs.
+        failed = jnp.any(failed & active)
+        y = jnp.where(failed, jnp.nan, y.conj())
+        return y, mark, signal + jnp.where(failed, error, 0)
+
+    # Zeros that depend on the right side: JAX cannot transpose the solve otherwise.
+    right = project(-rhs), 0 * jnp.sum(rhs.real, axis=0), signal
+    return joined(*jax.lax.custom_linear_solve(matvec, right, solved, solved_transposed))
+
+
+def _by_sylvester(
+    pencil: Pencil,
+    v: Inexact[Array, "n m"],
+    matrix: Inexact[Array, "m m"],
+    rhs: Inexact[Array, "n m"],
+    active: Bool[Array, " m"],
+    solve: SylvesterSolve,
+    signal: Float[Array, ""],
+) -> tuple[Inexact[Array, "n m"], Float[Array, " m"], Float[Array, ""]]:
+    """By the solver that was asked for: the bordered system of X = V T⁻¹, which has
+    orthonormal columns."""
     t = jnp.eye(active.size, dtype=v.dtype)
     x, l, right = v, matrix, rhs
     if pencil.mass is not None:
         t = triangle(jax.lax.stop_gradient(v), active)
         inverse = jnp.linalg.inv(t)
         x, l, right = v @ inverse, t @ matrix @ inverse, rhs @ inverse
-    coordinates = t.astype(jnp.result_type(t.dtype, jnp.complex64))
+    coordinates = t.astype(complex_dtype(t.dtype))
     found = solve_bordered(pencil, x, l, -right, active, solve, coordinates, signal)
     y = found.outside @ t
     if pencil.mass is not None:

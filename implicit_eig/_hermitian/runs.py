@@ -7,8 +7,8 @@ from jaxtyping import Array, Float, Inexact, Int
 
 from .._eigensolver import KrylovSchur, ShiftInvert
 from .._krylov import default_start, norm_estimate, start_vector
-from .._krylov.lanczos import lanczos, LanczosResult
-from .._operator import complex_dtype, Pencil
+from .._krylov.lanczos import best_first, lanczos, LanczosResult
+from .._operator import Pencil
 from .._progress_meter import AbstractProgressMeter
 from .._solution import RESULTS
 from .._transformation import (
@@ -19,7 +19,7 @@ from .._transformation import (
     MassInverted,
     ShiftedPencil,
 )
-from .._which import AbstractSelection, order
+from .._which import AbstractSelection
 from .block import asymmetry, HermitianBlock, without
 
 
@@ -35,8 +35,7 @@ def dense_block(pencil: Pencil, selection: AbstractSelection, k: int) -> Hermiti
     if target is not None:
         overlaps = jnp.abs(target.conj().astype(vectors.dtype) @ vectors)
     accuracy = jnp.full_like(values, 10 * eps) * jnp.max(jnp.abs(values))
-    complexes = values.astype(complex_dtype(values.dtype))
-    best = order(selection, complexes, overlaps, False, accuracy).permutation
+    best = best_first(selection, values, overlaps, accuracy)
     values, vectors = values[best], vectors[:, best]
     finite = jnp.isfinite(norm) & (True if b is None else jnp.all(jnp.isfinite(b)))
     result = RESULTS.where(

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Complex, Float, Inexact, Int
 from .._batch import one_by_one
 from .._operator import complex_dtype
 from .._progress_meter import AbstractProgressMeter, NoProgressMeter
-from .._which import AbstractSelection, order
+from .._which import AbstractSelection, BothEnds, order
 from .arnoldi import expand, KrylovDecomposition, restart
 from .basis import from_rows, inner, norm, scaled, to_rows, vector_of
 from .driver import kept
@@ -209,12 +209,24 @@ def _ritz_pairs(
         overlaps = jnp.abs(target_coordinates(basis[:m], target).conj() @ vectors)
     # What has not converged is ranked as if it had.
     accuracy = jnp.clip(residuals, rounding, enough)
-    complexes = values.astype(complex_dtype(values.dtype))
-    best = order(selection, complexes, overlaps, False, accuracy).permutation
+    best = best_first(selection, values, overlaps, accuracy)
     converged = (residuals <= enough) & finite
     return _Ritz(
         values[best], vectors[:, best], residuals[best], converged[best], rounding, finite
     )
+
+
+def best_first(
+    selection: AbstractSelection,
+    values: Float[Array, " m"],
+    overlaps: Float[Array, " m"] | None,
+    accuracy: Float[Array, " m"],
+) -> Int[Array, " m"]:
+    """The order of real eigenvalues."""
+    complexes = values.astype(complex_dtype(values.dtype))
+    if isinstance(selection, BothEnds):
+        return jnp.argsort(-selection.keys(complexes, overlaps, False))
+    return order(selection, complexes, overlaps, False, accuracy).permutation
 
 
 def _settled(ritz: _Ritz, k: int, rtol: float) -> Bool[Array, ""]:
