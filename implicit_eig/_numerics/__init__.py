@@ -1,3 +1,9 @@
 """Numerical linear algebra of small matrices, and of no other kind of object."""
 
+from .batched_eig import eig_by_qr as eig_by_qr
+from .scaling import (
+    largest_part as largest_part,
+    power_of_two as power_of_two,
+    times_real as times_real,
+)
 from .small_solve import inv as inv, solve as solve

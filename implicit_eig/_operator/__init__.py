@@ -1,5 +1,6 @@
 """What the user gives becomes one lineax operator."""
 
+from .._numerics import times_real as times_real
 from .coerce import (
     as_matrix as as_matrix,
     as_operator as as_operator,
@@ -14,7 +15,6 @@ from .scaling import (
     pencil_of_moderate_size as pencil_of_moderate_size,
     safe_norm as safe_norm,
     Scaling as Scaling,
-    times_real as times_real,
     uneven as uneven,
 )
 from .sparse import SparseOperator as SparseOperator

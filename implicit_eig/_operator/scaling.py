@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Complex, Float, Inexact, Int
 
+from .._numerics import largest_part, power_of_two, times_real
 from .pencil import Pencil
 from .sparse import SparseOperator
 
@@ -48,7 +49,7 @@ def of_moderate_size(
     `geev` scales matrices of extreme size itself, and in some LAPACKs forgets to scale
     the eigenvalues back. Norms would under- or overflow.
     """
-    largest = jnp.max(_largest_part(a), axis=(-2, -1), keepdims=True)
+    largest = jnp.max(largest_part(a), axis=(-2, -1), keepdims=True)
     size = _size(jax.lax.stop_gradient(largest))
     return times_real(a, 1 / size), size
 
@@ -119,7 +120,7 @@ def uneven(
         total = jnp.maximum(total, x.largest(axis) / jnp.where(most > 0, most, 1))
     total = jnp.where(total > 0, total, 1)
     apart = jnp.min(total) < jnp.finfo(total.dtype).eps ** 0.5 * jnp.max(total)
-    return jnp.where(apart, _power(total), 1)
+    return jnp.where(apart, power_of_two(total), 1)
 
 
 def _spread(entries, largest, total, axis: int) -> Float[Array, ""]:
@@ -137,36 +138,20 @@ def _spread(entries, largest, total, axis: int) -> Float[Array, ""]:
 
 def safe_norm(x: Inexact[Array, "n *k"]) -> Float[Array, "*k"]:
     """The norms of columns of any size."""
-    size = _power(jnp.max(_largest_part(jax.lax.stop_gradient(x)), axis=0))
+    size = power_of_two(jnp.max(largest_part(jax.lax.stop_gradient(x)), axis=0))
     return jnp.linalg.norm(times_real(x, 1 / size), axis=0) * size
-
-
-def times_real(
-    x: Inexact[Array, "*n"], size: Float[Array, "*#n"]
-) -> Inexact[Array, "*n"]:
-    """`x · size`, part by part: nothing overflows on the way."""
-    size = jnp.broadcast_to(size, jnp.broadcast_shapes(x.shape, jnp.shape(size)))
-    if jnp.iscomplexobj(x):
-        return jax.lax.complex(x.real * size, x.imag * size)
-    return x * size
-
-
-def _largest_part(x: Inexact[Array, "*n"]) -> Float[Array, "*n"]:
-    if jnp.iscomplexobj(x):
-        return jnp.maximum(jnp.abs(x.real), jnp.abs(x.imag))
-    return jnp.abs(x)
 
 
 def _entries(operator: lx.AbstractLinearOperator) -> Entries:
     if isinstance(operator, SparseOperator):
         values, *index = operator.pattern.triplets(operator.values)
         index = index[::-1] if operator.transposed else index
-        return Entries(_largest_part(values), tuple(index), operator.n)
+        return Entries(largest_part(values), tuple(index), operator.n)
     return entries_of_matrix(operator.as_matrix())
 
 
 def entries_of_matrix(a: Inexact[Array, "n n"]) -> Entries:
-    return Entries(_largest_part(a), None, a.shape[0])
+    return Entries(largest_part(a), None, a.shape[0])
 
 
 def _times_rows(operator: lx.AbstractLinearOperator, rows: Float[Array, "*n"]):
@@ -187,11 +172,4 @@ def _size(largest: Float[Array, "*n"]) -> Float[Array, "*n"]:
     least, moderate = float(info.tiny) ** 0.25, float(info.eps) ** 0.5
     small, large = (largest > 0) & (largest < least), largest > 1 / least
     size = largest * jnp.where(small, 1 / moderate, moderate)
-    return jnp.where(small | (large & jnp.isfinite(largest)), _power(size), 1)
-
-
-def _power(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """The power of two below x, such that its inverse is a normal number."""
-    most = -jnp.finfo(x.dtype).minexp - 1
-    _, exponent = jnp.frexp(jnp.where(jnp.isfinite(x) & (x > 0), x, 1))
-    return jnp.ldexp(jnp.ones_like(x), jnp.clip(exponent - 1, -most, most))
+    return jnp.where(small | (large & jnp.isfinite(largest)), power_of_two(size), 1)

@@ -1,0 +1,117 @@
+"""Eigenpairs of many small general matrices in XLA alone: no LAPACK, no cuSOLVER, no host."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Complex, Inexact
+
+from .hessenberg import balanced
+from .qr_iteration import schur
+from .scaling import largest_part, power_of_two, times_real
+from .triangular import duals_of, triangular, vectors_of
+from .turns import square
+
+
+class Eigensystem(NamedTuple):
+    """NaN where it does not exist: a matrix that is not finite, or did not converge."""
+
+    values: Complex[Array, "*batch n"]
+    vectors: Complex[Array, "*batch n n"]  # W, columns of unit norm, their largest real
+    duals: Complex[Array, "*batch n n"]  # W⁻¹
+
+
+def eig_by_qr(a: Inexact[Array, "*batch n n"]) -> Eigensystem:
+    """The eigenpairs of many matrices, in the order of their Schur forms: conjugate pairs
+    of real matrices stand side by side, the one with positive imaginary part first."""
+    n = a.shape[-1]
+    flat = _one_batch(a.reshape(-1, n, n))
+    return Eigensystem(*(x.reshape(*a.shape[:-2], *x.shape[1:]) for x in flat))
+
+
+@jax.custom_batching.custom_vmap
+def _one_batch(a: Inexact[Array, "b n n"]) -> Eigensystem:
+    return jax.lax.platform_dependent(
+        a, cpu=_in_pieces, default=functools.partial(_eigensystem, each=False)
+    )
+
+
+@_one_batch.def_vmap
+def _(size, batched, a):
+    del size, batched
+    # Members of a batch go in one batch: an axis more would not be the last one.
+    return eig_by_qr(a), Eigensystem(True, True, True)
+
+
+# What a sweep reads stays in the cache of a CPU, and pieces wait for no other's slowest.
+_PIECE = 2**17
+
+
+def _in_pieces(a: Inexact[Array, "b n n"]) -> Eigensystem:
+    b, n, _ = a.shape
+    size = min(b, max(_PIECE // (2 * n * n * a.dtype.itemsize), 16))
+    pieces = -(-b // size)
+    a = jnp.pad(a, ((0, pieces * size - b), (0, 0), (0, 0)))
+    out = jax.lax.map(
+        functools.partial(_eigensystem, each=True), a.reshape(pieces, size, n, n)
+    )
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:b], out)
+
+
+def _eigensystem(a: Inexact[Array, "b n n"], *, each: bool) -> Eigensystem:
+    """Batch first outside, last inside."""
+    a = jnp.moveaxis(a, 0, -1)
+    largest = jnp.max(largest_part(a), axis=(0, 1), initial=0)
+    finite = jnp.isfinite(largest)
+    size = power_of_two(jnp.where(finite, largest, 1))
+    a = jnp.where(finite, times_real(a, 1 / size), 0)
+    a, scale = balanced(a)
+    found = schur(a, each)
+    system = triangular(found.blocks, found.basis, found.cut)
+    x = vectors_of(system)
+    duals = duals_of(system, x.inside)
+    vectors = times_real(x.vectors, scale[:, None])
+    duals = times_real(duals, 1 / scale)
+    values = system.values
+    if not jnp.iscomplexobj(a):
+        vectors, duals = _conjugates(values, vectors, duals)
+    vectors, duals = _normal(vectors, duals)
+    values = times_real(values, size)
+    nan = jnp.asarray(complex(jnp.nan, jnp.nan), values.dtype)
+    out = (jnp.where(finite & found.converged, x, nan) for x in (values, vectors, duals))
+    return Eigensystem(*(jnp.moveaxis(x, -1, 0) for x in out))
+
+
+def _conjugates(
+    values: Complex[Array, "n b"],
+    vectors: Complex[Array, "n n b"],
+    duals: Complex[Array, "n n b"],
+) -> tuple[Complex[Array, "n n b"], Complex[Array, "n n b"]]:
+    """Of a real matrix: real vectors of real eigenvalues, and conjugate ones of pairs."""
+    real, second = values.imag == 0, values.imag < 0
+    # Both parts of a vector are vectors; one of them may be rounding only.
+    parts = jnp.sum(vectors.real**2, axis=0) < jnp.sum(vectors.imag**2, axis=0)
+    turn = jnp.where(real & parts, -1j, 1).astype(vectors.dtype)
+    vectors, duals = vectors * turn, duals * turn.conj()[:, None]
+    zero = jnp.zeros((), values.real.dtype)
+    vectors = jnp.where(real, jax.lax.complex(vectors.real, zero), vectors)
+    duals = jnp.where(real[:, None], jax.lax.complex(duals.real, zero), duals)
+    vectors = jnp.where(second, jnp.roll(vectors, 1, axis=1).conj(), vectors)
+    duals = jnp.where(second[:, None], jnp.roll(duals, 1, axis=0).conj(), duals)
+    return vectors, duals
+
+
+def _normal(
+    vectors: Complex[Array, "n n b"], duals: Complex[Array, "n n b"]
+) -> tuple[Complex[Array, "n n b"], Complex[Array, "n n b"]]:
+    """Vectors of unit norm with a real largest entry, and the duals that go with them."""
+    sizes = square(vectors)
+    norm = jnp.sqrt(jnp.sum(sizes, axis=0))
+    largest = jnp.arange(len(sizes))[:, None, None] == jnp.argmax(sizes, axis=0)
+    head = jnp.sum(jnp.where(largest, vectors, 0), axis=0)
+    size = jnp.sqrt(square(head))
+    vectors = times_real(vectors * head.conj(), 1 / (size * norm))
+    duals = duals * times_real(head, norm / size)[:, None]
+    real = jax.lax.complex(vectors.real, jnp.zeros_like(norm, shape=vectors.shape))
+    return jnp.where(largest, real, vectors), duals

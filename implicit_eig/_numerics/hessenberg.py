@@ -1,0 +1,65 @@
+"""Many small matrices at once, to Hessenberg form. The batch is the last axis, so that all
+arithmetic is elementwise in it: an operation is one kernel, of any number of matrices."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Inexact
+
+from .scaling import times_real
+from .turns import reflector, square
+
+
+def balanced(
+    a: Inexact[Array, "n n b"],
+) -> tuple[Inexact[Array, "n n b"], Float[Array, "n b"]]:
+    """`D⁻¹ A D` and D, powers of two, such that rows and columns are about as large.
+
+    James, Langou & Lowery (2014): sizes are 2-norms of the rows and columns without their
+    diagonal. All scales move at the same time, by half of what would make a row as large
+    as its column, for its neighbours move too. Sizes within a factor of 4 are left alone.
+    """
+    n, dtype = a.shape[0], a.real.dtype
+    outside = ~jnp.eye(n, dtype=bool)[:, :, None]
+    most = -jnp.finfo(dtype).minexp // 8
+
+    def step(state):
+        a, exponent, _, count = state
+        sizes = jnp.where(outside, square(a), 0)
+        rows, columns = jnp.sum(sizes, axis=1), jnp.sum(sizes, axis=0)
+        joined = (rows > 0) & (columns > 0)
+        ratio = jnp.log2(jnp.where(joined, rows, 1)) - jnp.log2(
+            jnp.where(joined, columns, 1)
+        )
+        moved = exponent + jnp.round(ratio / 8).astype(exponent.dtype)
+        moved = jnp.clip(moved, -most, most)
+        change = jnp.ldexp(jnp.ones_like(ratio), moved - exponent)
+        a = times_real(times_real(a, change[None]), 1 / change[:, None])
+        return a, moved, jnp.any(moved != exponent), count + 1
+
+    start = jnp.zeros_like(a[0], dtype=jnp.int32)
+    a, exponent, *_ = jax.lax.while_loop(
+        lambda state: state[2] & (state[3] < 20), step, (a, start, jnp.array(n > 1), 0)
+    )
+    return a, jnp.ldexp(jnp.ones_like(exponent, dtype=dtype), exponent)
+
+
+def hessenberg(a: Inexact[Array, "n n b"], pad: int) -> Inexact[Array, "m p b"]:
+    """H, with `pad` rows and columns of zeros, above Q, where `A = Q H Qᴴ`."""
+    n, _, b = a.shape
+    q = jnp.broadcast_to(jnp.eye(n, dtype=a.dtype)[:, :, None], a.shape)
+    grown = ((0, pad), (0, pad), (0, 0))
+    hq = jnp.concatenate([jnp.pad(a, grown), jnp.pad(q, ((0, 0), *grown[1:]))])
+    row, column = jnp.arange(2 * n + pad)[:, None], jnp.arange(n + pad)[:, None]
+
+    def step(k, hq):
+        x = jax.lax.dynamic_index_in_dim(hq, k, 1, keepdims=False)
+        x = jnp.where((row > k) & (row < n), x, 0)
+        head = jax.lax.dynamic_index_in_dim(x, k + 1, 0, keepdims=False)
+        v, scaled = reflector(x, head, row == k + 1)
+        hq = hq - scaled[:, None] * jnp.sum(v.conj()[:, None] * hq, axis=0)
+        v, scaled = v[: n + pad], scaled[: n + pad]
+        hq = hq - jnp.sum(hq * v, axis=1)[:, None] * scaled.conj()
+        done = ((row > k + 1) & (row < n))[:, None] & (column == k)
+        return jnp.where(done, 0, hq)
+
+    return jax.lax.fori_loop(0, n - 2, step, hq) if n > 2 else hq

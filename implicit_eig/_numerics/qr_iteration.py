@@ -1,0 +1,223 @@
+"""Schur forms of many small general matrices by a QR iteration in XLA alone: Francis' double
+shift for real matrices, a single shift for complex ones. The batch is the last axis.
+
+The matrices of a batch go in step: one turn of each at the same place, or none where its
+active block does not reach that far. Deflation and shifts are each matrix's own, and are
+those of LAPACK's `lahqr`.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Inexact, Int
+
+from .hessenberg import hessenberg
+from .scaling import times_real
+from .triangular import larger_root, quotient
+from .turns import negligible, Reflection, Rotation
+
+
+class _Bands(NamedTuple):
+    diagonal: Inexact[Array, "n b"]
+    below: Inexact[Array, "k b"]
+    above: Inexact[Array, "k b"]
+
+    @classmethod
+    def of(cls, hq: Inexact[Array, "m p b"], n: int) -> "_Bands":
+        """By strides, where a gather would be slow."""
+        p = hq.shape[1]
+        flat = hq[:n].reshape(n * p, -1)
+        return cls(*(flat[i :: p + 1][:k] for i, k in ((0, n), (p, n - 1), (1, n - 1))))
+
+
+class _Window(NamedTuple):
+    """The last block of each matrix that is to be made smaller, rows `low` to `high`. None
+    where `high` is zero."""
+
+    low: Int[Array, " b"]
+    high: Int[Array, " b"]
+
+
+class _State(NamedTuple):
+    hq: Inexact[Array, "m p b"]
+    cut: Bool[Array, "k b"]  # where the subdiagonal is zero
+    high: Int[Array, " b"]
+    stuck: Int[Array, " b"]  # sweeps since the window last ended elsewhere
+    sweeps: Int[Array, ""]
+
+
+class Schur(NamedTuple):
+    """`A = Q H Qᴴ`, with blocks of at most two rows on the diagonal of H."""
+
+    blocks: Inexact[Array, "n n b"]  # H
+    basis: Inexact[Array, "n n b"]  # Q
+    cut: Bool[Array, "k b"]  # where the subdiagonal is zero
+    converged: Bool[Array, " b"]
+
+
+def schur(a: Inexact[Array, "n n b"], each: bool) -> Schur:
+    """Of matrices with norms of about one.
+
+    `each`: a sweep ends where the last active block does, in a loop of a length that the
+    host would have to be asked for on an accelerator.
+    """
+    n, width = a.shape[0], 2 if jnp.iscomplexobj(a) else 3
+    hq = hessenberg(a, width - 2)
+    cut = jnp.zeros((n - 1, a.shape[-1]), bool)
+    high = jnp.full(a.shape[-1], n, jnp.int32)
+    state = _State(hq, cut, high, jnp.zeros_like(high), jnp.array(0))
+    if n > 2:
+        state = jax.lax.while_loop(
+            lambda s: jnp.any(s.high > 0) & (s.sweeps < 30 * max(n, 10)),
+            functools.partial(_sweep, n=n, width=width, each=each),
+            state,
+        )
+    else:
+        cut, window = _deflated(_Bands.of(hq, n), cut)
+        state = state._replace(cut=cut, high=window.high)
+    top = n + width - 2
+    return Schur(state.hq[:n, :n], state.hq[top:, :n], state.cut, state.high == 0)
+
+
+def _deflated(
+    bands: _Bands, cut: Bool[Array, "k b"]
+) -> tuple[Bool[Array, "k b"], _Window]:
+    """The criterion of Ahues and Tisseur (1997), as in LAPACK's `lahqr`."""
+    eps = float(jnp.finfo(bands.diagonal.real.dtype).eps)
+    least = 16 * (len(cut) + 1) * negligible(bands.diagonal.real.dtype)
+    size, below, above = (_size(x) for x in bands)
+    beside = size[:-1] + size[1:]
+    small = below <= eps * jnp.where(beside > 0, beside, 1)
+    apart = _size(bands.diagonal[1:] - bands.diagonal[:-1])
+    across, along = jnp.maximum(below, above), jnp.maximum(size[1:], apart)
+    total = across + along
+    share = 1 / jnp.where(total > 0, total, 1)
+    product = jnp.minimum(below, above) * (across * share)
+    small &= product <= eps * jnp.minimum(size[1:], apart) * (along * share)
+    cut = cut | small | (below <= least)
+    # A block of two rows is solved in closed form.
+    index = _indices(len(cut))[:, None] + 1
+    long = ~cut[1:] & ~cut[:-1]
+    high = jnp.max(jnp.where(long, index[1:], 0), axis=0, initial=0)
+    low = jnp.max(jnp.where(cut & (index <= high), index, 0), axis=0, initial=0)
+    return cut, _Window(low, high)
+
+
+def _indices(n: int) -> Int[Array, " n"]:
+    return jnp.arange(n, dtype=jnp.int32)
+
+
+def _size(x: Inexact[Array, "*n"]) -> Float[Array, "*n"]:
+    return jnp.abs(x.real) + jnp.abs(x.imag) if jnp.iscomplexobj(x) else jnp.abs(x)
+
+
+def _sweep(state: _State, *, n: int, width: int, each: bool) -> _State:
+    hq = state.hq
+    bands = _Bands.of(hq, n)
+    cut, window = _deflated(bands, state.cut)
+    stuck = jnp.where(window.high == state.high, state.stuck + 1, 0)
+    if width == 2:
+        begin, turn_of = _complex_begin, Rotation.of
+    else:
+        begin, turn_of = _real_begin, Reflection.of
+    start, first = begin(bands, window, stuck % 10 == 9)
+    columns = _indices(hq.shape[1])[:, None]
+    within = _indices(width)[:, None]
+
+    def step(k, hq):
+        rows = jax.lax.dynamic_slice_in_dim(hq, k, width, 0)
+        bulge = jax.lax.dynamic_index_in_dim(
+            rows, jnp.maximum(k - 1, 0), 1, keepdims=False
+        )
+        active = (k >= start) & (k < window.high)
+        x = jnp.where(k == start, first, bulge)
+        x = jnp.where(active & (k + within <= window.high), x, 0)
+        turn = turn_of(x)
+        done = (active & (within > 0))[:, None] & (columns == k - 1)
+        rows = jnp.where(done, 0, turn.rows(rows))
+        hq = jax.lax.dynamic_update_slice_in_dim(hq, rows, k, 0)
+        beside = jax.lax.dynamic_slice_in_dim(hq, k, width, 1)
+        return jax.lax.dynamic_update_slice_in_dim(hq, turn.columns(beside), k, 1)
+
+    if each:
+        begin, end = jnp.min(jnp.where(window.high > 0, start, n)), jnp.max(window.high)
+    else:
+        begin, end = jnp.int32(0), jnp.int32(n - 1)
+    hq = jax.lax.fori_loop(begin, end, step, hq)
+    return _State(hq, cut, window.high, stuck, state.sweeps + 1)
+
+
+def _at(x: Inexact[Array, "w k b"], index: Int[Array, " b"]) -> Inexact[Array, "w b"]:
+    """Entries of each column; zero where there is none."""
+    return jnp.sum(jnp.where(_indices(x.shape[1])[:, None] == index, x, 0), axis=1)
+
+
+def _last_rows(bands: _Bands, window: _Window) -> Inexact[Array, "5 b"]:
+    """`a`, `b`, `c`, `d` of the last two rows of the window `(a b; c d)`, and the entry of
+    the subdiagonal before c."""
+    d, below, above = bands
+    before = jnp.pad(below[:-1], ((1, 0), (0, 0)))
+    return _at(jnp.stack([d[:-1], above, below, d[1:], before]), window.high - 1)
+
+
+def _start(
+    vectors: Inexact[Array, "w s b"], bands: _Bands, window: _Window
+) -> tuple[Int[Array, " b"], Inexact[Array, "w b"]]:
+    """Where to begin, and the vector to begin with: between two consecutive small
+    subdiagonal entries if there are such, or they would blur the shifts."""
+    starts = vectors.shape[1]
+    head, rest = _size(vectors[0]), sum(_size(v) for v in vectors[1:])
+    size = _size(bands.diagonal)
+    beside = size[: starts - 1] + size[1:starts] + size[2 : starts + 1]
+    eps = float(jnp.finfo(size.dtype).eps)
+    small = _size(bands.below[: starts - 1]) * rest[1:] <= eps * head[1:] * beside
+    index = _indices(starts)[:, None]
+    last = window.high - len(vectors) + 1
+    inside = (index >= window.low) & (index <= last)
+    begins = (index == window.low) | jnp.pad(small, ((1, 0), (0, 0)))
+    start = jnp.max(jnp.where(inside & begins, index, 0), axis=0)
+    return start, _at(vectors, start)
+
+
+def _real_begin(bands: _Bands, window: _Window, exceptional: Bool[Array, " b"]):
+    """The first column of (H − s)(H − s̄), s and s̄ the eigenvalues of the last two rows;
+    twice the closer one where these are real."""
+    a, b, c, d, before = _last_rows(bands, window)
+    odd = jnp.abs(c) + jnp.abs(before)
+    a, d = (jnp.where(exceptional, 0.75 * odd + d, x) for x in (a, d))
+    bc = jnp.where(exceptional, -0.4375 * odd**2, b * c)
+    mean, half = (a + d) / 2, (a - d) / 2
+    inside = half**2 + bc
+    root = jnp.sqrt(jnp.abs(inside))
+    # d − mean is −half: the root of that sign is closer.
+    real = jnp.where(inside > 0, mean + jnp.where(half > 0, -root, root), mean)
+    imag = jnp.where(inside > 0, 0, root)
+    diagonal, below, above = bands
+    h, over, under, after = diagonal[:-2], above[:-1], below[:-1], diagonal[1:-1]
+    size = jnp.abs(h - real) + imag + jnp.abs(under)
+    inverse = 1 / jnp.where(size > 0, size, 1)
+    scaled = under * inverse
+    first = scaled * over + (h - real) * ((h - real) * inverse) + imag * (imag * inverse)
+    second = scaled * ((h - real) + (after - real))
+    vectors = jnp.stack([first, second, scaled * below[1:]])
+    return _start(_normalised(vectors), bands, window)
+
+
+def _complex_begin(bands: _Bands, window: _Window, exceptional: Bool[Array, " b"]):
+    """The first column of H − s, s the eigenvalue of the last two rows that is closer to
+    the last entry (Wilkinson)."""
+    a, b, c, d, _ = _last_rows(bands, window)
+    half, product = (a - d) / 2, b * c
+    shift = d - quotient(product, larger_root(half, product))
+    shift = jnp.where(
+        exceptional, d + times_real(jnp.ones_like(d), 0.75 * _size(c)), shift
+    )
+    vectors = jnp.stack([bands.diagonal[:-1] - shift, bands.below])
+    return _start(_normalised(vectors), bands, window)
+
+
+def _normalised(vectors: Inexact[Array, "w s b"]) -> Inexact[Array, "w s b"]:
+    size = jnp.sum(_size(vectors), axis=0)
+    return times_real(vectors, 1 / jnp.where(size > 0, size, 1))

@@ -1,0 +1,81 @@
+"""Reflections and rotations of many vectors at once; the batch is the last axis."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Inexact
+
+from .scaling import times_real
+
+
+def square(x: Inexact[Array, "*n"]) -> Float[Array, "*n"]:
+    """|x|², without the square root that `abs` of a complex number takes."""
+    return x.real**2 + x.imag**2 if jnp.iscomplexobj(x) else x**2
+
+
+def negligible(dtype) -> float:
+    """Beside a norm of one: squares of what is larger are normal numbers."""
+    return 4 * float(jnp.finfo(dtype).tiny) ** 0.5
+
+
+def phase_of(x: Inexact[Array, " b"]) -> Inexact[Array, " b"]:
+    """x / |x|; 1 for zero."""
+    if not jnp.iscomplexobj(x):
+        return jnp.where(x < 0, -1, 1).astype(x.dtype)
+    size = jnp.sqrt(square(x))
+    return jnp.where(size > 0, times_real(x, 1 / jnp.where(size > 0, size, 1)), 1)
+
+
+def reflector(
+    x: Inexact[Array, "w b"], head: Inexact[Array, " b"], first: Bool[Array, "w #b"]
+) -> tuple[Inexact[Array, "w b"], Inexact[Array, "w b"]]:
+    """v and `g v` of the reflection `1 − g v vᴴ` that makes a multiple of e of x, e the unit
+    vector that is `first`, where the entry `head` of x stands. Zeros where x is."""
+    norm = jnp.sqrt(jnp.sum(square(x), axis=0))
+    v = jnp.where(first, head + times_real(phase_of(head), norm), x)
+    there = norm > negligible(norm.dtype)
+    g = jnp.where(there, 2 / jnp.where(there, jnp.sum(square(v), axis=0), 1), 0)
+    return v, times_real(v, g)
+
+
+class Reflection(NamedTuple):
+    """`1 − g v vᴴ` of three rows or columns, which makes a multiple of e₁ of a vector."""
+
+    v: Inexact[Array, "3 b"]
+    scaled: Inexact[Array, "3 b"]  # g v
+
+    @classmethod
+    def of(cls, x: Inexact[Array, "3 b"]) -> "Reflection":
+        return cls(*reflector(x, x[0], jnp.arange(len(x))[:, None] == 0))
+
+    def rows(self, x: Inexact[Array, "3 p b"]) -> Inexact[Array, "3 p b"]:
+        # Sums of few terms, which XLA puts into one kernel with what they are made for.
+        image = sum(self.v[i].conj() * x[i] for i in range(len(self.v)))
+        return x - self.scaled[:, None] * image
+
+    def columns(self, x: Inexact[Array, "m 3 b"]) -> Inexact[Array, "m 3 b"]:
+        image = sum(x[:, i] * self.v[i] for i in range(len(self.v)))
+        return x - image[:, None] * self.scaled.conj()
+
+
+class Rotation(NamedTuple):
+    """`(c, s; −s*, c)` of two rows, or its inverse of two columns."""
+
+    c: Float[Array, " b"]
+    s: Inexact[Array, " b"]
+
+    @classmethod
+    def of(cls, x: Inexact[Array, "2 b"]) -> "Rotation":
+        norm = jnp.sqrt(jnp.sum(square(x), axis=0))
+        there = norm > negligible(norm.dtype)
+        inverse = jnp.where(there, 1 / jnp.where(there, norm, 1), 0)
+        c = jnp.where(there, jnp.sqrt(square(x[0])) * inverse, 1)
+        return cls(c, times_real(phase_of(x[0]) * x[1].conj(), inverse))
+
+    def rows(self, x: Inexact[Array, "2 p b"]) -> Inexact[Array, "2 p b"]:
+        across = jnp.stack([self.s, -self.s.conj()])[:, None]
+        return times_real(x, self.c) + across * x[::-1]
+
+    def columns(self, x: Inexact[Array, "m 2 b"]) -> Inexact[Array, "m 2 b"]:
+        across = jnp.stack([self.s.conj(), -self.s])
+        return times_real(x, self.c) + across * x[:, ::-1]
