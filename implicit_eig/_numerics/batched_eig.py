@@ -10,7 +10,7 @@ from jaxtyping import Array, Complex, Inexact
 from .hessenberg import balanced
 from .qr_iteration import schur
 from .scaling import largest_part, power_of_two, times_real
-from .triangular import duals_of, triangular, vectors_of
+from .triangular import conjugates, duals_of, triangular, vectors_of
 from .turns import square
 
 
@@ -70,36 +70,16 @@ def _eigensystem(a: Inexact[Array, "b n n"], *, each: bool) -> Eigensystem:
     found = schur(a, each)
     system = triangular(found.blocks, found.basis, found.cut)
     x = vectors_of(system)
-    duals = duals_of(system, x.inside)
-    vectors = times_real(x.vectors, scale[:, None])
-    duals = times_real(duals, 1 / scale)
-    values = system.values
     if not jnp.iscomplexobj(a):
-        vectors, duals = _conjugates(values, vectors, duals)
+        x = conjugates(system, x)
+    duals = times_real(duals_of(system, x.inside), 1 / scale)
+    vectors = times_real(x.vectors, scale[:, None])
+    values = system.values
     vectors, duals = _normal(vectors, duals)
     values = times_real(values, size)
     nan = jnp.asarray(complex(jnp.nan, jnp.nan), values.dtype)
     out = (jnp.where(finite & found.converged, x, nan) for x in (values, vectors, duals))
     return Eigensystem(*(jnp.moveaxis(x, -1, 0) for x in out))
-
-
-def _conjugates(
-    values: Complex[Array, "n b"],
-    vectors: Complex[Array, "n n b"],
-    duals: Complex[Array, "n n b"],
-) -> tuple[Complex[Array, "n n b"], Complex[Array, "n n b"]]:
-    """Of a real matrix: real vectors of real eigenvalues, and conjugate ones of pairs."""
-    real, second = values.imag == 0, values.imag < 0
-    # Both parts of a vector are vectors; one of them may be rounding only.
-    parts = jnp.sum(vectors.real**2, axis=0) < jnp.sum(vectors.imag**2, axis=0)
-    turn = jnp.where(real & parts, -1j, 1).astype(vectors.dtype)
-    vectors, duals = vectors * turn, duals * turn.conj()[:, None]
-    zero = jnp.zeros((), values.real.dtype)
-    vectors = jnp.where(real, jax.lax.complex(vectors.real, zero), vectors)
-    duals = jnp.where(real[:, None], jax.lax.complex(duals.real, zero), duals)
-    vectors = jnp.where(second, jnp.roll(vectors, 1, axis=1).conj(), vectors)
-    duals = jnp.where(second[:, None], jnp.roll(duals, 1, axis=0).conj(), duals)
-    return vectors, duals
 
 
 def _normal(

@@ -14,17 +14,16 @@ def balanced(
 ) -> tuple[Inexact[Array, "n n b"], Float[Array, "n b"]]:
     """`D⁻¹ A D` and D, powers of two, such that rows and columns are about as large.
 
-    James, Langou & Lowery (2014): sizes are 2-norms of the rows and columns without their
-    diagonal. All scales move at the same time, by half of what would make a row as large
+    Sizes are 2-norms of rows and columns with their diagonal, which keeps rounding below a
+    triangular matrix from being taken for numbers (James, Langou & Lowery 2014). All scales move at the same time, by half of what would make a row as large
     as its column, for its neighbours move too. Sizes within a factor of 4 are left alone.
     """
     n, dtype = a.shape[0], a.real.dtype
-    outside = ~jnp.eye(n, dtype=bool)[:, :, None]
     most = -jnp.finfo(dtype).minexp // 8
 
     def step(state):
         a, exponent, _, count = state
-        sizes = jnp.where(outside, square(a), 0)
+        sizes = square(a)
         rows, columns = jnp.sum(sizes, axis=1), jnp.sum(sizes, axis=0)
         joined = (rows > 0) & (columns > 0)
         ratio = jnp.log2(jnp.where(joined, rows, 1)) - jnp.log2(

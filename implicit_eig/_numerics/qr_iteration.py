@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Inexact, Int
 from .hessenberg import hessenberg
 from .scaling import times_real
 from .triangular import larger_root, quotient
-from .turns import negligible, Reflection, Rotation
+from .turns import magnifier, negligible, Reflection, Rotation
 
 
 class _Bands(NamedTuple):
@@ -156,10 +156,11 @@ def _at(x: Inexact[Array, "w k b"], index: Int[Array, " b"]) -> Inexact[Array, "
 
 def _last_rows(bands: _Bands, window: _Window) -> Inexact[Array, "5 b"]:
     """`a`, `b`, `c`, `d` of the last two rows of the window `(a b; c d)`, and the entry of
-    the subdiagonal before c."""
+    the subdiagonal before c; magnified."""
     d, below, above = bands
     before = jnp.pad(below[:-1], ((1, 0), (0, 0)))
-    return _at(jnp.stack([d[:-1], above, below, d[1:], before]), window.high - 1)
+    last = _at(jnp.stack([d[:-1], above, below, d[1:], before]), window.high - 1)
+    return last * magnifier(last.real.dtype)
 
 
 def _start(
@@ -194,6 +195,7 @@ def _real_begin(bands: _Bands, window: _Window, exceptional: Bool[Array, " b"]):
     # d − mean is −half: the root of that sign is closer.
     real = jnp.where(inside > 0, mean + jnp.where(half > 0, -root, root), mean)
     imag = jnp.where(inside > 0, 0, root)
+    real, imag = (x / magnifier(d.dtype) for x in (real, imag))
     diagonal, below, above = bands
     h, over, under, after = diagonal[:-2], above[:-1], below[:-1], diagonal[1:-1]
     size = jnp.abs(h - real) + imag + jnp.abs(under)
@@ -209,11 +211,9 @@ def _complex_begin(bands: _Bands, window: _Window, exceptional: Bool[Array, " b"
     """The first column of H − s, s the eigenvalue of the last two rows that is closer to
     the last entry (Wilkinson)."""
     a, b, c, d, _ = _last_rows(bands, window)
-    half, product = (a - d) / 2, b * c
-    shift = d - quotient(product, larger_root(half, product))
-    shift = jnp.where(
-        exceptional, d + times_real(jnp.ones_like(d), 0.75 * _size(c)), shift
-    )
+    shift = d - quotient(b, larger_root((a - d) / 2, b * c)) * c
+    odd = jax.lax.complex(0.75 * _size(c), jnp.zeros_like(c.real))
+    shift = jnp.where(exceptional, d + odd, shift) / magnifier(c.real.dtype)
     vectors = jnp.stack([bands.diagonal[:-1] - shift, bands.below])
     return _start(_normalised(vectors), bands, window)
 

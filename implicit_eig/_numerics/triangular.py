@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Complex, Inexact
 
-from .scaling import times_real
-from .turns import square
+from .scaling import largest_part, times_real
+from .turns import magnifier, negligible, square
 
 
 class Triangular(NamedTuple):
@@ -16,6 +16,10 @@ class Triangular(NamedTuple):
     values: Complex[Array, "n b"]
     above: Complex[Array, "n n b"]  # T without its diagonal
     basis: Complex[Array, "n n b"]  # Q
+    # Qᴴ Q* where A is real: that and its neighbours, one place lower and higher.
+    conjugation: tuple[
+        Complex[Array, "n b"], Complex[Array, "n b"], Complex[Array, "n b"]
+    ]
 
 
 def larger_root(
@@ -35,11 +39,12 @@ def larger_root(
 
 
 def quotient(x: Complex[Array, "*n"], y: Complex[Array, "*n"]) -> Complex[Array, "*n"]:
-    """x / y of moderate numbers; zero where y vanishes."""
-    size = square(y)
-    return times_real(
-        x * y.conj(), jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)
-    )
+    """x / y, where it is a number, however small y is; zero where y is zero."""
+    size = largest_part(y)
+    inverse = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)
+    y = times_real(y, inverse)
+    ratio = times_real(x * y.conj(), inverse)
+    return times_real(ratio, 1 / jnp.where(size > 0, square(y), 1))
 
 
 def triangular(
@@ -56,30 +61,59 @@ def triangular(
         flat[i :: n + 1][:k] for i, k in ((0, n), (n, n - 1), (1, n - 1))
     )
     a, c, d = diagonal[:-1], jnp.where(cut, 0, below), diagonal[1:]
-    root = larger_root((a - d) / 2, b * c)
-    c, d, product = (x.astype(root.dtype) for x in (c, d, b * c))
-    first, second = d + root, d - quotient(product, root)
+    much = magnifier(t.real.dtype)
+    root = larger_root((a - d) / 2 * much, (b * much) * (c * much))
+    half = ((a - d) / 2).astype(root.dtype)
+    b, c, d = (x.astype(root.dtype) for x in (b, c, d))
+    first, second = d + root / much, d - quotient(b * much, root) * c
     if not jnp.iscomplexobj(t):
         second = jnp.where(first.imag > 0, first.conj(), second)
-    inverse = 1 / jnp.sqrt(jnp.where(cut, 1, square(root) + square(c)))
+    inverse = 1 / jnp.sqrt(jnp.where(cut, 1, square(root) + square(c * much)))
     cosine = jnp.where(cut, 1, times_real(root, inverse))
-    sine = jnp.where(cut, 0, times_real(c, inverse))
+    sine = jnp.where(cut, 0, times_real(c * much, inverse))
     values = diagonal.astype(root.dtype)
     values = jnp.where(_above(cut, True), values, _above(first, 0))
     values = jnp.where(_below(cut, True), values, _below(second, 0))
-    # (cosine, −sine*; sine, cosine*) in each block.
-    turns = jnp.where(_below(cut, True), _above(cosine, 1), _below(cosine.conj(), 1))
-    down, up = _above(sine, 0), _below(-sine.conj(), 0)
+    # Each block turns by (p, −q*; q, p*).
+    p, q_ = cosine, sine
+    turns = jnp.where(_below(cut, True), _above(p, 1), _below(p.conj(), 1))
+    right = turns, _above(q_, 0), _below(-q_.conj(), 0)
+    t, q = (_mixed(x.astype(root.dtype), 1, *right) for x in (t, q))
+    t = _mixed(t, 0, *(x.conj() for x in right))
+    # Of a block with close eigenvalues it is small, and rounding of the diagonal is not.
+    inside = b * p.conj() ** 2 - c * q_.conj() ** 2 - 2 * half * (p * q_).conj()
+    row, column = jnp.arange(n)[:, None, None], jnp.arange(n)[:, None]
+    across = ~_above(cut, True)[:, None] & (column == row + 1)
+    t = jnp.where(across, _above(inside, 0)[:, None], t)
+    squares = p * p + q_ * q_
+    twist = p * q_.conj() - q_ * p.conj()
+    conjugation = (
+        jnp.where(_below(cut, True), _above(squares.conj(), 1), _below(squares, 1)),
+        _above(twist, 0),
+        _below(twist, 0),
+    )
+    return Triangular(values, jnp.where(column > row, t, 0), q, conjugation)
 
-    def turned(x):  # x times the blocks
-        after = jnp.pad(x[:, 1:], ((0, 0), (0, 1), (0, 0)))
-        before = jnp.pad(x[:, :-1], ((0, 0), (1, 0), (0, 0)))
-        return x * turns + after * down + before * up
 
-    t, q = turned(t.astype(root.dtype)), turned(q.astype(root.dtype))
-    t = turned(t.conj().swapaxes(0, 1)).conj().swapaxes(0, 1)
-    strict = jnp.triu(jnp.ones((n, n), bool), 1)[:, :, None]
-    return Triangular(values, jnp.where(strict, t, 0), q)
+def _mixed(
+    x: Complex[Array, "n n b"],
+    axis: int,
+    diagonal: Complex[Array, "n b"],
+    below: Complex[Array, "n b"],
+    above: Complex[Array, "n b"],
+) -> Complex[Array, "n n b"]:
+    """x with each row (`axis` 0) or column a combination of itself, of the one after it and
+    of the one before it."""
+    size = x.shape[axis]
+    zero = jnp.zeros_like(jax.lax.slice_in_dim(x, 0, 1, axis=axis))
+    after = jnp.concatenate([jax.lax.slice_in_dim(x, 1, size, axis=axis), zero], axis)
+    before = jnp.concatenate(
+        [zero, jax.lax.slice_in_dim(x, 0, size - 1, axis=axis)], axis
+    )
+    diagonal, below, above = (
+        jnp.expand_dims(y, 1 - axis) for y in (diagonal, below, above)
+    )
+    return x * diagonal + after * below + before * above
 
 
 def _above(x: Array, fill) -> Array:
@@ -102,27 +136,22 @@ def vectors_of(schur: Triangular) -> Vectors:
     A row at a time, from the last one: what is known of X is taken out of all rows above,
     and its part of Q X is added.
     """
-    values, above, basis = schur
+    values, above, basis, _ = schur
     n, dtype = len(values), values.real.dtype
     eps = float(jnp.finfo(dtype).eps)
     large = float(jnp.finfo(dtype).max) ** 0.125
-    least = eps * jnp.maximum(
-        jnp.max(jnp.sqrt(square(values)), axis=0),
-        jnp.sqrt(jnp.max(square(above), axis=(0, 1))),
-    )
+    least = jnp.maximum(eps * largest_part(values), negligible(dtype))
     columns = jnp.concatenate([above, basis])
     index, row = jnp.arange(n)[:, None], jnp.arange(2 * n)[:, None, None]
 
     def step(count, x):
         i = n - 1 - count
         gap = values - jax.lax.dynamic_index_in_dim(values, i, 0)
-        close = square(gap) <= least**2
-        size = jnp.where(least > 0, least, 1).astype(gap.dtype)
-        gap = jnp.where(close, size, gap)
+        gap = jnp.where(largest_part(gap) <= least, least.astype(gap.dtype), gap)
         rest = jax.lax.dynamic_index_in_dim(x, i, 0, keepdims=False)
         new = jnp.where(index > i, quotient(rest, gap), 0)
         new = jnp.where(index == i, 1, new)
-        grown = jnp.sqrt(square(new))
+        grown = largest_part(new)
         scale = jnp.where(grown > large, 1 / jnp.where(grown > 0, grown, 1), 1)
         new = times_real(new, scale)
         column = jax.lax.dynamic_index_in_dim(columns, i, 1, keepdims=False)
@@ -132,6 +161,28 @@ def vectors_of(schur: Triangular) -> Vectors:
     start = jnp.zeros((2 * n, n, values.shape[-1]), values.dtype)
     x = jax.lax.fori_loop(0, n, step, start)
     return Vectors(x[:n], x[n:])
+
+
+def conjugates(schur: Triangular, x: Vectors) -> Vectors:
+    """Of a real matrix: real vectors of real eigenvalues, and conjugate ones of pairs.
+
+    Vectors of a tie differ by more than rounding when they are computed one by one. X is
+    changed with them, or its inverse would be that of other vectors.
+    """
+    inside, vectors = x
+    real, second = schur.values.imag == 0, schur.values.imag < 0
+    # Both parts of a vector are vectors; one of them may be rounding only.
+    imag = jnp.sum(vectors.real**2, axis=0) < jnp.sum(vectors.imag**2, axis=0)
+    turn = jnp.where(real & imag, -1j, 1).astype(vectors.dtype)
+    inside, vectors = inside * turn, vectors * turn
+    mirrored = _mixed(inside.conj(), 0, *schur.conjugation)
+    inside = jnp.where(real, (inside + mirrored) / 2, inside)
+    inside = jnp.where(second, jnp.roll(mirrored, 1, axis=1), inside)
+    plain = jax.lax.complex(vectors.real, jnp.zeros_like(vectors.real))
+    vectors = jnp.where(real, plain, vectors)
+    return Vectors(
+        inside, jnp.where(second, jnp.roll(vectors, 1, axis=1).conj(), vectors)
+    )
 
 
 def duals_of(
@@ -152,10 +203,9 @@ def duals_of(
         column = jax.lax.dynamic_index_in_dim(inside, i, 1, keepdims=False)
         pivot = jax.lax.dynamic_index_in_dim(column, i, 0, keepdims=False)
         floor = jax.lax.dynamic_index_in_dim(least, i, 0, keepdims=False)
-        # Diagonals of X are one, divided by real numbers.
-        pivot = jnp.maximum(pivot.real, floor)
+        pivot = jnp.where(square(pivot) < floor**2, floor.astype(pivot.dtype), pivot)
         new = jax.lax.dynamic_index_in_dim(u, i, 0, keepdims=False)
-        new = times_real(new, 1 / pivot)
+        new = quotient(new, pivot)
         moved = u - jnp.where(row < i, column[:, None], 0) * new
         return jnp.where(row == i, new, moved)
 

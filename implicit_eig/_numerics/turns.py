@@ -13,9 +13,26 @@ def square(x: Inexact[Array, "*n"]) -> Float[Array, "*n"]:
     return x.real**2 + x.imag**2 if jnp.iscomplexobj(x) else x**2
 
 
+def magnifier(dtype) -> float:
+    """A power of two. Numbers of about one and far below have normal squares, and products,
+    when they are multiplied by it."""
+    return 2.0 ** int(-0.4 * jnp.finfo(dtype).minexp)
+
+
 def negligible(dtype) -> float:
-    """Beside a norm of one: squares of what is larger are normal numbers."""
-    return 4 * float(jnp.finfo(dtype).tiny) ** 0.5
+    """Of what is larger the squares are known to rounding, magnified."""
+    info = jnp.finfo(dtype)
+    return float(info.tiny) ** 0.5 / float(info.eps) / magnifier(dtype)
+
+
+def _norm(
+    x: Inexact[Array, "w b"],
+) -> tuple[Inexact[Array, "w b"], Float[Array, " b"], Bool[Array, " b"]]:
+    """x magnified, its norm, and whether that is not negligible."""
+    dtype = x.real.dtype
+    x = x * magnifier(dtype)
+    norm = jnp.sqrt(jnp.sum(square(x), axis=0))
+    return x, norm, norm > negligible(dtype) * magnifier(dtype)
 
 
 def phase_of(x: Inexact[Array, " b"]) -> Inexact[Array, " b"]:
@@ -31,9 +48,9 @@ def reflector(
 ) -> tuple[Inexact[Array, "w b"], Inexact[Array, "w b"]]:
     """v and `g v` of the reflection `1 − g v vᴴ` that makes a multiple of e of x, e the unit
     vector that is `first`, where the entry `head` of x stands. Zeros where x is."""
-    norm = jnp.sqrt(jnp.sum(square(x), axis=0))
+    x, norm, there = _norm(x)
+    head = head * magnifier(norm.dtype)
     v = jnp.where(first, head + times_real(phase_of(head), norm), x)
-    there = norm > negligible(norm.dtype)
     g = jnp.where(there, 2 / jnp.where(there, jnp.sum(square(v), axis=0), 1), 0)
     return v, times_real(v, g)
 
@@ -66,8 +83,7 @@ class Rotation(NamedTuple):
 
     @classmethod
     def of(cls, x: Inexact[Array, "2 b"]) -> "Rotation":
-        norm = jnp.sqrt(jnp.sum(square(x), axis=0))
-        there = norm > negligible(norm.dtype)
+        x, norm, there = _norm(x)
         inverse = jnp.where(there, 1 / jnp.where(there, norm, 1), 0)
         c = jnp.where(there, jnp.sqrt(square(x[0])) * inverse, 1)
         return cls(c, times_real(phase_of(x[0]) * x[1].conj(), inverse))
