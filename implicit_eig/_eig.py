@@ -1,6 +1,7 @@
 """Full spectra of dense matrices."""
 
-from typing import NamedTuple
+import functools
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Complex, Inexact
 from ._gauge import AbstractGauge, as_gauge, vanishing
 from ._gauge_guard import watched_phases, without_gauge
 from ._missing import nan_tangent
+from ._numerics import eig_by_qr
 from ._operator import (
     as_matrix,
     complex_dtype,
@@ -19,6 +21,9 @@ from ._operator import (
 from ._pairs import check_ties, default_tie_rtol, Ties
 from ._program import Program
 from ._small_eig import blur, eigen_of_block, tied
+
+
+Method = Literal["lapack", "qr"]
 
 
 class EigResult(NamedTuple):
@@ -34,13 +39,16 @@ def eig(
     gauge: AbstractGauge | None = None,
     ties: Ties = "nan",
     tie_rtol: float | None = None,
+    method: Method | None = None,
 ) -> EigResult:
     """Eigenvalues and eigenvectors of general square matrices, differentiable.
 
-    Values and order are those of `jnp.linalg.eig`; vectors are its vectors brought into
-    the gauge. Derivatives of any order in either mode, by one linear solve with the
-    matrix of eigenvectors: O(n³) altogether. The whole spectrum is the invariant
-    subspace X = I, so nothing but the small eigenvalue problem is left of the rule.
+    Values and order are those of `jnp.linalg.eig`, unless `method="qr"`: conjugate pairs
+    of real matrices stand side by side, the one with positive imaginary part first.
+    Vectors are brought into the gauge. Derivatives of any order in either mode, by one
+    linear solve with the matrix of eigenvectors: O(n³) altogether. The whole spectrum is
+    the invariant subspace X = I, so nothing but the small eigenvalue problem is left of
+    the rule.
 
     **Arguments:**
 
@@ -55,6 +63,12 @@ def eig(
         tie, right for functions that do not change when tied vectors are mixed.
     - `tie_rtol`: eigenvalues tie when their gap is at most `tie_rtol · max|λ|`. Default:
         `10 n eps`.
+    - `method`: `"lapack"` (the default) is `jnp.linalg.eig`: LAPACK on CPUs, and on GPUs
+        cuSOLVER where it is recent enough, else the host. `"qr"` is for many matrices of
+        order 64 at most: a QR iteration in XLA for the whole batch at once, which leaves
+        the device for nothing, in derivatives neither. Of another order than LAPACK's,
+        but for conjugate pairs; backward errors are of LAPACK's size. A matrix of which
+        the iteration does not converge has NaN.
 
     One of several tied eigenvalues has no derivative, only functions symmetric in them
     have. In reverse mode cotangents that differ inside a tie give NaN, unless
@@ -87,13 +101,21 @@ def eig(
     gauge = as_gauge(gauge, Domain.of(jax.ShapeDtypeStruct((n,), a.dtype)))
     if tie_rtol is None:
         tie_rtol = default_tie_rtol(n, a.dtype)
-    found = _eig(a, gauge, ties, tie_rtol)
+    found = _eig(a, gauge, ties, tie_rtol, _method(method))
     (v,) = watched_phases(gauge, found.eigenvectors, axes=1)
     return EigResult(found.eigenvalues, v)
 
 
+def _method(method: Method | None) -> Method:
+    if method not in (None, "lapack", "qr"):
+        raise ValueError(f"`method` must be None, 'lapack' or 'qr'; got {method!r}.")
+    return method or "lapack"
+
+
 @Program
-def _eig(a: Array, gauge: AbstractGauge, ties: Ties, tie_rtol: float) -> EigResult:
+def _eig(
+    a: Array, gauge: AbstractGauge, ties: Ties, tie_rtol: float, method: Method
+) -> EigResult:
     if a.size == 0:
         dtype = complex_dtype(a.dtype)
         return EigResult(jnp.zeros(a.shape[:-1], dtype), jnp.zeros(a.shape, dtype))
@@ -101,11 +123,12 @@ def _eig(a: Array, gauge: AbstractGauge, ties: Ties, tie_rtol: float) -> EigResu
     # LAPACK's order of conjugate pairs; of other libraries it is not known for certain.
     conjugates = not jnp.iscomplexobj(a) and jax.default_backend() == "cpu"
 
-    def one(a: Array, w: Array, v: Array) -> tuple[Array, Array]:
+    def one(a: Array, w: Array, v: Array, *inverse: Array) -> tuple[Array, Array]:
         w, v, _, lost = eigen_of_block(
             a,
             w,
             v,
+            *inverse,
             active=active,
             tie_rtol=tie_rtol,
             conjugates=conjugates,
@@ -121,29 +144,38 @@ def _eig(a: Array, gauge: AbstractGauge, ties: Ties, tie_rtol: float) -> EigResu
         return nan_tangent(w, lost), v
 
     a, size = of_moderate_size(a)
-    w, v = jnp.linalg.eig(jax.lax.stop_gradient(a))
-    flat = [x.reshape((-1, *x.shape[a.ndim - 2 :])) for x in (a, w, v)]
+    find = eig_by_qr if method == "qr" else jnp.linalg.eig
+    found = find(jax.lax.stop_gradient(a))
+    flat = [x.reshape((-1, *x.shape[a.ndim - 2 :])) for x in (a, *found)]
     w, v = jax.vmap(one)(*flat)
     v = without_gauge(gauge, v)
     w = times_real(w.reshape(a.shape[:-1]), size[..., 0])
     return EigResult(w, v.reshape(a.shape))
 
 
-@jax.custom_jvp
-def _eigvals(a: Inexact[Array, "*batch n n"]) -> Complex[Array, "*batch n"]:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _eigvals(
+    a: Inexact[Array, "*batch n n"], method: Method
+) -> Complex[Array, "*batch n"]:
     moderate, size = of_moderate_size(a)
-    return times_real(jnp.linalg.eigvals(moderate), size[..., 0])
+    if method == "qr":
+        w = eig_by_qr(moderate).values
+    else:
+        w = jnp.linalg.eigvals(moderate)
+    return times_real(w, size[..., 0])
 
 
 @_eigvals.defjvp
-def _(primals, tangents):
-    return jax.jvp(lambda a: eig(a).eigenvalues, primals, tangents)
+def _(method, primals, tangents):
+    return jax.jvp(lambda a: eig(a, method=method).eigenvalues, primals, tangents)
 
 
 _eigvals_program = Program(_eigvals, name="eigvals")
 
 
-def eigvals(a: Inexact[ArrayLike, "*batch n n"]) -> Complex[Array, "*batch n"]:
+def eigvals(
+    a: Inexact[ArrayLike, "*batch n n"], *, method: Method | None = None
+) -> Complex[Array, "*batch n"]:
     """Eigenvalues of general square matrices, differentiable to any order.
 
     Without a derivative this is `jnp.linalg.eigvals`; a derivative costs one full
@@ -152,6 +184,7 @@ def eigvals(a: Inexact[ArrayLike, "*batch n n"]) -> Complex[Array, "*batch n"]:
     **Arguments:**
 
     - `a`: shape `(..., n, n)`; dtypes as in [`implicit_eig.eig`][].
+    - `method`: as in [`implicit_eig.eig`][].
 
     **Returns:** shape `(..., n)`, complex. At a repeated eigenvalue first derivatives
     are right for functions that are symmetric in the tied values; those of one of them
@@ -167,7 +200,7 @@ def eigvals(a: Inexact[ArrayLike, "*batch n n"]) -> Complex[Array, "*batch n"]:
         hessian = jax.hessian(abscissa)(a)
         ```
     """
-    a = as_matrix(a, "a")
+    a, method = as_matrix(a, "a"), _method(method)
     if a.size == 0:
         return jnp.zeros(a.shape[:-1], complex_dtype(a.dtype))
-    return _eigvals_program(a)
+    return _eigvals_program(a, method)

@@ -65,6 +65,7 @@ def eigen_of_block(
     matrix: Inexact[Array, "m m"],
     eigenvalues: Complex[Array, " m"],
     coordinates: Complex[Array, "m m"],
+    inverse: Complex[Array, "m m"] | None = None,
     *,
     active: Bool[Array, " m"],
     tie_rtol: Float[ArrayLike, ""],
@@ -85,14 +86,15 @@ def eigen_of_block(
     to `known`. Their derivatives are to be made NaN by whoever calls. Nothing of them
     enters those of the other pairs.
 
-    `conjugates` says that L is real and that conjugate pairs stand side by side, the one
-    with positive imaginary part first, as `geev` returns them: a smaller inverse.
+    `inverse` is W⁻¹, if it is known. `conjugates` says that L is real and that conjugate
+    pairs stand side by side, the one with positive imaginary part first, as `geev`
+    returns them: a smaller inverse.
     """
     ties = tied(eigenvalues, active, tie_rtol)
     both = active[:, None] & active[None, :]
     apart = ~ties & ~jnp.eye(active.size, dtype=bool) & both
     fixed = jax.lax.stop_gradient((matrix, eigenvalues, coordinates))
-    dual = _dual(*fixed, both, conjugates)
+    dual = _dual(*fixed, inverse, both, conjugates)
     lost = _defective(dual.condition, eigenvalues, matrix, ties, apart, known) & active
     values, _, w, duals = _eigen_root(
         matrix,
@@ -121,6 +123,7 @@ def _dual(
     matrix: Inexact[Array, "m m"],
     eigenvalues: Complex[Array, " m"],
     coordinates: Complex[Array, "m m"],
+    inverse: Complex[Array, "m m"] | None,
     both: Bool[Array, "m m"],
     conjugates: bool,
 ) -> _Dual:
@@ -131,7 +134,10 @@ def _dual(
     of the rows of the other pairs.
     """
     w = jnp.where(both, coordinates, jnp.eye(both.shape[0], dtype=coordinates.dtype))
-    inverse = _inverse_of_conjugates(w, eigenvalues) if conjugates else inv(w)
+    if inverse is None and conjugates:
+        inverse = _inverse_of_conjugates(w, eigenvalues)
+    elif inverse is None:
+        inverse = inv(w)
     size = _norms(w, 0)
     plain = _norms(inverse, 1) * size
     # Of the others the errors belong together: they cancel in symmetric functions.

@@ -1,4 +1,5 @@
-"""Eigenpairs of many small general matrices in XLA alone: no LAPACK, no cuSOLVER, no host."""
+"""Eigenpairs of many small general matrices in XLA alone: no LAPACK, no cuSOLVER, no
+host."""
 
 import functools
 from typing import NamedTuple

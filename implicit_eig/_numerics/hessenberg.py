@@ -1,5 +1,8 @@
-"""Many small matrices at once, to Hessenberg form. The batch is the last axis, so that all
-arithmetic is elementwise in it: an operation is one kernel, of any number of matrices."""
+"""Many small matrices at once, to Hessenberg form.
+
+The batch is the last axis, so that all arithmetic is elementwise in it: an operation is
+one kernel, of any number of matrices.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -14,37 +17,40 @@ def balanced(
 ) -> tuple[Inexact[Array, "n n b"], Float[Array, "n b"]]:
     """`D⁻¹ A D` and D, powers of two, such that rows and columns are about as large.
 
-    Sizes are 2-norms of rows and columns with their diagonal, which keeps rounding below a
-    triangular matrix from being taken for numbers (James, Langou & Lowery 2014). All scales move at the same time, by half of what would make a row as large
-    as its column, for its neighbours move too. Sizes within a factor of 4 are left alone.
+    Sizes are 2-norms of rows and columns with their diagonal, which keeps rounding below
+    a triangular matrix from being taken for numbers (James, Langou & Lowery 2014). All
+    scales move at the same time, by half of what would make a row as large as its column,
+    for its neighbours move too. Sizes within a factor of 4 are left alone.
     """
-    n, dtype = a.shape[0], a.real.dtype
+    dtype = a.real.dtype
     most = -jnp.finfo(dtype).minexp // 8
 
     def step(state):
-        a, exponent, _, count = state
-        sizes = square(a)
-        rows, columns = jnp.sum(sizes, axis=1), jnp.sum(sizes, axis=0)
-        joined = (rows > 0) & (columns > 0)
-        ratio = jnp.log2(jnp.where(joined, rows, 1)) - jnp.log2(
-            jnp.where(joined, columns, 1)
-        )
-        moved = exponent + jnp.round(ratio / 8).astype(exponent.dtype)
-        moved = jnp.clip(moved, -most, most)
-        change = jnp.ldexp(jnp.ones_like(ratio), moved - exponent)
+        # What was wanted last comes out of memory, for A and for D: XLA may compute a
+        # number twice, and need not round it the same way.
+        a, exponent, wanted, count = state
+        change = jnp.ldexp(jnp.ones_like(a[0].real), wanted - exponent)
         a = times_real(times_real(a, change[None]), 1 / change[:, None])
-        return a, moved, jnp.any(moved != exponent), count + 1
+        rows, columns = (jnp.sum(square(a), axis=axis) for axis in (1, 0))
+        there = (rows > 0) & (columns > 0)
+        ratio = jnp.log2(jnp.where(there, rows, 1)) - jnp.log2(
+            jnp.where(there, columns, 1)
+        )
+        moved = wanted + jnp.round(ratio / 8).astype(wanted.dtype)
+        return a, wanted, jnp.clip(moved, -most, most), count + 1
+
+    def unbalanced(state):
+        _, exponent, wanted, count = state
+        return (count == 0) | (jnp.any(wanted != exponent) & (count < 20))
 
     start = jnp.zeros_like(a[0], dtype=jnp.int32)
-    a, exponent, *_ = jax.lax.while_loop(
-        lambda state: state[2] & (state[3] < 20), step, (a, start, jnp.array(n > 1), 0)
-    )
+    a, exponent, *_ = jax.lax.while_loop(unbalanced, step, (a, start, start, 0))
     return a, jnp.ldexp(jnp.ones_like(exponent, dtype=dtype), exponent)
 
 
 def hessenberg(a: Inexact[Array, "n n b"], pad: int) -> Inexact[Array, "m p b"]:
     """H, with `pad` rows and columns of zeros, above Q, where `A = Q H Qᴴ`."""
-    n, _, b = a.shape
+    n = a.shape[0]
     q = jnp.broadcast_to(jnp.eye(n, dtype=a.dtype)[:, :, None], a.shape)
     grown = ((0, pad), (0, pad), (0, 0))
     hq = jnp.concatenate([jnp.pad(a, grown), jnp.pad(q, ((0, 0), *grown[1:]))])

@@ -1,5 +1,6 @@
-"""Schur forms of many small general matrices by a QR iteration in XLA alone: Francis' double
-shift for real matrices, a single shift for complex ones. The batch is the last axis.
+"""Schur forms of many small general matrices by a QR iteration in XLA alone.
+
+Francis' double shift for real matrices, a single shift for complex ones.
 
 The matrices of a batch go in step: one turn of each at the same place, or none where its
 active block does not reach that far. Deflation and shifts are each matrix's own, and are
@@ -33,18 +34,27 @@ class _Bands(NamedTuple):
 
 
 class _Window(NamedTuple):
-    """The last block of each matrix that is to be made smaller, rows `low` to `high`. None
-    where `high` is zero."""
+    """The last block of each matrix that is to be made smaller, rows `low` to `high`.
+    None where `high` is zero."""
 
     low: Int[Array, " b"]
     high: Int[Array, " b"]
+
+    @classmethod
+    def of(cls, cut: Bool[Array, "k b"]) -> "_Window":
+        index = _indices(len(cut))[:, None] + 1
+        # A block of two rows is solved in closed form.
+        long = ~cut[1:] & ~cut[:-1]
+        high = jnp.max(jnp.where(long, index[1:], 0), axis=0, initial=0)
+        low = jnp.max(jnp.where(cut & (index <= high), index, 0), axis=0, initial=0)
+        return cls(low, high)
 
 
 class _State(NamedTuple):
     hq: Inexact[Array, "m p b"]
     cut: Bool[Array, "k b"]  # where the subdiagonal is zero
-    high: Int[Array, " b"]
-    stuck: Int[Array, " b"]  # sweeps since the window last ended elsewhere
+    high: Int[Array, " b"]  # where the window of the last sweep ended
+    stuck: Int[Array, " b"]  # sweeps since windows ended elsewhere
     sweeps: Int[Array, ""]
 
 
@@ -57,6 +67,10 @@ class Schur(NamedTuple):
     converged: Bool[Array, " b"]
 
 
+# Times the order: what LAPACK allows for an eigenvalue.
+SWEEPS = 30
+
+
 def schur(a: Inexact[Array, "n n b"], each: bool) -> Schur:
     """Of matrices with norms of about one.
 
@@ -66,24 +80,24 @@ def schur(a: Inexact[Array, "n n b"], each: bool) -> Schur:
     n, width = a.shape[0], 2 if jnp.iscomplexobj(a) else 3
     hq = hessenberg(a, width - 2)
     cut = jnp.zeros((n - 1, a.shape[-1]), bool)
-    high = jnp.full(a.shape[-1], n, jnp.int32)
-    state = _State(hq, cut, high, jnp.zeros_like(high), jnp.array(0))
+    zeros = jnp.zeros(a.shape[-1], jnp.int32)
+    state = _State(hq, cut, zeros, zeros, jnp.array(0))
+
+    def unfinished(state: _State) -> Bool[Array, ""]:
+        within = jnp.any(_Window.of(state.cut).high > 0)
+        return within & (state.sweeps < SWEEPS * max(n, 10))
+
     if n > 2:
-        state = jax.lax.while_loop(
-            lambda s: jnp.any(s.high > 0) & (s.sweeps < 30 * max(n, 10)),
-            functools.partial(_sweep, n=n, width=width, each=each),
-            state,
-        )
+        sweep = functools.partial(_sweep, n=n, width=width, each=each)
+        state = jax.lax.while_loop(unfinished, sweep, state)
     else:
-        cut, window = _deflated(_Bands.of(hq, n), cut)
-        state = state._replace(cut=cut, high=window.high)
+        state = state._replace(cut=_deflated(_Bands.of(hq, n), cut))
     top = n + width - 2
-    return Schur(state.hq[:n, :n], state.hq[top:, :n], state.cut, state.high == 0)
+    converged = _Window.of(state.cut).high == 0
+    return Schur(state.hq[:n, :n], state.hq[top:, :n], state.cut, converged)
 
 
-def _deflated(
-    bands: _Bands, cut: Bool[Array, "k b"]
-) -> tuple[Bool[Array, "k b"], _Window]:
+def _deflated(bands: _Bands, cut: Bool[Array, "k b"]) -> Bool[Array, "k b"]:
     """The criterion of Ahues and Tisseur (1997), as in LAPACK's `lahqr`."""
     eps = float(jnp.finfo(bands.diagonal.real.dtype).eps)
     least = 16 * (len(cut) + 1) * negligible(bands.diagonal.real.dtype)
@@ -96,13 +110,7 @@ def _deflated(
     share = 1 / jnp.where(total > 0, total, 1)
     product = jnp.minimum(below, above) * (across * share)
     small &= product <= eps * jnp.minimum(size[1:], apart) * (along * share)
-    cut = cut | small | (below <= least)
-    # A block of two rows is solved in closed form.
-    index = _indices(len(cut))[:, None] + 1
-    long = ~cut[1:] & ~cut[:-1]
-    high = jnp.max(jnp.where(long, index[1:], 0), axis=0, initial=0)
-    low = jnp.max(jnp.where(cut & (index <= high), index, 0), axis=0, initial=0)
-    return cut, _Window(low, high)
+    return cut | small | (below <= least)
 
 
 def _indices(n: int) -> Int[Array, " n"]:
@@ -116,7 +124,7 @@ def _size(x: Inexact[Array, "*n"]) -> Float[Array, "*n"]:
 def _sweep(state: _State, *, n: int, width: int, each: bool) -> _State:
     hq = state.hq
     bands = _Bands.of(hq, n)
-    cut, window = _deflated(bands, state.cut)
+    window = _Window.of(state.cut)
     stuck = jnp.where(window.high == state.high, state.stuck + 1, 0)
     if width == 2:
         begin, turn_of = _complex_begin, Rotation.of
@@ -146,6 +154,7 @@ def _sweep(state: _State, *, n: int, width: int, each: bool) -> _State:
     else:
         begin, end = jnp.int32(0), jnp.int32(n - 1)
     hq = jax.lax.fori_loop(begin, end, step, hq)
+    cut = _deflated(_Bands.of(hq, n), state.cut)
     return _State(hq, cut, window.high, stuck, state.sweeps + 1)
 
 
@@ -155,8 +164,8 @@ def _at(x: Inexact[Array, "w k b"], index: Int[Array, " b"]) -> Inexact[Array, "
 
 
 def _last_rows(bands: _Bands, window: _Window) -> Inexact[Array, "5 b"]:
-    """`a`, `b`, `c`, `d` of the last two rows of the window `(a b; c d)`, and the entry of
-    the subdiagonal before c; magnified."""
+    """`a`, `b`, `c`, `d` of the last two rows of the window `(a b; c d)`, and the entry
+    of the subdiagonal before c; magnified."""
     d, below, above = bands
     before = jnp.pad(below[:-1], ((1, 0), (0, 0)))
     last = _at(jnp.stack([d[:-1], above, below, d[1:], before]), window.high - 1)

@@ -25,8 +25,8 @@ class Triangular(NamedTuple):
 def larger_root(
     half: Inexact[Array, "*n"], product: Inexact[Array, "*n"]
 ) -> Complex[Array, "*n"]:
-    """The root x of `x² − 2 half x − product` of larger modulus; of two conjugate ones that
-    with positive imaginary part. The other one is `−product / x`."""
+    """The root x of `x² − 2 half x − product` of larger modulus; of two conjugate ones
+    that with positive imaginary part. The other one is `−product / x`."""
     inside = half * half + product
     if jnp.iscomplexobj(half):
         root = jnp.sqrt(inside)
@@ -65,12 +65,16 @@ def triangular(
     root = larger_root((a - d) / 2 * much, (b * much) * (c * much))
     half = ((a - d) / 2).astype(root.dtype)
     b, c, d = (x.astype(root.dtype) for x in (b, c, d))
+    norm = jnp.sqrt(jnp.where(cut, 1, square(root) + square(c * much)))
+    cosine = jnp.where(cut, 1, jax.lax.complex(root.real / norm, root.imag / norm))
+    sine = jnp.where(cut, 0, times_real(c * much, 1 / norm))
+    # Whether a root is real, or which one is larger, XLA may decide twice, and not the
+    # same way. Quotients it computes once: from here on the root is that of the vector.
+    cosine, sine, norm = jax.lax.optimization_barrier((cosine, sine, norm))
+    root = times_real(cosine, norm)
     first, second = d + root / much, d - quotient(b * much, root) * c
     if not jnp.iscomplexobj(t):
         second = jnp.where(first.imag > 0, first.conj(), second)
-    inverse = 1 / jnp.sqrt(jnp.where(cut, 1, square(root) + square(c * much)))
-    cosine = jnp.where(cut, 1, times_real(root, inverse))
-    sine = jnp.where(cut, 0, times_real(c * much, inverse))
     values = diagonal.astype(root.dtype)
     values = jnp.where(_above(cut, True), values, _above(first, 0))
     values = jnp.where(_below(cut, True), values, _below(second, 0))
@@ -102,8 +106,8 @@ def _mixed(
     below: Complex[Array, "n b"],
     above: Complex[Array, "n b"],
 ) -> Complex[Array, "n n b"]:
-    """x with each row (`axis` 0) or column a combination of itself, of the one after it and
-    of the one before it."""
+    """x with each row (`axis` 0) or column a combination of itself, of the one after it
+    and of the one before it."""
     size = x.shape[axis]
     zero = jnp.zeros_like(jax.lax.slice_in_dim(x, 0, 1, axis=axis))
     after = jnp.concatenate([jax.lax.slice_in_dim(x, 1, size, axis=axis), zero], axis)

@@ -14,8 +14,8 @@ def square(x: Inexact[Array, "*n"]) -> Float[Array, "*n"]:
 
 
 def magnifier(dtype) -> float:
-    """A power of two. Numbers of about one and far below have normal squares, and products,
-    when they are multiplied by it."""
+    """A power of two. Multiplied by it, numbers of about one and far below have normal
+    squares and products."""
     return 2.0 ** int(-0.4 * jnp.finfo(dtype).minexp)
 
 
@@ -46,8 +46,8 @@ def phase_of(x: Inexact[Array, " b"]) -> Inexact[Array, " b"]:
 def reflector(
     x: Inexact[Array, "w b"], head: Inexact[Array, " b"], first: Bool[Array, "w #b"]
 ) -> tuple[Inexact[Array, "w b"], Inexact[Array, "w b"]]:
-    """v and `g v` of the reflection `1 − g v vᴴ` that makes a multiple of e of x, e the unit
-    vector that is `first`, where the entry `head` of x stands. Zeros where x is."""
+    """v and `g v` of the reflection `1 − g v vᴴ` that makes a multiple of e of x, e the
+    unit vector that is `first`, where the entry `head` of x stands. Zeros where x is."""
     x, norm, there = _norm(x)
     head = head * magnifier(norm.dtype)
     v = jnp.where(first, head + times_real(phase_of(head), norm), x)
