@@ -18,7 +18,7 @@ from .harness import lacks, Peer, Task
 QUICK = [(64, 8, "float64"), (4, 64, "float64")]
 FULL = [
     (batch, n, dtype)
-    for batch, n in [(4096, 8), (256, 64), (8, 256), (1, 1024)]
+    for batch, n in [(65536, 3), (4096, 8), (256, 64), (8, 256), (1, 1024)]
     for dtype in ("float64", "complex128", "float32")
 ]
 SOME, K = [(256, "float64"), (256, "complex128"), (1024, "float64")], 4
@@ -41,6 +41,11 @@ def loss(values, vectors):
 
 def ours(a):
     s = ieig.eig(a)
+    return loss(s.eigenvalues, s.eigenvectors)
+
+
+def by_qr(a):
+    s = ieig.eig(a, method="qr")
     return loss(s.eigenvalues, s.eigenvectors)
 
 
@@ -94,6 +99,10 @@ def all_pairs(quick):
                 [
                     Peer("ours", lambda a=a, g=gradient: by_jax(ours, a, g)),
                     Peer("JAX, flagged", lambda a=a, g=gradient: by_jax(flagged, a, g)),
+                    *(
+                        Peer("ours, by QR", lambda a=a, g=gradient: by_jax(by_qr, a, g))
+                        for _ in range(n <= 64)
+                    ),
                     Peer("torch", lambda a=a, g=gradient: by_torch(a, g), lacks("torch")),
                     Peer(
                         "fmmax",

@@ -21,7 +21,7 @@ only, unless `--out` names a file.
   wide make pairs that converge in a few restarts at any n, so all sizes do about the same
   number of products (told are those of the forward run). The gradient is one with respect
   to growth and wind.
-- *eig*: as in `dense.py`. While the process has an accelerator the CPU takes the paths meant
+- *eig*, *eig by QR*: as in `dense.py`, by `method="lapack"` and `method="qr"`. While the process has an accelerator the CPU takes the paths meant
   for one: batches in lockstep, and a general inverse of the vectors.
 """
 
@@ -183,14 +183,12 @@ def eigs_jobs(grid):
         yield Job(f"eigs {what}", f"n={n}", n, lambda fn=fn: (fn, (parameters(grid),)))
 
 
-def eig_jobs(batch, n):
-    for what, fn in (
-        ("forward", dense.ours),
-        ("value and gradient", jax.value_and_grad(dense.ours)),
-    ):
+def eig_jobs(batch, n, by_qr=False):
+    loss, name = (dense.by_qr, "eig by QR") if by_qr else (dense.ours, "eig")
+    for what, fn in (("forward", loss), ("value and gradient", jax.value_and_grad(loss))):
         a = functools.partial(dense.matrices, batch, n, "float64")
         # Large matrices and batches of small ones are kinds of their own.
-        kind = f"eig {what}" if batch == 1 else f"eig {what}, batch of {n}×{n}"
+        kind = f"{name} {what}" if batch == 1 else f"{name} {what}, batch of {n}×{n}"
         label = f"{batch}×{n}×{n}"
         yield Job(kind, label, batch * n**3, lambda a=a, fn=fn: (fn, (jnp.asarray(a()),)))
 
@@ -199,9 +197,13 @@ def stages(tiny):
     """Jobs in two groups: the large ones come when all devices have done the others."""
     if tiny:
         small = [*memory_jobs(500), *sparse_jobs(10), *eig_jobs(3, 4)]
+        small += [*eig_jobs(3, 4, by_qr=True)]
         return small, [*eigs_jobs((12, 16))]
     (n, large) = (a * b for a, b in GRIDS)
     small = [*memory_jobs(n), *sparse_jobs(1000), *eig_jobs(4096, 8), *eig_jobs(256, 64)]
+    for batch, n in ((65536, 4), (4096, 8), (512, 3), (256, 64)):
+        small += [*eig_jobs(batch, n, by_qr=True)]
+    small += [*eig_jobs(65536, 4), *eig_jobs(512, 3)]
     small += [*eigs_jobs(GRIDS[0]), *eig_jobs(1, 1024)]
     return small, [*memory_jobs(large), *eigs_jobs(GRIDS[1]), *eig_jobs(1, 4096)]
 

@@ -68,7 +68,9 @@ def eig(
         order 64 at most: a QR iteration in XLA for the whole batch at once, which leaves
         the device for nothing, in derivatives neither. Of another order than LAPACK's,
         but for conjugate pairs; backward errors are of LAPACK's size. A matrix of which
-        the iteration does not converge has NaN.
+        the iteration does not converge has NaN. Francis' double shift, or a single one
+        for complex matrices (Golub & Van Loan 2013, sections 7.4 and 7.5), with deflation
+        as in LAPACK's `lahqr` (Ahues & Tisseur 1997).
 
     One of several tied eigenvalues has no derivative, only functions symmetric in them
     have. In reverse mode cotangents that differ inside a tie give NaN, unless

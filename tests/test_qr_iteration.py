@@ -12,15 +12,13 @@ import scipy.linalg
 import implicit_eig as ieig
 from benchmarks.host_work import host_work
 from implicit_eig._numerics import eig_by_qr
+from implicit_eig._numerics.qr_iteration import schur
 
 from .oracles import align, central_difference, matched, random_matrix, relative, slow_but
+from .test_program_size import equations
 
 
 DTYPES = [np.float64, np.complex128, np.float32, np.complex64]
-# Vectors may be dependent to rounding: of LAPACK's they are, too.
-DEPENDENT = {"Jordan", "nilpotent", "lower nilpotent", "turned Jordan", "defective"}
-DEPENDENT |= {"Frank", "lower", "upper", "upper and rounding", "companion", "ones"}
-DEPENDENT |= {"in uneven units"}
 
 
 def campaign(n, dtype):
@@ -111,8 +109,8 @@ def test_campaign(n, dtype):
     largest = np.abs(v) > np.abs(v).max(axis=1, keepdims=True) - 10 * eps
     assert np.all(np.any(largest & (np.abs(v.imag) < 10 * eps), axis=1))
     condition = np.linalg.cond(v)
-    known = condition < eps**-0.5
-    assert {names[i] for i in np.flatnonzero(~known)} <= DEPENDENT
+    known = condition < eps**-0.4
+    assert np.all(known[: names.index("orthogonal") + 1])
     inverse = np.linalg.norm(u @ v - np.eye(n), axis=(1, 2))
     assert np.all(inverse[known] < 100 * n * eps * condition[known])
     if not jnp.iscomplexobj(given):
@@ -258,3 +256,31 @@ def test_nothing_leaves_the_device(gradient, dtype):
     assert not re.findall(r"custom_call @?\"?(\w+)", exported.mlir_module())
     found = host_work(fn, a)
     assert {work.what for work in found} <= {"predicate"}
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+def test_a_step_of_a_sweep_is_a_few_kernels_and_copies_no_matrix(dtype):
+    """Ratchet: whoever raises one says why. A sweep is n − 1 steps."""
+    a = jax.ShapeDtypeStruct((9, 9, 32), dtype)
+    text = jax.jit(lambda a: schur(a, False)).lower(a).compile().as_text()
+    # Of all computations the one that updates H in place: the body of the inner loop.
+    (body,) = (
+        block
+        for block in text.split("\n\n")
+        if "dynamic-update-slice" in block and "fused" not in block.split("(")[0]
+    )
+    assert len(re.findall(r" fusion\(", body)) <= 13
+    assert not re.findall(r"\[\d+,\d+,32\]\S* copy\(", body)
+
+
+def test_a_program_does_not_grow_with_the_order():
+    size = lambda n: equations(eig_by_qr, jax.ShapeDtypeStruct((5, n, n), jnp.float64))
+    assert size(9) == size(40) <= 1100
+
+
+def test_loops_are_few_and_of_known_length_but_for_two():
+    """Each of those two asks for one number in each round: balancing, and the sweeps."""
+    a = jax.ShapeDtypeStruct((16, 8, 8), jnp.float64)
+    found = host_work(eig_by_qr, a)
+    loops = sum(times for work, times in found.items() if work.loops)
+    assert loops == 6  # balancing, Hessenberg form, sweeps, their steps, vectors, duals

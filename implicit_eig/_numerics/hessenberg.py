@@ -59,8 +59,7 @@ def hessenberg(a: Inexact[Array, "n n b"], pad: int) -> Inexact[Array, "m p b"]:
     def step(k, hq):
         x = jax.lax.dynamic_index_in_dim(hq, k, 1, keepdims=False)
         x = jnp.where((row > k) & (row < n), x, 0)
-        head = jax.lax.dynamic_index_in_dim(x, k + 1, 0, keepdims=False)
-        v, scaled = reflector(x, head, row == k + 1)
+        v, scaled = reflector(x, row == k + 1)
         hq = hq - scaled[:, None] * jnp.sum(v.conj()[:, None] * hq, axis=0)
         v, scaled = v[: n + pad], scaled[: n + pad]
         hq = hq - jnp.sum(hq * v, axis=1)[:, None] * scaled.conj()

@@ -134,26 +134,32 @@ def _sweep(state: _State, *, n: int, width: int, each: bool) -> _State:
     columns = _indices(hq.shape[1])[:, None]
     within = _indices(width)[:, None]
 
-    def step(k, hq):
-        rows = jax.lax.dynamic_slice_in_dim(hq, k, width, 0)
-        bulge = jax.lax.dynamic_index_in_dim(
-            rows, jnp.maximum(k - 1, 0), 1, keepdims=False
-        )
-        active = (k >= start) & (k < window.high)
+    def turn_at(k, bulge):
         x = jnp.where(k == start, first, bulge)
-        x = jnp.where(active & (k + within <= window.high), x, 0)
-        turn = turn_of(x)
+        inside = (k >= start) & (k + within <= window.high)
+        return turn_of(jnp.where((k < window.high) & inside, x, 0))
+
+    def step(k, state):
+        # The turn is carried. One made in the step that it is for would be made again
+        # for each of its uses, out of an H that XLA would have to keep a copy of.
+        hq, turn = state
+        active = (k >= start) & (k < window.high)
+        rows = turn.rows(jax.lax.dynamic_slice_in_dim(hq, k, width, 0))
         done = (active & (within > 0))[:, None] & (columns == k - 1)
-        rows = jnp.where(done, 0, turn.rows(rows))
+        rows = jnp.where(done, 0, rows)
         hq = jax.lax.dynamic_update_slice_in_dim(hq, rows, k, 0)
-        beside = jax.lax.dynamic_slice_in_dim(hq, k, width, 1)
-        return jax.lax.dynamic_update_slice_in_dim(hq, turn.columns(beside), k, 1)
+        beside = turn.columns(jax.lax.dynamic_slice_in_dim(hq, k, width, 1))
+        hq = jax.lax.dynamic_update_slice_in_dim(hq, beside, k, 1)
+        bulge = jax.lax.dynamic_slice_in_dim(hq, k + 1, width, 0)
+        bulge = jax.lax.dynamic_index_in_dim(bulge, k, 1, keepdims=False)
+        return hq, turn_at(k + 1, bulge)
 
     if each:
         begin, end = jnp.min(jnp.where(window.high > 0, start, n)), jnp.max(window.high)
     else:
         begin, end = jnp.int32(0), jnp.int32(n - 1)
-    hq = jax.lax.fori_loop(begin, end, step, hq)
+    turn = turn_at(begin, jnp.zeros_like(first))
+    hq, _ = jax.lax.fori_loop(begin, end, step, (hq, turn))
     cut = _deflated(_Bands.of(hq, n), state.cut)
     return _State(hq, cut, window.high, stuck, state.sweeps + 1)
 

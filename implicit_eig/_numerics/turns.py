@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Inexact
 
@@ -25,14 +26,20 @@ def negligible(dtype) -> float:
     return float(info.tiny) ** 0.5 / float(info.eps) / magnifier(dtype)
 
 
-def _norm(
+def _unit(
     x: Inexact[Array, "w b"],
-) -> tuple[Inexact[Array, "w b"], Float[Array, " b"], Bool[Array, " b"]]:
-    """x magnified, its norm, and whether that is not negligible."""
+) -> tuple[Inexact[Array, "w b"], Bool[Array, " b"]]:
+    """x over its norm, and whether that is not negligible."""
     dtype = x.real.dtype
     x = x * magnifier(dtype)
     norm = jnp.sqrt(jnp.sum(square(x), axis=0))
-    return x, norm, norm > negligible(dtype) * magnifier(dtype)
+    there = norm > negligible(dtype) * magnifier(dtype)
+    norm = jnp.where(there, norm, 1)
+    # Quotients are computed once, and kept: whatever comes from them later does not look
+    # at the matrix again, of which XLA would have to keep a copy then.
+    if jnp.iscomplexobj(x):
+        return jax.lax.complex(x.real / norm, x.imag / norm), there
+    return x / norm, there
 
 
 def phase_of(x: Inexact[Array, " b"]) -> Inexact[Array, " b"]:
@@ -44,14 +51,14 @@ def phase_of(x: Inexact[Array, " b"]) -> Inexact[Array, " b"]:
 
 
 def reflector(
-    x: Inexact[Array, "w b"], head: Inexact[Array, " b"], first: Bool[Array, "w #b"]
+    x: Inexact[Array, "w b"], first: Bool[Array, "w #b"]
 ) -> tuple[Inexact[Array, "w b"], Inexact[Array, "w b"]]:
     """v and `g v` of the reflection `1 − g v vᴴ` that makes a multiple of e of x, e the
-    unit vector that is `first`, where the entry `head` of x stands. Zeros where x is."""
-    x, norm, there = _norm(x)
-    head = head * magnifier(norm.dtype)
-    v = jnp.where(first, head + times_real(phase_of(head), norm), x)
-    g = jnp.where(there, 2 / jnp.where(there, jnp.sum(square(v), axis=0), 1), 0)
+    unit vector that is `first`. Zeros where x is, but there."""
+    unit, there = _unit(x)
+    head = jnp.sum(jnp.where(first, unit, 0), axis=0)
+    v = jnp.where(first, unit + phase_of(head), unit)
+    g = jnp.where(there, 2 / jnp.sum(square(v), axis=0), 0)
     return v, times_real(v, g)
 
 
@@ -63,7 +70,7 @@ class Reflection(NamedTuple):
 
     @classmethod
     def of(cls, x: Inexact[Array, "3 b"]) -> "Reflection":
-        return cls(*reflector(x, x[0], jnp.arange(len(x))[:, None] == 0))
+        return cls(*reflector(x, jnp.arange(len(x))[:, None] == 0))
 
     def rows(self, x: Inexact[Array, "3 p b"]) -> Inexact[Array, "3 p b"]:
         # Sums of few terms, which XLA puts into one kernel with what they are made for.
@@ -83,10 +90,10 @@ class Rotation(NamedTuple):
 
     @classmethod
     def of(cls, x: Inexact[Array, "2 b"]) -> "Rotation":
-        x, norm, there = _norm(x)
-        inverse = jnp.where(there, 1 / jnp.where(there, norm, 1), 0)
-        c = jnp.where(there, jnp.sqrt(square(x[0])) * inverse, 1)
-        return cls(c, times_real(phase_of(x[0]) * x[1].conj(), inverse))
+        unit, there = _unit(x)
+        c = jnp.where(there, jnp.sqrt(square(unit[0])), 1)
+        s = phase_of(unit[0]) * unit[1].conj()
+        return cls(c, jnp.where(there, s, 0))
 
     def rows(self, x: Inexact[Array, "2 p b"]) -> Inexact[Array, "2 p b"]:
         across = jnp.stack([self.s, -self.s.conj()])[:, None]
