@@ -274,8 +274,9 @@ def test_a_step_of_a_sweep_is_a_few_kernels_and_copies_no_matrix(dtype):
 
 
 def test_a_program_does_not_grow_with_the_order():
+    # Traced for CPUs and for accelerators; one of the two is compiled.
     size = lambda n: equations(eig_by_qr, jax.ShapeDtypeStruct((5, n, n), jnp.float64))
-    assert size(9) == size(40) <= 1100
+    assert size(9) == size(40) <= 3300
 
 
 def test_loops_are_few_and_of_known_length_but_for_two():
