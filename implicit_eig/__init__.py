@@ -36,11 +36,21 @@ from ._linear_solver import (
     KrylovSylvester as KrylovSylvester,
     ProjectedSylvester as ProjectedSylvester,
 )
+from ._nonlinear import (
+    AbstractRegion as AbstractRegion,
+    Contour as Contour,
+    Disk as Disk,
+    Ellipse as Ellipse,
+    Newton as Newton,
+    Rectangle as Rectangle,
+)
+from ._nonlinear_eigs import nonlinear_eigs as nonlinear_eigs
 from ._operator import (
     CountingOperator as CountingOperator,
     entries as entries,
     SparseOperator as SparseOperator,
 )
+from ._polyeig import polyeig as polyeig
 from ._progress_meter import (
     AbstractProgressMeter as AbstractProgressMeter,
     NoProgressMeter as NoProgressMeter,

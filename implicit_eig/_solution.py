@@ -44,6 +44,15 @@ class RESULTS(eqx.Enumeration):
         "to a vector is not what its matrix does. A constant part, such as a boundary "
         "value, has no place in it."
     )
+    region_overflow = (
+        "There are more eigenvalues in the region than the `k` there is room for: "
+        "`stats['num_inside']` tells how many. Take a larger `k`."
+    )
+    not_holomorphic = (
+        "T is not holomorphic in λ: it moves along the imaginary axis otherwise than "
+        "along the real one. Conjugates, absolute values and real parts of λ have no "
+        "place in it."
+    )
     not_hermitian = (
         "The operator or the mass matrix is not Hermitian: ⟨x, A y⟩ is not ⟨A x, y⟩. "
         "`eigs` takes it."
@@ -185,6 +194,8 @@ FAILURES = (
     RESULTS.infinite,
     RESULTS.singular,
     RESULTS.not_linear,
+    RESULTS.region_overflow,
+    RESULTS.not_holomorphic,
     RESULTS.not_hermitian,
     RESULTS.not_definite,
     RESULTS.zero_start_vector,

@@ -1,0 +1,12 @@
+"""Problems T(λ) v = 0, T holomorphic in λ: who finds their pairs, and the rule."""
+
+from .contour import Contour as Contour
+from .newton import Newton as Newton
+from .operator import NonlinearOperator as NonlinearOperator
+from .region import (
+    AbstractRegion as AbstractRegion,
+    Disk as Disk,
+    Ellipse as Ellipse,
+    Rectangle as Rectangle,
+)
+from .rule import nonlinear_root as nonlinear_root

@@ -1,0 +1,152 @@
+"""All eigenvalues in a region, by contour integrals (Beyn, Linear Algebra Appl. 436,
+2012)."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Bool, Complex, Float, Int
+
+from .._check import check_integer
+from .._numerics import inv
+from .newton import inverse_at, Newton
+from .operator import NonlinearOperator
+from .region import AbstractRegion
+
+
+class ContourResult(NamedTuple):
+    """Those inside first, by real parts, the largest first; `count` is that of the
+    argument principle, NaN where no trace is known."""
+
+    eigenvalues: Complex[Array, " q"]
+    vectors: Complex[Array, "n q"]
+    errors: Float[Array, " q"]
+    inside: Bool[Array, " q"]
+    count: Complex[Array, ""]
+    num_solves: Int[Array, ""]
+
+
+class Contour(eqx.Module):
+    """All pairs in a region: moments of T(z)⁻¹ along its boundary, whose singular vectors
+    span the eigenvectors inside; then a few steps of Newton's method for each pair.
+
+    One factorisation of T a node (for matrices: all of them in one batch). Where T is a
+    matrix, the number of eigenvalues inside is counted independently, by the argument
+    principle, `(1/2πi) ∮ tr T(z)⁻¹T′(z) dz`; where that and what was found differ, the
+    run has not converged: take more nodes.
+
+    **Arguments:**
+
+    - `num_nodes`: on the boundary; what lies close to it needs many.
+    - `num_moments`: pairs of moments; more than n pairs inside need more than one.
+    - `linear_solver`: any lineax solver for T(z). Default: a factorisation, where entries
+        are known.
+    - `polish`: [`implicit_eig.Newton`][].
+    """
+
+    num_nodes: int = eqx.field(static=True, default=64)
+    num_moments: int = eqx.field(static=True, default=2)
+    linear_solver: lx.AbstractLinearSolver | None = None
+    polish: Newton = Newton(max_steps=8)
+
+    def __check_init__(self):
+        check_integer("num_nodes", self.num_nodes, 4)
+        check_integer("num_moments", self.num_moments, 1)
+
+    def run(
+        self, operator: NonlinearOperator, region: AbstractRegion, k: int
+    ) -> ContourResult:
+        """With room for k pairs, and a few more to see that there are no more."""
+        n, dtype = operator.n, operator.dtype
+        moments = self.num_moments
+        columns = min(n, -(-(k + 4) // moments))
+        probes = jax.random.normal(jax.random.key(0), (n, columns), dtype)
+        nodes, weights = region.quadrature(self.num_nodes)
+        center, radius = region.scale()
+        dense = isinstance(operator.at(nodes[0].astype(dtype)), lx.MatrixLinearOperator)
+
+        def at(z: Array) -> tuple[Array, Array]:
+            inverse = inverse_at(operator, z, self.linear_solver)
+            trace = jnp.asarray(jnp.nan, dtype)
+            if dense:
+                trace = jnp.trace(inverse.mm(operator.derivative(z).matrix))
+            return inverse.mm(probes), trace
+
+        nodes = nodes.astype(dtype)
+        weights = weights.astype(dtype) / jnp.asarray(2j * jnp.pi, dtype)
+        images, traces = jax.vmap(at)(nodes) if dense else jax.lax.map(at, nodes)
+        powers = ((nodes - center.astype(dtype)) / radius.astype(dtype))[:, None]
+        powers = powers ** jnp.arange(2 * moments)
+        found = jnp.einsum("z,zp,znl->pnl", weights, powers, images)
+
+        def hankel(first: int) -> Array:
+            rows = [
+                jnp.concatenate([found[first + i + j] for j in range(moments)], axis=1)
+                for i in range(moments)
+            ]
+            return jnp.concatenate(rows)
+
+        u, s, vh = jnp.linalg.svd(hankel(0), full_matrices=False)
+        kept = s > 1e3 * float(jnp.finfo(dtype).eps) * s[0]
+        inside = u.conj().T @ hankel(1) @ vh.conj().T / jnp.where(kept, s, 1)
+        both = kept[:, None] & kept[None, :]
+        # What is not kept is put outside.
+        far = 10 * jnp.eye(s.size, dtype=dtype)
+        values, y = jnp.linalg.eig(jnp.where(both, inside, far))
+        values = center + radius * values
+        vectors = u[:n] @ y
+        size = jnp.linalg.norm(vectors, axis=0)
+        vectors = vectors / jnp.where(size > 0, size, 1).astype(dtype)
+
+        def polished(pair: tuple) -> tuple[Array, Array, Array, Array]:
+            z, v = pair
+            out = self.polish.run(operator, z, v)
+            near = jnp.abs(out.eigenvalue - z) <= radius
+            return out.eigenvalue, out.vector, out.error, out.converged & near
+
+        rows = values, vectors.T
+        out = jax.vmap(polished)(rows) if dense else jax.lax.map(polished, rows)
+        values, vectors, errors, good = out
+        vectors = vectors.T
+        good = good & region.contains(values) & ~_twice(values, vectors, good, radius)
+        # Of equal real parts, which differ by rounding, imaginary parts decide.
+        tilted = values.real + float(jnp.finfo(dtype).eps) ** 0.5 * values.imag
+        front = jnp.argsort(jnp.where(good, -tilted, jnp.inf))
+        return ContourResult(
+            values[front],
+            vectors[:, front],
+            errors[front],
+            good[front],
+            jnp.sum(weights * traces),
+            jnp.asarray(self.num_nodes),
+        )
+
+
+def _twice(
+    values: Complex[Array, " q"],
+    vectors: Complex[Array, "n q"],
+    good: Bool[Array, " q"],
+    radius: Float[Array, ""],
+) -> Bool[Array, " q"]:
+    """Which pairs are an earlier one found again: no copies of a repeated eigenvalue,
+    whose vectors are independent."""
+    eps = float(jnp.finfo(values.dtype).eps)
+    size = jnp.maximum(jnp.abs(values), radius)
+    near = jnp.abs(values[:, None] - values[None, :]) <= eps**0.5 * size
+    near = near & good[None, :] & good[:, None]
+
+    # Looks at the part of each vector outside the span of earlier ones beside it.
+    def step(i: Array, state: tuple) -> tuple:
+        kept, repeated = state
+        weights = jnp.where(kept & near[i] & (jnp.arange(kept.size) < i), 1.0, 0.0)
+        basis = vectors * weights.astype(vectors.dtype)
+        eye = jnp.diag(jnp.where(weights > 0, 0.0, 1.0)).astype(vectors.dtype)
+        c = inv(basis.conj().T @ basis + eye) @ (basis.conj().T @ vectors[:, i])
+        rest = jnp.linalg.norm(vectors[:, i] - basis @ c)
+        again = good[i] & jnp.any(weights > 0) & (rest <= eps**0.25)
+        return kept.at[i].set(good[i] & ~again), repeated.at[i].set(again)
+
+    none = jnp.zeros(values.shape, bool)
+    return jax.lax.fori_loop(0, values.size, step, (none, none))[1]

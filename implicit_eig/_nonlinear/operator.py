@@ -1,0 +1,98 @@
+"""T(λ) of the user's: a lineax operator whose arrays are functions of λ."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jaxtyping import Array, Bool, Complex, PyTree
+
+from .._krylov import default_start
+from .._operator import as_operator, Domain, Pencil, SparseOperator
+from .._program import TracedFunction
+
+
+class NonlinearOperator(eqx.Module):
+    """λ ↦ T(λ); what T closes over are leaves."""
+
+    traced: TracedFunction
+    static: PyTree
+    domain: Domain = eqx.field(static=True)
+
+    @classmethod
+    def of(cls, fn: Any, like: PyTree | None) -> "NonlinearOperator":
+        """The user's function, called at a complex λ of the widest precision on."""
+        if not callable(fn):
+            raise TypeError(f"`T` must be a function of λ; got {type(fn).__name__}.")
+        static = None
+
+        def arrays(z: Array) -> PyTree:
+            nonlocal static
+            dynamic, static = eqx.partition(
+                as_operator(fn(z), like, name="T(λ)"), eqx.is_array
+            )
+            return dynamic
+
+        dtype = np.result_type(jnp.result_type(float), np.complex64)
+        traced = TracedFunction.of(arrays, jax.ShapeDtypeStruct((), dtype))
+        shapes = jax.eval_shape(traced, jax.ShapeDtypeStruct((), dtype))
+        structure = eqx.combine(shapes, static).in_structure()
+        domain = Domain.of(structure)
+        if not jnp.issubdtype(domain.dtype, jnp.complexfloating):
+            raise TypeError(
+                "`T(λ)` must be complex for a complex λ, like `A - λ * B`; got "
+                f"{domain.dtype}: does it depend on λ?"
+            )
+        return cls(traced, static, domain)
+
+    @property
+    def n(self) -> int:
+        return self.domain.n
+
+    @property
+    def dtype(self) -> Any:
+        return self.domain.dtype
+
+    def at(self, z: Complex[Array, ""]) -> lx.AbstractLinearOperator:
+        """T(z)."""
+        return eqx.combine(self.traced(z), self.static)
+
+    def derivative(self, z: Complex[Array, ""], along: complex = 1.0) -> Any:
+        """T′(z), or what T does along another direction."""
+        step = jnp.asarray(along, z.dtype)
+        arrays, moved = jax.jvp(self.traced, (z,), (step,))
+        operator = eqx.combine(arrays, self.static)
+        if isinstance(operator, lx.MatrixLinearOperator | SparseOperator):
+            return eqx.combine(_inexact(moved, arrays), self.static)
+        structure = operator.in_structure()
+
+        def product(v: PyTree) -> PyTree:
+            def at(z: Array) -> PyTree:
+                return self.at(z).mv(v)
+
+            return jax.jvp(at, (z,), (step,))[1]
+
+        return lx.FunctionLinearOperator(product, structure)
+
+    def pencil(self, z: Complex[Array, ""]) -> Pencil:
+        """A − μB with A = T(z), B = −T′(z): to first order T(z + μ), so that a pair of T
+        at z is one of it with μ = 0, and their derivatives are the same."""
+        return Pencil(self.at(z), self.derivative(z, -1.0))
+
+    def is_holomorphic(self, z: Complex[Array, ""]) -> Bool[Array, ""]:
+        """Whether T moves along i as i times what it does along 1, by a product each."""
+        x = default_start(self.n, self.dtype)
+        one, i = (Pencil(self.derivative(z, d), None).mv(x) for d in (1.0, 1.0j))
+        size = jnp.linalg.norm(one) + jnp.linalg.norm(i)
+        return jnp.linalg.norm(i - 1j * one) <= jnp.finfo(size.dtype).eps ** 0.5 * size
+
+
+def _inexact(moved: PyTree, arrays: PyTree) -> PyTree:
+    """Tangents of numbers; indices as they are."""
+
+    def one(t: Array, x: Array) -> Array:
+        return t if jnp.issubdtype(x.dtype, jnp.inexact) else x
+
+    return jax.tree.map(one, moved, arrays)

@@ -1,0 +1,46 @@
+"""The rule for T(λ) v = 0: tangents of one pair.
+
+    T v̇ + λ̇ T′ v = −Ṫ v,    vᴴ v̇ = 0 for v at the base point:
+
+the bordered system of the pencil T(λ) + μ T′(λ) at its eigenvalue μ = 0.
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from .._implicit import solve_bordered
+from .._implicit.rule import along
+from .._linear_map import promoting
+from .._operator import Pencil
+
+
+@eqx.filter_custom_jvp
+def nonlinear_root(operator, eigenvalue, vector, signal, *, active, solve):
+    """A pair of `operator`, found elsewhere, v of norm one, made differentiable; a zero
+    whose tangent is NaN if the linear solve failed, and the `signal` (see `block_root`).
+    """
+    del operator, solve
+    mark = jnp.where(active & (eigenvalue == 0), 0.0, 0.0).astype(eigenvalue.real.dtype)
+    return eigenvalue, vector, mark, signal
+
+
+@nonlinear_root.def_jvp
+@promoting
+def _(primals, tangents, *, active, solve):
+    operator, *_ = primals
+    t_operator, *_, t_signal = tangents
+    out = nonlinear_root(*primals, active=active, solve=solve)
+    z, v, _, signal = out
+    # The direction of v is all that counts, and a border has norm one.
+    x = jnp.where(active, v, 0)[:, None]
+    x = x / jnp.sqrt(jnp.sum((x.conj() * x).real) + ~active).astype(x.dtype)
+    pencil = operator.pencil(z)
+    rhs = along(t_operator, operator, lambda t: Pencil(t.at(z), None).mm(x))
+    if t_signal is None:
+        t_signal = jnp.zeros_like(signal)
+    t_signal = t_signal + 0 * jnp.sum(rhs.real).astype(t_signal.dtype)
+    zero, one = jnp.zeros((1, 1), x.dtype), jnp.ones((1, 1), x.dtype)
+    found = solve_bordered(pencil, x, zero * z, -rhs, active[None], solve, one, t_signal)
+    mark = found.mark[0]
+    t_z = found.inside[0, 0] + mark.astype(z.dtype)
+    return out, (t_z, found.outside[:, 0], mark, found.signal)

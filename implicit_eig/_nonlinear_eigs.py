@@ -1,0 +1,346 @@
+"""Pairs of T(λ) v = 0."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Bool, Complex, Float, PyTree
+
+from ._check import check_flag, check_integer
+from ._failure import check_throw, raise_unless_successful, reported, watched
+from ._gauge import AbstractGauge, as_gauge, vanishing
+from ._gauge_guard import watched_phases, without_gauge
+from ._implicit import ImplicitAdjoint, left_vector, SylvesterSolve
+from ._linear_solver import DeflatedGMRES
+from ._missing import nan_tangent, nothing_where
+from ._nonlinear import (
+    AbstractRegion,
+    Contour,
+    Newton,
+    nonlinear_root,
+    NonlinearOperator,
+)
+from ._nonlinear.newton import inverse_at
+from ._operator import Domain, entries
+from ._problem import check_adjoint, stop
+from ._program import Program
+from ._solution import RESULTS, Solution
+from ._which import check_vector, Nearest
+
+
+def nonlinear_eigs(
+    T: Callable[[Array], Any],
+    k: int = 1,
+    *,
+    guess: Any = None,
+    region: AbstractRegion | None = None,
+    like: PyTree | None = None,
+    left: bool = False,
+    eigensolver: Newton | Contour | None = None,
+    adjoint: ImplicitAdjoint | None = None,
+    gauge: Any = None,
+    throw: bool | None = None,
+) -> Solution:
+    """Eigenpairs of `T(λ) v = 0`, T holomorphic in λ, with derivatives of any order in
+    either mode with respect to all that T closes over.
+
+    **Arguments:**
+
+    - `T`: a function of a complex number that returns what [`implicit_eig.eigs`][] takes
+        for an operator: a matrix, a `SparseOperator`, a lineax operator, or a function of
+        a vector (then with `like`).
+    - `k`: how many pairs; with a `region`, room for so many: places left over are NaN and
+        have no derivatives, and `stats["num_inside"]` is the number found.
+    - `guess`: `λ0`, or `(λ0, v0)`, or an array of k guesses, from where Newton's method
+        goes to a pair each.
+    - `region`: [`implicit_eig.Disk`][], [`implicit_eig.Ellipse`][],
+        [`implicit_eig.Rectangle`][] or one of your own: all eigenvalues inside.
+    - `left`: whether to return left vectors, `uᴴ T(λ) = 0`, `uᴴ T′(λ) v = −1` (which is
+        `uᴴBv = 1` for `T = A − λB`), and `condition_numbers`, `‖u‖ ‖v‖ / |uᴴ T′ v|`.
+        These have no derivatives.
+    - `eigensolver`: [`implicit_eig.Newton`][] for a guess, [`implicit_eig.Contour`][] for
+        a region.
+    - `adjoint`: the linear solver for derivatives. Default: LU of the bordered system; of
+        a `SparseOperator`, `DeflatedGMRES` with a factorisation of T beside λ.
+    - `gauge`, `throw`: as in [`implicit_eig.eigs`][].
+
+    **Returns:** a [`implicit_eig.Solution`][]; `residuals` are
+    `‖T(λ)v‖ / ((‖T(λ)‖ + |λ| ‖T′(λ)‖) ‖v‖)`.
+
+    **Raises:** errors that name the argument; and by `result`: `not_converged` (Newton's
+    method did not, or the argument principle counts other than what was found),
+    `region_overflow`, `not_holomorphic`.
+
+    The derivative is `λ̇ = −uᴴ Ṫ v / uᴴ T′ v`, by one bordered linear system of order n a
+    pair. Of a repeated or defective eigenvalue there is none: NaN, or an error.
+
+    !!! Example
+
+        ```python
+        import jax, jax.numpy as jnp, implicit_eig as ieig
+
+        def growth(delay):  # x'(t) = −2 x(t) + x(t − delay)
+            T = lambda z: (-z - 2 + jnp.exp(-delay * z)).reshape(1, 1)
+            return ieig.nonlinear_eigs(T, guess=-0.5).eigenvalues[0].real
+
+        sensitivity = jax.grad(growth)(1.0)
+        ```
+    """
+    check_flag("left", left)
+    check_throw(throw)
+    k = check_integer("k", k, 1)
+    if (guess is None) == (region is None):
+        raise ValueError("Give either a `guess` or a `region`.")
+    operator = NonlinearOperator.of(T, like)
+    starts = None
+    if region is None:
+        starts = _starts(guess, k, operator.domain)
+        eigensolver = Newton() if eigensolver is None else eigensolver
+        if not isinstance(eigensolver, Newton):
+            raise TypeError(f"A `guess` needs `Newton(...)`; got {eigensolver!r}.")
+    else:
+        if not isinstance(region, AbstractRegion):
+            raise TypeError(f"`region` must be a region such as `Disk`; got {region!r}.")
+        eigensolver = Contour() if eigensolver is None else eigensolver
+        if not isinstance(eigensolver, Contour):
+            raise TypeError(f"A `region` needs `Contour(...)`; got {eigensolver!r}.")
+    problem = NonlinearProblem(
+        operator=operator,
+        k=k,
+        starts=starts,
+        region=region,
+        eigensolver=eigensolver,
+        adjoint=check_adjoint(adjoint),
+    )
+    return solution_of(problem, left, gauge, throw)
+
+
+class NonlinearProblem(eqx.Module):
+    operator: NonlinearOperator
+    k: int = eqx.field(static=True)
+    starts: tuple[Complex[Array, " k"], Complex[Array, "n k"] | None] | None
+    region: AbstractRegion | None
+    eigensolver: Newton | Contour
+    adjoint: ImplicitAdjoint
+
+    def pairs(self) -> "Found":
+        """The pairs, without derivatives."""
+        operator, starts, region, solver = stop(
+            (self.operator, self.starts, self.region, self.eigensolver)
+        )
+        if region is None:
+            return _by_newton(operator, solver, *starts)
+        return _in_region(operator, solver, region, self.k)
+
+
+class Found(eqx.Module):
+    eigenvalues: Complex[Array, " k"]
+    vectors: Complex[Array, "n k"]
+    errors: Float[Array, " k"]
+    active: Bool[Array, " k"]
+    stats: dict[str, Any]
+    result: RESULTS
+
+
+def _starts(
+    guess: Any, k: int, domain: Domain
+) -> tuple[Complex[Array, " k"], Complex[Array, "n k"] | None]:
+    vector = None
+    if isinstance(guess, tuple):
+        if len(guess) != 2:
+            raise ValueError(
+                f"`guess` must be `λ0` or `(λ0, v0)`; got {len(guess)} parts."
+            )
+        guess, vector = guess
+        check_vector(vector, domain, "`v0` of `guess`")
+        vector = domain.flatten(vector).astype(domain.dtype)[:, None]
+    values = jnp.atleast_1d(jnp.asarray(guess)).astype(domain.dtype)
+    if values.shape != (k,):
+        raise ValueError(
+            f"`guess` must have one number for each of the k = {k} pairs; got shape "
+            f"{jnp.shape(guess)}."
+        )
+    return values, vector
+
+
+def _by_newton(
+    operator: NonlinearOperator,
+    solver: Newton,
+    values: Complex[Array, " k"],
+    vectors: Complex[Array, "n k"] | None,
+) -> Found:
+    def one(start: tuple) -> Any:
+        return solver.run(operator, *start)
+
+    rows = values, None if vectors is None else vectors.T
+    dense = isinstance(operator.at(values[0]), lx.MatrixLinearOperator)
+    out = jax.vmap(one)(rows) if dense else jax.lax.map(one, rows)
+    finite = jnp.all(jnp.isfinite(out.error))
+    result = RESULTS.where(
+        jnp.all(out.converged), RESULTS.successful, RESULTS.not_converged
+    )
+    return Found(
+        eigenvalues=out.eigenvalue,
+        vectors=out.vector.T,
+        errors=out.error,
+        active=out.converged,
+        stats=_counts(out.converged, num_solves=jnp.sum(out.num_steps)),
+        result=RESULTS.where(finite, result, RESULTS.nonfinite),
+    )
+
+
+def _in_region(
+    operator: NonlinearOperator, solver: Contour, region: AbstractRegion, k: int
+) -> Found:
+    out = solver.run(operator, region, k)
+    inside = jnp.sum(out.inside)
+    # Where the trace is known, the count is a number, nearly.
+    counted = jnp.round(out.count.real)
+    known = ~jnp.isnan(out.count.real)
+    sure = jnp.abs(out.count - counted) < 0.1
+    complete = ~known | (sure & (counted == inside))
+    inside = jnp.where(known & sure, jnp.maximum(counted, inside), inside)
+    result = RESULTS.where(complete, RESULTS.successful, RESULTS.not_converged)
+    result = RESULTS.where(inside > k, RESULTS.region_overflow, result)
+    pad = max(0, k - out.inside.size)
+    values = jnp.pad(out.eigenvalues, (0, pad))[:k]
+    vectors = jnp.pad(out.vectors, ((0, 0), (0, pad)))[:, :k]
+    active = jnp.pad(out.inside, (0, pad))[:k]
+    errors = jnp.pad(out.errors, (0, pad))[:k]
+    return Found(
+        eigenvalues=values,
+        vectors=vectors,
+        errors=jnp.where(active, errors, jnp.nan),
+        active=active,
+        stats=_counts(active, num_solves=out.num_solves)
+        | {"num_inside": inside.astype(int)},
+        result=result,
+    )
+
+
+def _counts(active: Bool[Array, " k"], num_solves: Array) -> dict[str, Any]:
+    zero = jnp.asarray(0)
+    return {
+        "num_matvecs": zero,
+        "num_restarts": zero,
+        "num_solves": num_solves,
+        "num_converged": jnp.sum(active),
+    }
+
+
+def solution_of(
+    problem: NonlinearProblem, left: bool, gauge: Any, throw: bool | None
+) -> Solution:
+    """Runs it, with derivatives, and looks at the result."""
+    domain = problem.operator.domain
+    gauge = as_gauge(gauge, domain)
+    eps = float(jnp.finfo(domain.dtype).eps)
+    rtol = eps ** (2 / 3) if problem.adjoint.rtol is None else problem.adjoint.rtol
+    problem, signal = watched(problem, throw, rtol)
+    solution, signal = _nonlinear_eigs(problem, signal, left, gauge, throw is not False)
+    solution = reported(solution, signal, throw, rtol)
+    solution = raise_unless_successful(solution, throw, k=problem.k)
+    (right,) = watched_phases(gauge, solution.eigenvectors)
+    if right is solution.eigenvectors:
+        return solution
+    return eqx.tree_at(lambda s: s.eigenvectors, solution, right)
+
+
+@Program
+def _nonlinear_eigs(
+    problem: NonlinearProblem,
+    signal: Float[Array, ""] | None,
+    left: bool,
+    gauge: AbstractGauge,
+    hide: bool,
+) -> tuple[Solution, Float[Array, ""]]:
+    operator, adjoint = problem.operator, problem.adjoint
+    found = stop(problem.pairs())
+    n, eps = operator.n, float(jnp.finfo(operator.dtype).eps)
+    signal = jnp.zeros((), found.errors.dtype) if signal is None else signal
+
+    def one(pair: tuple) -> tuple:
+        z, v, active = pair
+        solve = _solver(stop(operator), z, adjoint)
+        # Of a batch like the others, or JAX fails.
+        own = signal + jnp.where(False, z.real, 0)
+        z, v, mark, found = nonlinear_root(
+            operator, z, v, own, active=active, solve=solve
+        )
+        u = None
+        if left:
+            fixed = stop((operator, z, v))
+            pencil = fixed[0].pencil(fixed[1])
+            x = jnp.where(active, fixed[2], 0)[:, None]
+            zero = jnp.zeros((1, 1), x.dtype)
+            u = left_vector(pencil, x, zero, active[None], solve)[:, 0]
+            overlap = jnp.sum(u.conj() * pencil.mass_mm(x)[:, 0])
+            u = u / overlap.conj()
+        return z, v + mark.astype(v.dtype), u, found
+
+    rows = found.eigenvalues, found.vectors.T, found.active
+    values, vectors, lefts, signals = jax.vmap(one)(rows)
+    signal = jnp.sum(signals) / found.active.size
+    missing = ~found.active
+    right = jax.vmap(gauge)(vectors).T
+    blurred = jnp.full(missing.shape, 10 * n**0.5 * eps, found.errors.dtype)
+    scaleless = vanishing(gauge, right, blurred)
+    nan = jnp.where(scaleless | missing, jnp.nan, 0).astype(right.real.dtype)
+    right = nan_tangent(right + nan.astype(right.dtype), missing | scaleless)
+    values = nan_tangent(values, missing)
+    if problem.region is not None:
+        # Places left over.
+        values = values + nothing_where(missing, values.dtype)
+    crooked = ~stop(operator).is_holomorphic(found.eigenvalues[0])
+    result = RESULTS.where(
+        crooked & (found.result != RESULTS.nonfinite),
+        RESULTS.not_holomorphic,
+        found.result,
+    )
+    if hide:
+        failed = (result != RESULTS.successful) & (missing | ~jnp.any(missing))
+        values, right = (x + nothing_where(failed, x.dtype) for x in (values, right))
+    left_vectors = condition = None
+    if left:
+        left_vectors = lefts.T / jnp.linalg.norm(stop(right), axis=0).astype(right.dtype)
+        condition = jnp.linalg.norm(lefts, axis=1)
+        left_vectors = nan_tangent(left_vectors, jnp.full(missing.shape, True))
+        left_vectors = operator.domain.unflatten(left_vectors)
+    solution = Solution(
+        eigenvalues=values,
+        eigenvectors=operator.domain.unflatten(without_gauge(gauge, right)),
+        left_eigenvectors=left_vectors,
+        residuals=found.errors,
+        condition_numbers=condition,
+        stats=found.stats,
+        result=result,
+    )
+    return solution, signal
+
+
+def _is_sparse(operator: lx.AbstractLinearOperator) -> bool:
+    dense = isinstance(operator, lx.MatrixLinearOperator)
+    return not dense and entries(operator) is not None
+
+
+def _solver(
+    operator: NonlinearOperator, z: Complex[Array, ""], adjoint: ImplicitAdjoint
+) -> SylvesterSolve:
+    """For the bordered system of the pair at z."""
+    pencil = operator.pencil(z)
+    nearest = Nearest(jnp.zeros((), operator.dtype))
+    solve = adjoint.bind(pencil, None, nearest, 1)
+    if adjoint.linear_solver is None and _is_sparse(pencil.operator):
+        eps = float(jnp.finfo(operator.dtype).eps)
+        moved = z + eps**0.25 * (jnp.abs(z) + eps**0.25).astype(z.dtype)
+        beside = inverse_at(operator, moved, None)
+        solve = eqx.tree_at(
+            lambda s: (s.solver, s.preconditioner),
+            solve,
+            (DeflatedGMRES(), beside),
+            is_leaf=lambda x: x is None,
+        )
+    return solve

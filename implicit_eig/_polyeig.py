@@ -1,0 +1,205 @@
+"""Pairs of polynomial eigenproblems."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, ArrayLike, Complex, PyTree
+
+from ._check import check_flag, check_integer
+from ._eigensolver import KrylovSchur
+from ._failure import check_throw
+from ._implicit import ImplicitAdjoint
+from ._nonlinear import Newton, NonlinearOperator
+from ._nonlinear.companion import (
+    dense_companion,
+    matrices_of,
+    PolynomialOperator,
+    sparse_companion,
+)
+from ._nonlinear.newton import inverse_at
+from ._nonlinear_eigs import Found, NonlinearProblem, solution_of
+from ._operator import as_operator
+from ._problem import check_adjoint, stop
+from ._solution import RESULTS, Solution
+from ._which import AbstractSelection, as_selection, as_shift, Nearest
+
+
+def polyeig(
+    coefficients: Sequence[Any],
+    k: int = 6,
+    which: Any = "LM",
+    *,
+    sigma: ArrayLike | None = None,
+    like: PyTree | None = None,
+    left: bool = False,
+    eigensolver: KrylovSchur | None = None,
+    linear_solver: lx.AbstractLinearSolver | None = None,
+    adjoint: ImplicitAdjoint | None = None,
+    gauge: Any = None,
+    throw: bool | None = None,
+) -> Solution:
+    """Selected eigenpairs of `(A₀ + λA₁ + … + λᵈA_d) v = 0`, with derivatives of any
+    order in either mode with respect to every coefficient.
+
+    **Arguments:**
+
+    - `coefficients`: `(A₀, …, A_d)`, d ≥ 1, each what [`implicit_eig.eigs`][] takes as an
+        operator.
+    - `k`, `which`, `sigma`: as in `eigs`. Matrices: of all finite eigenvalues; infinite
+        ones (A_d singular) are left out and counted in `stats["num_infinite"]`. Other
+        operators need `sigma`.
+    - `eigensolver`: the options of the run at a target, [`implicit_eig.KrylovSchur`][].
+    - `linear_solver`: any lineax solver for P(σ); default: a factorisation, where entries
+        are known.
+    - `left`, `adjoint`, `gauge`, `throw`: as in [`implicit_eig.nonlinear_eigs`][].
+
+    **Returns:** a [`implicit_eig.Solution`][]; complex, of the widest precision on;
+    `residuals` are backward errors of the polynomial, after a few steps of Newton's
+    method where the coefficients are matrices.
+
+    **Cost:** matrices: LAPACK on the companion pencil of order dn. Other operators: one
+    factorisation of P(σ), of order n; the pencil is never formed.
+
+    !!! Example
+
+        ```python
+        import jax, jax.numpy as jnp, implicit_eig as ieig
+
+        stiffness, mass = jnp.array([[2.0, -1.0], [-1.0, 2.0]]), jnp.eye(2)
+
+        def decay(damping):  # of the slowest mode of a damped chain
+            modes = ieig.polyeig((stiffness, jnp.diag(damping), mass), 1, "LR")
+            return modes.eigenvalues[0].real
+
+        jax.grad(decay)(jnp.array([0.3, 0.0]))
+        ```
+    """
+    check_flag("left", left)
+    check_throw(throw)
+    k = check_integer("k", k, 1)
+    if not isinstance(coefficients, list | tuple) or len(coefficients) < 2:
+        raise ValueError(
+            "`coefficients` must be a sequence (A0, A1, ...) of two or more; got "
+            f"{type(coefficients).__name__}"
+            + (f" of {len(coefficients)}." if hasattr(coefficients, "__len__") else ".")
+        )
+    operators = tuple(
+        as_operator(a, like, name=f"coefficients[{i}]")
+        for i, a in enumerate(coefficients)
+    )
+    structures = [a.in_structure() for a in operators]
+    for i, structure in enumerate(structures[1:], 1):
+        if [x.shape for x in jax.tree.leaves(structure)] != [
+            x.shape for x in jax.tree.leaves(structures[0])
+        ]:
+            raise ValueError(
+                f"`coefficients[{i}]` acts on {structure}, `coefficients[0]` on "
+                f"{structures[0]}."
+            )
+    dense = matrices_of(operators) is not None
+    operator = NonlinearOperator.of(_polynomial(operators), like)
+    most = operator.n * (len(operators) - 1)
+    if k > most:
+        raise ValueError(f"`k` must be at most d n = {most}; got {k}.")
+    selection = as_selection(which, operator.domain)
+    if sigma is not None:
+        sigma = as_shift(sigma)
+        if which != "LM":
+            raise ValueError(
+                f"Beside the target `sigma={sigma}` the eigenvalues nearest to it are "
+                f"wanted; got `which={which!r}`. Leave `which` out."
+            )
+        selection = Nearest(sigma)
+    elif isinstance(selection, Nearest):
+        sigma = selection.sigma
+    elif not dense:
+        raise ValueError(
+            "Of coefficients that are not matrices the eigenvalues near a target can be "
+            "found: pass `sigma=`."
+        )
+    problem = _Polynomial(
+        operator=operator,
+        k=k,
+        starts=None,
+        region=None,
+        eigensolver=Newton(max_steps=4),
+        adjoint=check_adjoint(adjoint),
+        coefficients=operators,
+        selection=selection,
+        sigma=sigma,
+        run=KrylovSchur() if eigensolver is None else eigensolver,
+        linear_solver=linear_solver,
+    )
+    return solution_of(problem, left, gauge, throw)
+
+
+def _polynomial(operators: tuple[lx.AbstractLinearOperator, ...]):
+    """λ ↦ A₀ + λA₁ + …, a matrix if they all are."""
+    matrices = matrices_of(operators)
+
+    def at(z: Array) -> Any:
+        if matrices is not None:
+            return sum(a.astype(z.dtype) * z**i for i, a in enumerate(matrices))
+        return PolynomialOperator(operators, z)
+
+    return at
+
+
+class _Polynomial(NonlinearProblem):
+    coefficients: tuple[lx.AbstractLinearOperator, ...]
+    selection: AbstractSelection
+    sigma: Complex[Array, ""] | None
+    run: KrylovSchur
+    linear_solver: lx.AbstractLinearSolver | None
+
+    def pairs(self) -> Found:
+        operator, coefficients, selection, sigma = stop(
+            (self.operator, self.coefficients, self.selection, self.sigma)
+        )
+        matrices = matrices_of(coefficients)
+        if matrices is not None:
+            found = dense_companion(matrices, selection, self.k)
+        else:
+            inverse = inverse_at(
+                operator, sigma.astype(operator.dtype), self.linear_solver
+            )
+            found = sparse_companion(
+                operator, inverse, sigma, coefficients, selection, self.k, self.run
+            )
+        dtype = operator.dtype
+        values, vectors = found.eigenvalues.astype(dtype), found.vectors.astype(dtype)
+        usable = jnp.isfinite(values) & jnp.all(jnp.isfinite(vectors), axis=0)
+        values = jnp.where(usable, values, 1)
+        vectors = jnp.where(usable, vectors, 1)
+        newton = self.eigensolver
+
+        def one(z: Array, v: Array) -> Any:
+            if matrices is None:
+                return newton.judged(operator, z, v)
+            out = newton.run(operator, z, v)
+            near = jnp.abs(out.eigenvalue - z) <= 1e-3 * jnp.abs(z) + 1e-6
+            return jax.tree.map(
+                lambda new, old: jnp.where(near, new, old),
+                out,
+                newton.judged(operator, z, v),
+            )
+
+        out = jax.vmap(one, in_axes=(0, 1))(values, vectors)
+        active = usable & out.converged
+        result = RESULTS.where(
+            jnp.all(active) | (found.result != RESULTS.successful),
+            found.result,
+            RESULTS.residual_too_large,
+        )
+        stats = {"num_solves": jnp.asarray(0)} | found.stats
+        return Found(
+            eigenvalues=out.eigenvalue,
+            vectors=out.vector.T,
+            errors=jnp.where(usable, out.error, jnp.nan),
+            active=active,
+            stats=stats | {"num_converged": jnp.sum(active)},
+            result=result,
+        )
