@@ -77,8 +77,9 @@ class Contour(eqx.Module):
         nodes = nodes.astype(dtype)
         weights = weights.astype(dtype) / jnp.asarray(2j * jnp.pi, dtype)
         images, traces = jax.vmap(at)(nodes) if dense else jax.lax.map(at, nodes)
-        powers = ((nodes - center.astype(dtype)) / radius.astype(dtype))[:, None]
-        powers = powers ** jnp.arange(2 * moments)
+        center, radius = center.astype(dtype), radius.astype(probes.real.dtype)
+        units = (nodes - center) / radius.astype(dtype)
+        powers = jnp.stack([units**i for i in range(2 * moments)], axis=1)
         found = jnp.einsum("z,zp,znl->pnl", weights, powers, images)
 
         def hankel(first: int) -> Array:
@@ -90,12 +91,14 @@ class Contour(eqx.Module):
 
         u, s, vh = jnp.linalg.svd(hankel(0), full_matrices=False)
         kept = s > 1e3 * float(jnp.finfo(dtype).eps) * s[0]
-        inside = u.conj().T @ hankel(1) @ vh.conj().T / jnp.where(kept, s, 1)
+        inside = (
+            u.conj().T @ hankel(1) @ vh.conj().T / jnp.where(kept, s, 1).astype(dtype)
+        )
         both = kept[:, None] & kept[None, :]
         # What is not kept is put outside.
         far = 10 * jnp.eye(s.size, dtype=dtype)
         values, y = jnp.linalg.eig(jnp.where(both, inside, far))
-        values = center + radius * values
+        values = center + radius.astype(dtype) * values
         vectors = u[:n] @ y
         size = jnp.linalg.norm(vectors, axis=0)
         vectors = vectors / jnp.where(size > 0, size, 1).astype(dtype)

@@ -118,12 +118,16 @@ class Newton(eqx.Module):
         return NewtonResult(z, v, error, error <= self.tolerance(dtype), steps)
 
 
+def norm_at(operator: NonlinearOperator, z: Complex[Array, ""]) -> Float[Array, ""]:
+    """‖T(z)‖ + |z| ‖T′(z)‖, about: T alone may be next to nothing at an eigenvalue."""
+    pencil = operator.pencil(z)
+    return _norm(pencil) + jnp.abs(z) * _norm(Pencil(pencil.mass, None))
+
+
 def _error(
     operator: NonlinearOperator, z: Complex[Array, ""], v: Complex[Array, " n"]
 ) -> Float[Array, ""]:
-    pencil = operator.pencil(z)
-    # T alone may be next to nothing at an eigenvalue.
-    size = _norm(pencil) + jnp.abs(z) * _norm(Pencil(pencil.mass, None))
+    pencil, size = Pencil(operator.at(z), None), norm_at(operator, z)
     return jnp.linalg.norm(pencil.mv(v)) / jnp.where(size > 0, size, 1)
 
 

@@ -4,6 +4,7 @@ import abc
 import itertools
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Complex
@@ -27,6 +28,10 @@ class AbstractRegion(eqx.Module):
         """A centre and a radius, about: moments are taken in these units."""
 
 
+def _number(x: ArrayLike, like: Array) -> Array:
+    return jnp.asarray(x).astype(like.dtype)
+
+
 class Ellipse(AbstractRegion):
     """Half-axes `a` and `b`, the first one turned by `angle` from the real axis."""
 
@@ -42,19 +47,22 @@ class Ellipse(AbstractRegion):
                 raise ValueError(f"`{name}` of an ellipse must be positive; got {size}.")
 
     def _turn(self) -> Array:
-        return jnp.exp(1j * jnp.asarray(self.angle, float))
+        angle = jnp.asarray(self.angle, float)
+        return jax.lax.complex(jnp.cos(angle), jnp.sin(angle))
 
     def contains(self, z):
-        w = (z - jnp.asarray(self.center)) * self._turn().conj()
-        return (w.real / self.a) ** 2 + (w.imag / self.b) ** 2 < 1
+        turned = (z - _number(self.center, z)) * self._turn().conj().astype(z.dtype)
+        x, y = turned.real, turned.imag
+        return (x / _number(self.a, x)) ** 2 + (y / _number(self.b, y)) ** 2 < 1
 
     def quadrature(self, num_nodes):
         # The trapezoidal rule, which converges geometrically.
         t = 2 * np.pi * (np.arange(num_nodes) + 0.5) / num_nodes
         a, b = jnp.asarray(self.a, float), jnp.asarray(self.b, float)
-        z = (a * np.cos(t) + 1j * b * np.sin(t)) * self._turn()
-        dz = (-a * np.sin(t) + 1j * b * np.cos(t)) * self._turn()
-        return self.center + z, dz * (2 * np.pi / num_nodes)
+        cos, sin = (jnp.asarray(x, a.dtype) for x in (np.cos(t), np.sin(t)))
+        z = jax.lax.complex(a * cos, b * sin) * self._turn()
+        dz = jax.lax.complex(-a * sin, b * cos) * self._turn()
+        return _number(self.center, z) + z, dz * (2 * np.pi / num_nodes)
 
     def scale(self):
         size = jnp.maximum(jnp.asarray(self.a, float), jnp.asarray(self.b, float))
@@ -87,7 +95,7 @@ class Rectangle(AbstractRegion):
                 )
 
     def contains(self, z):
-        low, high = jnp.asarray(self.lower_left), jnp.asarray(self.upper_right)
+        low, high = _number(self.lower_left, z), _number(self.upper_right, z)
         real = (z.real > low.real) & (z.real < high.real)
         return real & (z.imag > low.imag) & (z.imag < high.imag)
 
@@ -96,13 +104,14 @@ class Rectangle(AbstractRegion):
         x, w = np.polynomial.legendre.leggauss(max(num_nodes // 4, 2))
         low = jnp.asarray(self.lower_left, complex)
         high = jnp.asarray(self.upper_right, complex)
-        right = high.real + 1j * low.imag
-        left = low.real + 1j * high.imag
+        right = jax.lax.complex(high.real, low.imag)
+        left = jax.lax.complex(low.real, high.imag)
         corners = (low, right, high, left, low)
         nodes, weights = [], []
         for start, end in itertools.pairwise(corners):
-            nodes.append((start + end) / 2 + (end - start) / 2 * x)
-            weights.append((end - start) / 2 * w)
+            half = (end - start) / 2
+            nodes.append((start + end) / 2 + half * jnp.asarray(x, low.dtype))
+            weights.append(half * jnp.asarray(w, low.dtype))
         return jnp.concatenate(nodes), jnp.concatenate(weights)
 
     def scale(self):

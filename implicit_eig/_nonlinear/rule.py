@@ -33,7 +33,7 @@ def _(primals, tangents, *, active, solve):
     z, v, _, signal = out
     # The direction of v is all that counts, and a border has norm one.
     x = jnp.where(active, v, 0)[:, None]
-    x = x / jnp.sqrt(jnp.sum((x.conj() * x).real) + ~active).astype(x.dtype)
+    x = x / jnp.sqrt(jnp.where(active, jnp.sum((x.conj() * x).real), 1)).astype(x.dtype)
     pencil = operator.pencil(z)
     rhs = along(t_operator, operator, lambda t: Pencil(t.at(z), None).mm(x))
     if t_signal is None:
