@@ -16,7 +16,7 @@ from ._nonlinear import Newton, NonlinearOperator
 from ._nonlinear.companion import (
     dense_companion,
     matrices_of,
-    PolynomialOperator,
+    polynomial,
     sparse_companion,
 )
 from ._nonlinear.newton import inverse_at
@@ -100,7 +100,7 @@ def polyeig(
                 f"{structures[0]}."
             )
     dense = matrices_of(operators) is not None
-    operator = NonlinearOperator.of(_polynomial(operators), like)
+    operator = NonlinearOperator.of(polynomial(operators), like)
     most = operator.n * (len(operators) - 1)
     if k > most:
         raise ValueError(f"`k` must be at most d n = {most}; got {k}.")
@@ -134,18 +134,6 @@ def polyeig(
         linear_solver=linear_solver,
     )
     return solution_of(problem, left, gauge, throw)
-
-
-def _polynomial(operators: tuple[lx.AbstractLinearOperator, ...]):
-    """λ ↦ A₀ + λA₁ + …, a matrix if they all are."""
-    matrices = matrices_of(operators)
-
-    def at(z: Array) -> Any:
-        if matrices is not None:
-            return sum(a.astype(z.dtype) * z**i for i, a in enumerate(matrices))
-        return PolynomialOperator(operators, z)
-
-    return at
 
 
 class _Polynomial(NonlinearProblem):

@@ -8,6 +8,7 @@ never formed: its inverse at a target takes one factorisation of P(σ), of order
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -83,6 +84,20 @@ def matrices_of(
     if all(isinstance(a, lx.MatrixLinearOperator) for a in coefficients):
         return [a.matrix for a in coefficients]
     return None
+
+
+def polynomial(
+    coefficients: tuple[lx.AbstractLinearOperator, ...],
+) -> Callable[[Array], Any]:
+    """λ ↦ A₀ + λA₁ + …, a matrix if they all are."""
+    matrices = matrices_of(coefficients)
+
+    def at(z: Array) -> Any:
+        if matrices is not None:
+            return sum(a.astype(z.dtype) * z**i for i, a in enumerate(matrices))
+        return PolynomialOperator(coefficients, z)
+
+    return at
 
 
 def balance(sizes: list[Float[Array, ""]]) -> Float[Array, ""]:

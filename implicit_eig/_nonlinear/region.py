@@ -28,6 +28,18 @@ class AbstractRegion(eqx.Module):
         """A centre and a radius, about: moments are taken in these units."""
 
 
+class Inside(eqx.Module):
+    """`which=Inside(region)`: all eigenvalues in a region."""
+
+    region: AbstractRegion
+
+    def __check_init__(self):
+        if not isinstance(self.region, AbstractRegion):
+            raise TypeError(
+                f"`Inside` takes a region such as `Disk`; got {self.region!r}."
+            )
+
+
 def _number(x: ArrayLike, like: Array) -> Array:
     return jnp.asarray(x).astype(like.dtype)
 

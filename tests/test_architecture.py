@@ -1,0 +1,57 @@
+"""The list of the design page is what the imports are."""
+
+import ast
+import pathlib
+import re
+
+import pytest
+
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / "implicit_eig"
+
+
+def layers():
+    """The units of the package, as the page names them, from the bottom."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    block = re.search(
+        r"Each line imports from lines above it only:\n\n((?:    .*\n)+)", page
+    )
+    return [line.split() for line in block[1].splitlines()]
+
+
+def imports():
+    """For each unit (a file or a folder beside `__init__.py`) those it imports."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        if parts == ("__init__",):
+            continue
+        others = found.setdefault(parts[0], set())
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level == len(parts):
+                names = [node.module] if node.module else [a.name for a in node.names]
+                others.update(name.split(".")[0] for name in names)
+    return {unit: others - {unit} for unit, others in found.items()}
+
+
+def test_every_unit_stands_in_the_list():
+    assert sorted(sum(layers(), [])) == sorted(imports())
+
+
+@pytest.mark.parametrize("unit", sorted(imports()))
+def test_imports_point_one_way(unit):
+    below = set()
+    for line in layers():
+        if unit in line:
+            break
+        below.update(line)
+    assert imports()[unit] <= below
+
+
+def test_no_file_is_longer_than_a_reader_stands():
+    """500 lines; those that are longer today may only shrink."""
+    longer = {"_eigensolver/base.py": 510}
+    for path in PACKAGE.rglob("*.py"):
+        name = path.relative_to(PACKAGE).as_posix()
+        assert len(path.read_text().splitlines()) <= longer.get(name, 500), name
