@@ -41,6 +41,7 @@ from ._nonlinear import (
     Contour as Contour,
     Disk as Disk,
     Ellipse as Ellipse,
+    Inside as Inside,
     Newton as Newton,
     Rectangle as Rectangle,
 )

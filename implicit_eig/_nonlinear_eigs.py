@@ -23,9 +23,10 @@ from ._nonlinear import (
     Newton,
     nonlinear_root,
     NonlinearOperator,
+    polynomial,
 )
 from ._nonlinear.newton import inverse_at, norm_at
-from ._operator import Domain, entries
+from ._operator import Domain, entries, Pencil
 from ._problem import check_adjoint, stop
 from ._program import Program
 from ._solution import RESULTS, Solution
@@ -112,6 +113,41 @@ def nonlinear_eigs(
         operator=operator,
         k=k,
         starts=starts,
+        region=region,
+        eigensolver=eigensolver,
+        adjoint=check_adjoint(adjoint),
+    )
+    return solution_of(problem, left, gauge, throw)
+
+
+def eigs_inside(
+    pencil: Pencil,
+    k: int,
+    region: AbstractRegion,
+    *,
+    left: bool,
+    eigensolver: Any,
+    adjoint: ImplicitAdjoint | None,
+    gauge: Any,
+    throw: bool | None,
+) -> Solution:
+    """All eigenvalues of a pencil in a region: those of `T(λ) = A − λB`."""
+    eigensolver = Contour() if eigensolver is None else eigensolver
+    if not isinstance(eigensolver, Contour):
+        raise TypeError(f"`Inside` needs `Contour(...)`; got {eigensolver!r}.")
+    mass = pencil.mass
+    if mass is None:
+        mass = lx.IdentityLinearOperator(pencil.operator.in_structure())
+        if isinstance(pencil.operator, lx.MatrixLinearOperator):
+            mass = lx.MatrixLinearOperator(jnp.eye(pencil.n, dtype=pencil.dtype))
+    if isinstance(mass, lx.MatrixLinearOperator):
+        mass = lx.MatrixLinearOperator(-mass.matrix)
+    else:
+        mass = -mass
+    problem = NonlinearProblem(
+        operator=NonlinearOperator.of(polynomial((pencil.operator, mass)), None),
+        k=k,
+        starts=None,
         region=region,
         eigensolver=eigensolver,
         adjoint=check_adjoint(adjoint),

@@ -1,5 +1,6 @@
 """Problems T(λ) v = 0, T holomorphic in λ: who finds their pairs, and the rule."""
 
+from .companion import polynomial as polynomial
 from .contour import Contour as Contour
 from .newton import Newton as Newton
 from .operator import NonlinearOperator as NonlinearOperator
@@ -7,6 +8,7 @@ from .region import (
     AbstractRegion as AbstractRegion,
     Disk as Disk,
     Ellipse as Ellipse,
+    Inside as Inside,
     Rectangle as Rectangle,
 )
 from .rule import nonlinear_root as nonlinear_root
