@@ -36,7 +36,8 @@ def imports():
 
 
 def test_every_unit_stands_in_the_list():
-    assert sorted(sum(layers(), [])) == sorted(imports())
+    listed = [unit for line in layers() for unit in line]
+    assert sorted(listed) == sorted(imports())
 
 
 @pytest.mark.parametrize("unit", sorted(imports()))
