@@ -1,6 +1,11 @@
 """Differentiable eigenpairs of any linear operator, by implicit differentiation."""
 
 from ._attach import attach as attach
+from ._costs import (
+    damping_ratio as damping_ratio,
+    spectral_abscissa as spectral_abscissa,
+    spectral_radius as spectral_radius,
+)
 from ._diagnose import diagnose as diagnose, Diagnostics as Diagnostics
 from ._eig import eig as eig, EigResult as EigResult, eigvals as eigvals
 from ._eigensolver import (
@@ -14,6 +19,7 @@ from ._eigensolver import (
 from ._eigh import eigh as eigh, EighResult as EighResult
 from ._eigs import eigs as eigs
 from ._eigsh import eigsh as eigsh
+from ._follow import follow as follow
 from ._funm import funm as funm, spectral_projector as spectral_projector
 from ._gauge import (
     AbstractGauge as AbstractGauge,

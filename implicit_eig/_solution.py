@@ -13,9 +13,10 @@ from jaxtyping import Array, Bool, Complex, Float, PyTree
 class RESULTS(eqx.Enumeration):
     """Why a run ended. The text of each member is the sentence a user reads.
 
-    `unconfirmed` and `defective` are notices, not failures: the pairs are right, and
-    `throw=True` does not raise. Whether unconfirmed ones are the best is not known;
-    defective ones have no derivatives. Every other member but `successful` is a failure,
+    `unconfirmed`, `defective` and `ambiguous` are notices, not failures: the pairs are
+    right, and `throw=True` does not raise. Whether unconfirmed ones are the best is not
+    known; defective ones have no derivatives; of ambiguous ones it is not certain which
+    is which. Every other member but `successful` is a failure,
     and wins over them.
     """
 
@@ -94,6 +95,12 @@ class RESULTS(eqx.Enumeration):
         "products with the operator alone cannot show that there are none. The "
         "selection asks for more than the rim of the spectrum, or `krylov_dim` is below "
         "its default. `Dense()` sees the whole spectrum."
+    )
+    ambiguous = (
+        "The pairs of this step are eigenpairs, but by overlaps alone it is not certain "
+        "which mode of the step before goes on as which: two of them mix, or a conjugate "
+        "pair turned real. Take smaller steps; where modes mix, follow the cluster by "
+        "`invariant_subspace`."
     )
 
 
@@ -187,7 +194,12 @@ def summary(tree: Any) -> str:
     return f"result: {RESULTS[tree.result] or 'successful'}\n{counts}"
 
 
-NO_FAILURES = RESULTS.successful, RESULTS.unconfirmed, RESULTS.defective
+NO_FAILURES = (
+    RESULTS.successful,
+    RESULTS.unconfirmed,
+    RESULTS.defective,
+    RESULTS.ambiguous,
+)
 FAILURES = (
     RESULTS.not_converged,
     RESULTS.nonfinite,
