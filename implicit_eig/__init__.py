@@ -1,5 +1,6 @@
 """Differentiable eigenpairs of any linear operator, by implicit differentiation."""
 
+from . import plot as plot
 from ._attach import attach as attach
 from ._costs import (
     damping_ratio as damping_ratio,

@@ -1,0 +1,264 @@
+"""Pictures of spectra (the extra `plot`, which is matplotlib).
+
+Each function draws on one `Axes`, a new one unless it is given, and returns it. New ones
+are transparent, in colours and greys that can be read on white and on black.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import ArrayLike, Complex, Float
+
+from ._check import check_integer
+from ._operator import as_matrix
+from ._solution import RESULTS, Solution
+
+
+_GREY = "#808080"
+_COLOURS = ("#3f8fd2", "#e0782f", "#35a06a", "#c65fb0", "#b08f1e", "#8a7be0")
+
+
+def spectrum(
+    solution: Solution,
+    *,
+    others: ArrayLike | None = None,
+    target: complex | None = None,
+    ax: Any = None,
+) -> Any:
+    """The eigenvalues of a solution in the complex plane.
+
+    A disk is a pair; it is the larger the larger its residual, from 1e-16 to 1, and has
+    the colour of its condition number where the solution has left vectors. A ring is the
+    nearest eigenvalue that the eigensolver saw and did not select, a dot one of `others`.
+
+    **Arguments:**
+
+    - `solution`: a [`implicit_eig.Solution`][] with values, no stack of them.
+    - `others`: more eigenvalues, such as the whole spectrum.
+    - `target`: the target `sigma`, drawn as a cross.
+    - `ax`: a matplotlib `Axes`.
+
+    **Returns:** the `Axes`.
+    """
+    if not isinstance(solution, Solution):
+        raise TypeError(
+            f"`solution` must be a `Solution`; got {type(solution).__name__}."
+        )
+    values = _known("solution", solution.eigenvalues)
+    if values.ndim != 1:
+        raise ValueError(
+            f"`solution` must be one solution; got eigenvalues of shape {values.shape}: "
+            "`sweep` draws a stack."
+        )
+    ax = _axes(ax)
+    if others is not None:
+        z = _known("others", others).ravel()
+        ax.scatter(z.real, z.imag, s=6, c=_GREY, linewidths=0, label="others")
+    if solution._outside is not None:
+        z = np.asarray(solution._outside)
+        ring = {"facecolors": "none", "edgecolors": _GREY}
+        ax.scatter(z.real, z.imag, 40, label="not selected", **ring)
+    exponent = np.log10(np.clip(np.asarray(solution.residuals), 1e-16, 1))
+    size = 20 + 5 * np.nan_to_num(exponent + 16)
+    colour = {"color": _COLOURS[0]}
+    if solution.condition_numbers is not None:
+        kappa = np.log10(np.asarray(solution.condition_numbers))
+        colour = {"c": kappa, "cmap": _colour_map()}
+    style = {"label": "selected", "linewidths": 0, "zorder": 3}
+    drawn = ax.scatter(values.real, values.imag, size, **colour, **style)
+    if solution.condition_numbers is not None:
+        _colorbar(drawn, ax, "condition number, log₁₀ κ")
+    if target is not None:
+        target = complex(target)
+        ax.scatter(
+            target.real, target.imag, 60, marker="x", color=_COLOURS[1], label="target"
+        )
+    _plane(ax)
+    _legend(ax)
+    return ax
+
+
+def pseudospectrum(
+    a: ArrayLike,
+    *,
+    levels: ArrayLike | None = None,
+    points: int = 60,
+    box: tuple[float, float, float, float] | None = None,
+    ax: Any = None,
+) -> Any:
+    """The ε-pseudospectra of a dense matrix, with its eigenvalues: what these may become
+    under a change of norm ε, `{z : σ_min(zI − A) ≤ ε}`.
+
+    Trefethen & Embree, *Spectra and Pseudospectra*, Princeton 2005.
+
+    **Arguments:**
+
+    - `a`: shape `(n, n)`, finite.
+    - `levels`: the exponents log₁₀ ε of the contours; by default about eight.
+    - `points`: of the grid in either direction.
+    - `box`: `(left, right, bottom, top)`; by default half again as large as the spectrum.
+    - `ax`: a matplotlib `Axes`.
+
+    **Returns:** the `Axes`.
+
+    **Cost:** `points²` singular value decompositions of order n, a few seconds at n = 50.
+    """
+    points = check_integer("points", points, 2)
+    a = _known("a", as_matrix(a, "a"))
+    if a.ndim != 2 or a.size == 0 or not np.isfinite(a).all():
+        raise ValueError(f"`a` must be one matrix, finite; got shape {a.shape}.")
+    ax = _axes(ax)
+    w = np.linalg.eigvals(a)
+    left, right, bottom, top = _around(w) if box is None else box
+    x, y = np.linspace(left, right, points), np.linspace(bottom, top, points)
+    least = _least_singular_values(a, x[None, :] + 1j * y[:, None])
+    floor = np.finfo(least.dtype).eps * max(np.linalg.norm(a, 2), np.finfo(float).tiny)
+    drawn = ax.contour(
+        x,
+        y,
+        np.log10(np.maximum(least, floor)),
+        levels=8 if levels is None else np.sort(np.atleast_1d(levels)),
+        cmap=_colour_map(),
+        linewidths=1.2,
+    )
+    if len(drawn.levels) > 1:
+        _colorbar(drawn, ax, "log₁₀ ε")
+    ax.scatter(w.real, w.imag, 14, color=_COLOURS[1], linewidths=0, zorder=3)
+    _plane(ax)
+    ax.set_aspect("equal")
+    return ax
+
+
+def sweep(
+    solutions: Solution,
+    p: ArrayLike,
+    *,
+    part: Literal["real", "imag", "abs"] | Callable[[Any], Any] = "real",
+    ax: Any = None,
+) -> Any:
+    """A line for each mode of a path, over its parameter.
+
+    **Arguments:**
+
+    - `solutions`: a stack, as [`implicit_eig.follow`][] returns it.
+    - `p`: shape `(steps,)`, real.
+    - `part`: what is drawn of the eigenvalues: `"real"`, `"imag"`, `"abs"` or a function
+        of the array `(steps, k)`.
+    - `ax`: a matplotlib `Axes`.
+
+    Steps that failed are gaps. A small grey circle marks the modes of a step that is
+    `RESULTS.ambiguous`.
+
+    **Returns:** the `Axes`.
+    """
+    if not isinstance(solutions, Solution):
+        raise TypeError(
+            f"`solutions` must be a `Solution`; got {type(solutions).__name__}."
+        )
+    values, p = _known("solutions", solutions.eigenvalues), _known("p", p)
+    if values.ndim != 2 or p.shape != values.shape[:1]:
+        raise ValueError(
+            "`solutions` must be a stack, and `p` have one number for each of its "
+            f"members; got eigenvalues of shape {values.shape} and {p.shape}."
+        )
+    parts = {"real": np.real, "imag": np.imag, "abs": np.abs}
+    names = {"real": "Re λ", "imag": "Im λ", "abs": "|λ|"}
+    if not callable(part) and part not in parts:
+        raise ValueError(
+            f"`part` must be one of {', '.join(parts)}, or a callable; got {part!r}."
+        )
+    shown = np.asarray((part if callable(part) else parts[part])(values))
+    ax = _axes(ax)
+    for i in range(values.shape[1]):
+        colour = _COLOURS[i % len(_COLOURS)]
+        ax.plot(p, shown[:, i], color=colour, linewidth=1.6, label=f"mode {i}")
+    unsure = np.asarray(solutions.result == RESULTS.ambiguous)
+    if unsure.any():
+        at = np.repeat(p[unsure], values.shape[1])
+        ax.scatter(at, shown[unsure].ravel(), 30, facecolors="none", edgecolors=_GREY)
+    ax.set_ylabel(getattr(part, "__name__", "") if callable(part) else names[part])
+    _legend(ax)
+    return ax
+
+
+def _known(name: str, x: Any) -> np.ndarray:
+    if isinstance(x, Tracer):
+        raise ValueError(f"`{name}` must have values to be drawn: not under `jax.jit`.")
+    return np.asarray(x)
+
+
+def _axes(ax: Any) -> Any:
+    """The axes, or new ones."""
+    if ax is not None:
+        return ax
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError(
+            "`implicit_eig.plot` draws with matplotlib: pip install 'implicit_eig[plot]'."
+        ) from error
+    figure, ax = plt.subplots(figsize=(5.2, 3.9), layout="constrained")
+    figure.patch.set_alpha(0)
+    ax.patch.set_alpha(0)
+    ax.grid(color=_GREY, alpha=0.25, linewidth=0.6)
+    ax.set_axisbelow(True)
+    _grey(ax)
+    return ax
+
+
+def _grey(ax: Any) -> None:
+    """Frame, ticks and words in a grey that can be read on white and on black."""
+    ax.tick_params(colors=_GREY, which="both")
+    for spine in ax.spines.values():
+        spine.set_color(_GREY)
+    for words in (ax.xaxis.label, ax.yaxis.label, ax.title):
+        words.set_color(_GREY)
+
+
+def _colour_map() -> Any:
+    """Neither end of it is white or black."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    ends = _COLOURS[0], _COLOURS[3], _COLOURS[1]
+    return LinearSegmentedColormap.from_list("implicit_eig", ends)
+
+
+def _colorbar(drawn: Any, ax: Any, label: str) -> None:
+    bar = ax.figure.colorbar(drawn, ax=ax, label=label)
+    bar.outline.set_edgecolor(_GREY)
+    _grey(bar.ax)
+
+
+def _legend(ax: Any) -> None:
+    legend = ax.legend(framealpha=0, labelcolor=_GREY, fontsize="small")
+    for handle in legend.legend_handles:
+        if hasattr(handle, "set_sizes"):
+            handle.set_sizes([24])
+
+
+def _plane(ax: Any) -> None:
+    ax.set_xlabel("Re λ")
+    ax.set_ylabel("Im λ")
+
+
+def _around(w: np.ndarray) -> tuple[float, float, float, float]:
+    """A box with room around points."""
+    extent = max(np.ptp(w.real), np.ptp(w.imag))
+    half = 0.75 * (extent or np.abs(w).max() or 1.0)
+    x, y = (w.real.max() + w.real.min()) / 2, (w.imag.max() + w.imag.min()) / 2
+    return x - half, x + half, y - half, y + half
+
+
+def _least_singular_values(
+    a: np.ndarray, z: Complex[np.ndarray, "rows columns"]
+) -> Float[np.ndarray, "rows columns"]:
+    """σ_min(zI − A), a row of the grid at a time."""
+    identity = np.eye(a.shape[0])
+    return np.stack(
+        [
+            np.linalg.svd(row[:, None, None] * identity - a, compute_uv=False)[:, -1]
+            for row in z
+        ]
+    )
