@@ -32,6 +32,8 @@ def _as_a_reader_has_it():
 def _needs(code):
     if "KLU()" in code:
         pytest.importorskip("klujax", reason="the extra `sparse` is not installed")
+    if "ieig.plot." in code:
+        pytest.importorskip("matplotlib", reason="the extra `plot` is not installed")
 
 
 @pytest.mark.parametrize(
