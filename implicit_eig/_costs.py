@@ -24,8 +24,7 @@ def spectral_abscissa(
     is the average of theirs, an element of Clarke's subdifferential where these have
     derivatives. Of a conjugate pair, and of copies of an eigenvalue that is not
     defective, that is the derivative of their mean. Where one of them is defective the
-    abscissa is not even Lipschitz (Burke & Overton, Math. Program. 90, 2001,
-    doi:10.1007/PL00011428): NaN.
+    abscissa is not even Lipschitz (Burke & Overton, Math. Program. 90, 2001): NaN.
 
     **Arguments:**
 

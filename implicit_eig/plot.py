@@ -228,6 +228,7 @@ def _colour_map() -> Any:
 def _colorbar(drawn: Any, ax: Any, label: str) -> None:
     bar = ax.figure.colorbar(drawn, ax=ax, label=label)
     bar.outline.set_edgecolor(_GREY)
+    bar.ax.patch.set_alpha(0)
     _grey(bar.ax)
 
 
