@@ -214,3 +214,31 @@ def test_what_cannot_be_followed_is_refused_by_name():
         ieig.follow(problem, {"a": T, "b": T[:2]}, first)
     with pytest.raises(ValueError, match="of order 2; the vectors of `start` have 3"):
         ieig.follow(veering, T, first)
+
+
+def test_infinite_eigenvalues_beside_the_modes_are_no_failure():
+    """(diag(1 + t, 2, 3), diag(1, 1, 0)) has 1 + t and 2."""
+    t = jnp.array([0.5, 1.5])
+
+    def problem(t):
+        rest = jnp.array([0.0, 2.0, 3.0]) + jnp.array([1.0, 0.0, 0.0]) * (1 + t)
+        return jnp.diag(rest), jnp.diag(jnp.array([1.0, 1.0, 0.0]))
+
+    a, b = problem(t[0])
+    modes = ieig.follow(problem, t, ieig.eigs(a, 2, "SR", mass=b))
+    np.testing.assert_allclose(modes.eigenvalues, [[1.5, 2], [2.5, 2]], atol=1e-13)
+    assert (modes.result == ieig.RESULTS.successful).all()
+
+
+def test_members_of_a_batch_are_followed_one_by_one():
+    first = start(crossing(T[0])[0], 2)
+
+    @jax.jit
+    @jax.vmap
+    def values(s):
+        return ieig.follow(lambda t: s * crossing(t)[0], T[::4], first).eigenvalues
+
+    exact = np.stack([-np.ones(3), T[::4]], axis=1)
+    scales = jnp.array([1.0, 3.0])
+    expected = np.asarray(scales)[:, None, None] * exact
+    np.testing.assert_allclose(values(scales), expected, atol=1e-12)
