@@ -52,13 +52,14 @@ def follow(
     - `parameters`: an array, or a pytree of them, whose first axis is the path.
         Differentiable.
     - `start`: the modes to follow, a `Solution` at or near the first parameter, which is
-        the first step. Of its vectors only directions matter.
+        the first step. Its vectors may have any norm; phases go on from theirs.
     - `candidates`: how many pairs each step finds, at least k. Default: all n of a
         dense matrix where none of `which`, `sigma` and `eigensolver` is given, else `2k`.
         A mode that is not among them is not seen.
-    - `throw`: as in `eigs`; in a plain call the path is one compiled program, the pairs
-        of a step that failed are NaN, and the error comes at the end. A derivative whose
-        linear solve failed is NaN. The next step goes on from the last that did not fail.
+    - `throw`: whether a step that failed raises, as in `eigs`: by default in plain calls,
+        at the end of the path, which is one compiled program. Pairs that failed are NaN,
+        with `throw=False` too, and so are derivatives whose linear solve failed. Modes
+        go on from the last step that found them.
     - `options`: those of `eigs`, but for `k`, `left` and `gauge`. `sigma` may also be a
         function of the last step's eigenvalues, such as `lambda w: w[0]`.
 
@@ -105,7 +106,8 @@ def follow(
     for name in ("k", "left", "gauge"):
         if name in options:
             raise TypeError(
-                f"`follow` has no argument `{name}`: `start` says what it is."
+                f"`follow` has no argument `{name}`: it follows the pairs of `start`, in "
+                "unit norm and without left vectors."
             )
     k = start.eigenvalues.size
     if candidates is not None:
@@ -119,7 +121,7 @@ def follow(
         )
 
     def step(modes: _Modes, parameter: PyTree[Array]) -> tuple[_Modes, Solution]:
-        found = _candidates(problem(parameter), modes, candidates, throw, options)
+        found = _candidates(problem(parameter), modes, candidates, options)
         return _step(modes, found)
 
     first = jax.lax.stop_gradient(_normalized(start))
@@ -155,7 +157,6 @@ def _candidates(
     found: Any,
     modes: _Modes,
     candidates: int | None,
-    throw: bool | None,
     options: dict[str, Any],
 ) -> Solution:
     """The pairs among which those of `modes` are looked for."""
@@ -174,13 +175,7 @@ def _candidates(
         candidates = min(n, 2 * k)
     if callable(options.get("sigma")):
         options["sigma"] = options["sigma"](modes[0])
-    return eigs(
-        operator,
-        candidates,
-        gauge=UnitNorm(),
-        throw=False if throw is False else None,
-        **options,
-    )
+    return eigs(operator, candidates, gauge=UnitNorm(), **options)
 
 
 def _step(modes: _Modes, found: Solution) -> tuple[_Modes, Solution]:
@@ -194,11 +189,8 @@ def _step(modes: _Modes, found: Solution) -> tuple[_Modes, Solution]:
 
     new, vectors = found.eigenvalues[mine], x[:, mine]
     vectors = vectors * _phase(jnp.sum(vectors.conj() * last, axis=0))
-    mixed = jax.lax.stop_gradient(jnp.where(jnp.isfinite(x), x, 0))
-    mixed = mixed @ jnp.where(ties[:, mine], coefficients, 0)
-    size = safe_norm(mixed)
-    mixed = mixed / jnp.where(size > 0, size, 1).astype(x.dtype)
     mixes = jnp.sum(ties, axis=1)[mine] > 1
+    mixed = _mixture(x, jnp.where(ties[:, mine], coefficients, 0))
     # The value of the one, the missing derivative of the other.
     mixed = jax.lax.stop_gradient(jnp.where(mixes, mixed - vectors, 0))
     vectors = nan_tangent(vectors, mixes) + mixed
@@ -248,6 +240,16 @@ def _projections(
     squares = ties.astype(w.real.dtype) @ (inner.conj() * coefficients).real
     # Rounding must not tell two equal ones apart, nor make NaN of nothing.
     return ties, coefficients, jnp.sqrt(jnp.clip(squares, 0, 1)).T
+
+
+def _mixture(
+    x: Complex[Array, "n m"], coefficients: Complex[Array, "m k"]
+) -> Complex[Array, "n k"]:
+    """Unit vectors of combinations of those that were found, without derivatives."""
+    x = jax.lax.stop_gradient(x)
+    mixed = jnp.where(jnp.isfinite(x), x, 0) @ coefficients
+    size = safe_norm(mixed)
+    return mixed / jnp.where(size > 0, size, 1).astype(x.dtype)
 
 
 def _in_order(
