@@ -29,6 +29,11 @@ def value(s):
     return jnp.sum(jnp.abs(s.eigenvalues) ** 2) + jnp.sum(jnp.abs(s.eigenvectors) ** 4)
 
 
+def path(a):
+    turned = lambda t: a + t * jnp.diag(jnp.arange(float(N)))
+    return ieig.follow(turned, jnp.linspace(0.0, 0.1, 3), ieig.eigs(a, K))
+
+
 CALLS = {
     "eig": (full, ieig.eig),
     "a sparse matrix": (
@@ -36,6 +41,7 @@ CALLS = {
         lambda a: ieig.eigs(a, K, eigensolver=ieig.KrylovSchur()),
     ),
     "near a target": (sparse, lambda a: ieig.eigs(a, K, sigma=0.3)),
+    "a path": (full, path),
     "gradient": (full, jax.grad(lambda a: value(ieig.eigs(a, K)))),
 }
 
