@@ -12,6 +12,7 @@ from jax.core import Tracer
 from jaxtyping import ArrayLike, Complex, Float
 
 from ._check import check_integer
+from ._nonlinear import AbstractRegion
 from ._operator import as_matrix
 from ._solution import RESULTS, Solution
 
@@ -25,6 +26,7 @@ def spectrum(
     *,
     others: ArrayLike | None = None,
     target: complex | None = None,
+    region: AbstractRegion | None = None,
     ax: Any = None,
 ) -> Any:
     """The eigenvalues of a solution in the complex plane.
@@ -38,6 +40,7 @@ def spectrum(
     - `solution`: a [`implicit_eig.Solution`][] with values, no stack of them.
     - `others`: more eigenvalues, such as the whole spectrum.
     - `target`: the target `sigma`, drawn as a cross.
+    - `region`: such as [`implicit_eig.Disk`][]: its boundary is drawn.
     - `ax`: a matplotlib `Axes`.
 
     **Returns:** the `Axes`.
@@ -52,7 +55,13 @@ def spectrum(
             f"`solution` must be one solution; got eigenvalues of shape {values.shape}: "
             "`sweep` draws a stack."
         )
+    if not isinstance(region, AbstractRegion | None):
+        raise TypeError(f"`region` must be a region such as `Disk`; got {region!r}.")
     ax = _axes(ax)
+    if region is not None:
+        z = np.asarray(region.quadrature(400)[0])
+        z = np.append(z, z[0])
+        ax.plot(z.real, z.imag, color=_COLOURS[1], linewidth=1, label="region")
     if others is not None:
         z = _known("others", others).ravel()
         ax.scatter(z.real, z.imag, s=6, c=_GREY, linewidths=0, label="others")

@@ -51,6 +51,24 @@ def test_a_larger_residual_is_a_larger_disk():
     assert small < large
 
 
+@pytest.mark.parametrize(
+    "region, corners",
+    [
+        (ieig.Disk(1j, 2.0), [2 + 1j, -2 + 1j, 3j, -1j]),
+        (ieig.Rectangle(-3 - 1j, 1j), [-3 - 1j, -1j, 1j, -3 + 1j]),
+    ],
+)
+def test_a_region_is_drawn_by_its_boundary(region, corners):
+    solution = ieig.eigs(MATRIX, 2, "LR")
+    (line,) = ieig.plot.spectrum(solution, region=region).lines
+    z = line.get_xdata() + 1j * line.get_ydata()
+    assert z[0] == z[-1]
+    for corner in corners:
+        assert np.abs(z - corner).min() < 0.03
+    with pytest.raises(TypeError, match="`region` must be a region"):
+        ieig.plot.spectrum(solution, region=1.0)
+
+
 def test_the_pseudospectrum_of_a_normal_matrix_are_disks():
     """σ_min(z − A) is the distance to the nearest eigenvalue."""
     a = jnp.diag(jnp.array([0.0, 4.0]))
