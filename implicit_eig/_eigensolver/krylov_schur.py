@@ -54,7 +54,8 @@ class KrylovSchur(AbstractEigensolver):
     **Arguments:**
 
     - `rtol`: a pair has converged when `‖Av − λv‖ ≤ rtol |λ| ‖v‖` (or reached rounding
-        of the largest eigenvalue). Default: `eps^(2/3)` of the precision.
+        of the largest eigenvalue). Default: `eps^(2/3)` in double precision, `10 eps` in
+        single.
     - `krylov_dim`: largest dimension of the Krylov space; default `max(2k + 1, 20)`.
         Where that is not below n, `eigs` takes `Dense` (`stats["dense_fallback"]`).
     - `max_restarts`: default `10 n`, as in SciPy; a restart takes a
@@ -88,7 +89,10 @@ class KrylovSchur(AbstractEigensolver):
 
     def tolerance(self, dtype) -> float:
         eps = float(jnp.finfo(dtype).eps)
-        return eps ** (2 / 3) if self.rtol is None else self.rtol
+        # In single precision eps^(2/3) leaves derivatives without a digit where a gap is
+        # a thousandth of |λ|.
+        default = max(10 * eps, min(eps ** (2 / 3), 1e-6))
+        return default if self.rtol is None else self.rtol
 
     def dimension(self, n: int, k: int) -> int:
         """The Krylov dimension used for k pairs of an operator of order n."""
