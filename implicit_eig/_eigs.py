@@ -153,7 +153,9 @@ def eigs(
     check_ties(ties, tie_rtol)
     check_flag("left", left)
     check_throw(throw)
-    if isinstance(which, AbstractGauge):
+    if isinstance(which, AbstractGauge) or (
+        isinstance(which, type) and issubclass(which, AbstractGauge)
+    ):
         raise TypeError(
             f"`which` selects eigenvalues, and {which!r} is a gauge: pass `gauge=`."
         )
