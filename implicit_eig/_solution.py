@@ -88,7 +88,7 @@ class RESULTS(eqx.Enumeration):
         "cannot be told from a defective one: a change of the operator by its rounding "
         "merges it with another. Its derivatives, and those of its vector, do not exist "
         "and are NaN; all other pairs keep theirs. `invariant_subspace` has derivatives "
-        "there."
+        "there, and double precision may tell apart what single does not."
     )
     unconfirmed = (
         "The `k` pairs returned are eigenpairs, and no better ones turned up; but "

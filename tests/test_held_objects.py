@@ -103,7 +103,7 @@ def test_dtypes_that_jax_lacks_in_scipys_objects(dtype):
         ieig.eigs(spla.aslinearoperator(M.astype(dtype)), 1)
 
 
-@pytest.mark.parametrize("held", ["matrix", None, {"a": M}, [[1, 2], [3]]], ids=repr)
+@pytest.mark.parametrize("held", ["matrix", None, {"a": M}], ids=["text", "None", "dict"])
 def test_what_is_no_matrix_at_all(held):
     with pytest.raises(TypeError, match="must be a square array, a sparse matrix"):
         ieig.eigs(held, 1)

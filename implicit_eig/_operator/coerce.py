@@ -75,6 +75,8 @@ def as_matrix(a: Any, name: str = "operator") -> Inexact[Array, "*batch n n"]:
     try:
         a = jnp.asarray(a)
     except (TypeError, ValueError) as error:
+        if isinstance(a, list | tuple):  # of which NumPy says what is wrong
+            raise
         raise TypeError(
             f"`{name}` must be a square array, a sparse matrix, a lineax operator or a "
             f"callable; got {type(a).__name__}, of which JAX makes no array: {error}"
