@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float, Inexact, PyTree
 
 from ._check import check_flag
 from ._eigensolver import AbstractEigensolver, InvariantBlock
@@ -18,8 +19,9 @@ from ._missing import nan_tangent, nothing_where
 from ._operator import complex_dtype, Pencil, safe_norm, Scaling
 from ._pairs import accuracy_of, check_ties, pairs_of_block, Ties
 from ._problem import Problem
-from ._program import Program
+from ._program import is_plain, Program, value_of
 from ._progress_meter import AbstractProgressMeter, NoProgressMeter
+from ._second_try import FoundPairs, SecondTry
 from ._solution import is_good, RESULTS, Solution
 
 
@@ -96,8 +98,10 @@ def eigs(
     - `v0`: start vector of iterative eigensolvers; no derivative. Default: fixed.
     - `left`: whether to return left vectors and condition numbers.
     - `eigensolver`: default `Dense()` for arrays, else `KrylovSchur()` (where its Krylov
-        space would fill the whole space, `Dense()`, noted in `stats`). With a target,
-        `ShiftInvert(sigma)`, and `Dense()` up to order 256.
+        space would fill the whole space, `Dense()`, noted in `stats`; in a plain call
+        where restarts stagnate, wider spaces, and `Dense()` up to order 1000). With a
+        target, `ShiftInvert(sigma)`, and `Dense()` up to order 256; `"SM"` is taken for
+        the target 0 where the entries of the operator are known.
     - `adjoint`: default [`implicit_eig.ImplicitAdjoint`][]`()`.
     - `gauge`: default [`implicit_eig.LargestReal`][]`()`. Where none is given, the
         gradient of a loss that depends on the phase warns
@@ -149,7 +153,9 @@ def eigs(
     check_ties(ties, tie_rtol)
     check_flag("left", left)
     check_throw(throw)
-    if isinstance(which, AbstractGauge):
+    if isinstance(which, AbstractGauge) or (
+        isinstance(which, type) and issubclass(which, AbstractGauge)
+    ):
         raise TypeError(
             f"`which` selects eigenvalues, and {which!r} is a gauge: pass `gauge=`."
         )
@@ -168,15 +174,62 @@ def eigs(
     gauge = as_gauge(gauge, problem.pencil.domain)
     if problem.k == 0:
         return _empty(problem.pencil, left)
-    problem, signal = watched(problem, throw, problem.solve.rtol)
-    solution, signal = _eigs(
-        problem, signal, left, gauge, ties, tie_rtol, throw is not False
-    )
-    solution = reported(solution, signal, throw, problem.solve.rtol)
+    options = left, gauge, ties, tie_rtol, throw is not False
+    solution, problem = _solved(problem, adjoint, throw, options)
     solution = raise_unless_successful(
         solution, throw, k=problem.k, advice=problem.advice()
     )
     return watched_solution(gauge, solution)
+
+
+_Options = tuple[bool, AbstractGauge, Ties, float | None, bool]
+
+
+def _solved(
+    problem: Problem,
+    adjoint: ImplicitAdjoint | None,
+    throw: bool | None,
+    options: _Options,
+) -> tuple[Solution, Problem]:
+    """The solution, in a plain call by wider Krylov spaces while pairs do not converge,
+    each from what the last one came to; and the problem that was solved."""
+    fallback = adjoint is None or adjoint.falls_back
+    if not is_plain(jnp.zeros(())):  # inside a compiled program
+        return _solved_once(problem, throw, fallback, options)[0], problem
+    counts, start = {}, problem.v0
+    for eigensolver in problem.eigensolvers():
+        if eigensolver is not problem.eigensolver:
+            problem = problem.by(eigensolver, adjoint, start)
+        solution, start = _solved_once(problem, throw, fallback, options)
+        counts = {
+            name: x + counts.get(name, 0) if name in _ADDED else x
+            for name, x in solution.stats.items()
+        }
+        code = value_of(solution.result._value)
+        if code is None or not np.any(code == RESULTS.not_converged._value):
+            break
+    return dataclasses.replace(solution, stats=counts), problem
+
+
+# Of several runs.
+_ADDED = {"num_matvecs", "num_restarts", "num_solves", "num_factorizations"}
+
+
+def _solved_once(
+    problem: Problem, throw: bool | None, fallback: bool, options: _Options
+) -> tuple[Solution, Inexact[Array, " n"]]:
+    """The solution, whose derivatives are looked at where Python can see them; and a
+    vector of the subspace that was reached."""
+    given, signal = watched(problem, throw, problem.solve.rtol)
+    tried = SecondTry.of(_again, given, options) if fallback else None
+    if tried is None:
+        solution, signal, _, start = _eigs(given, signal, False, *options)
+    else:
+        given, signal = tried.inputs(given, signal)
+        solution, signal, pairs, start = _eigs(given, signal, True, *options)
+        moving, signal = tried.outputs(_moving(solution), signal, given, pairs)
+        solution = dataclasses.replace(solution, **moving)
+    return reported(solution, signal, throw, problem.solve.rtol), start
 
 
 def watched_solution(gauge: AbstractGauge, solution: Solution) -> Solution:
@@ -212,15 +265,18 @@ def _empty(pencil: Pencil, left: bool) -> Solution:
 def _eigs(
     problem: Problem,
     signal: Float[Array, ""] | None,
+    keep: bool,
     left: bool,
     gauge: AbstractGauge,
     ties: Ties,
     tie_rtol: float | None,
     hide: bool,
-) -> tuple[Solution, Float[Array, ""]]:
+) -> tuple[Solution, Float[Array, ""], FoundPairs | None, Inexact[Array, " n"]]:
+    """The solution, the signal of failed solves, what a second try needs where it is to
+    be kept, and a vector of the subspace that was reached."""
     problem, scaling = problem.of_moderate_size()
     block, solve = problem.block(left)
-    return solution_of_block(
+    solution, signal = solution_of_block(
         problem.pencil,
         block,
         solve,
@@ -233,6 +289,44 @@ def _eigs(
         tie_rtol=tie_rtol,
         hide=hide,
     )
+    start = jnp.sum(block.basis, axis=1)
+    if problem.pencil.is_real:
+        start = start.real + start.imag
+    return solution, signal, FoundPairs.of(block) if keep else None, start
+
+
+def _moving(solution: Solution) -> dict[str, PyTree[Array]]:
+    """What of a solution has derivatives."""
+    names = "eigenvalues", "eigenvectors", "left_eigenvectors", "condition_numbers"
+    return {name: getattr(solution, name) for name in names}
+
+
+def _again(
+    problem: Problem,
+    signal: Float[Array, ""],
+    pairs: FoundPairs,
+    left: bool,
+    gauge: AbstractGauge,
+    ties: Ties,
+    tie_rtol: float | None,
+    hide: bool,
+) -> tuple[dict[str, PyTree[Array]], Float[Array, ""]]:
+    """What `_eigs` made of these pairs, for derivatives by GMRES."""
+    problem, scaling = problem.of_moderate_size()
+    solution, signal = solution_of_block(
+        problem.pencil,
+        pairs.block,
+        pairs.solved_by_gmres(problem),
+        signal,
+        scaling,
+        k=problem.k,
+        left=left,
+        gauge=gauge,
+        ties=ties,
+        tie_rtol=tie_rtol,
+        hide=hide,
+    )
+    return _moving(solution), signal
 
 
 def solution_of_block(

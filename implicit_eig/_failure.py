@@ -88,12 +88,20 @@ def raise_unless_successful(
         if codes[at] == RESULTS.not_converged._value:
             head, _, rest = sentence.partition(". ")
             sentence = f"{head}{_reached(found, at, k)}. {advice or rest}"
+            sentence += _in_double(getattr(found, "residuals", None))
         raise _RunError(sentence)
     return found
 
 
 _GOOD = [int(r._value) for r in NO_FAILURES]
 _SENTENCES = {int(r._value): RESULTS[r] for r in FAILURES}
+
+
+def _in_double(x: Any) -> str:
+    """What else helps in single precision."""
+    if getattr(x, "dtype", None) != np.float32:
+        return ""
+    return " This is single precision: `jax_enable_x64` and 64 bits would help."
 
 
 def _reached(found: Any, at: tuple[Any, ...], k: int | None) -> str:
@@ -173,7 +181,7 @@ def _look(
             how = ", or its answer has no digit"
             if worst < 1e29:
                 how = f": its backward error is {worst:.1e}"
-            raise _RunError(_FAILED.format(how, rtol))
+            raise _RunError(_FAILED.format(how, rtol) + _in_double(value))
     if throw and not is_plain(error):
         asked = [x for x in xs if x is not None]
         held = iter(raise_if(asked, (error > 0, _FAILED.format("", rtol))))

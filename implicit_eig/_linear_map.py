@@ -33,6 +33,7 @@ def linear_map(
     backward: Callable[..., list[Array | None]],
     *,
     first_only: bool = False,
+    thin: bool = False,
 ) -> Callable[..., Arrays]:
     """A function `(tangents, known, **options)` that is `forward`, with `backward` for
     its transpose.
@@ -42,7 +43,8 @@ def linear_map(
     for, and returns None where none is due: unlike a `custom_linear_solve` it can tell
     that from zero. All arrays may have batch axes, the same ones, in front.
 
-    With `first_only`, of nested derivatives only one is mapped.
+    With `first_only`, of nested derivatives only one is mapped. With `thin`, arrays in
+    `known` that are in no batch have an axis of length one in its place.
     """
     forward, backward = promoting(forward), promoting(backward)
     map_p = Primitive(name)
@@ -75,17 +77,18 @@ def linear_map(
             asked = backward(asked, args[count:], **options)
         return [*asked, *[None] * (len(args) - count)]
 
-    def batch(args, axes, **params):
+    def batch(args, axes, *, count, **options):
         size = next(
             x.shape[axis] for x, axis in zip(args, axes, strict=True) if axis is not None
         )
-        args = [
-            jnp.broadcast_to(x, (size, *x.shape))
-            if axis is None
-            else jnp.moveaxis(x, axis, 0)
-            for x, axis in zip(args, axes, strict=True)
-        ]
-        out = map_p.bind(*args, **params)
+
+        def in_front(i, x, axis):
+            if axis is not None:
+                return jnp.moveaxis(x, axis, 0)
+            return jnp.broadcast_to(x, (1 if thin and i >= count else size, *x.shape))
+
+        args = [in_front(i, *x) for i, x in enumerate(zip(args, axes, strict=True))]
+        out = map_p.bind(*args, count=count, **options)
         return out, [0] * len(out)
 
     ad.primitive_jvps[map_p] = jvp

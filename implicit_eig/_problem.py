@@ -1,6 +1,7 @@
 """A problem as the public functions take it: checked, defaults chosen, not yet solved."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import equinox as eqx
@@ -20,7 +21,14 @@ from ._eigensolver import (
     ShiftInvert,
 )
 from ._implicit import ImplicitAdjoint, SylvesterSolve
-from ._operator import as_pencil, Domain, Pencil, pencil_of_moderate_size, Scaling
+from ._operator import (
+    as_pencil,
+    Domain,
+    entries,
+    Pencil,
+    pencil_of_moderate_size,
+    Scaling,
+)
 from ._progress_meter import AbstractProgressMeter
 from ._solution import RESULTS
 from ._which import (
@@ -29,12 +37,17 @@ from ._which import (
     as_shift,
     check_direction,
     check_vector,
+    Named,
     Nearest,
 )
 
 
 # Order up to which a dense spectrum answers questions about its inside.
 SMALL = 256
+# Order up to which a dense spectrum takes no longer than restarts that stagnate.
+_DENSE_LIMIT = 1000
+# Restarts after which a Krylov space of its dimension is given up.
+_STAGNANT = 300
 # Made once: a plain call would pay for each.
 _DENSE, _KRYLOV, _ADJOINT = Dense(), KrylovSchur(), ImplicitAdjoint()
 
@@ -70,8 +83,10 @@ class Problem(eqx.Module):
         """From the arguments of [`implicit_eig.eigs`][], refused by name."""
         pencil = as_pencil(operator, mass, like)
         k = _check_k(k, pencil)
+        if _is_inner(which, sigma, eigensolver, pencil):
+            which, sigma = "LM", 0.0
         selection, target = _target(which, sigma, eigensolver, pencil.domain)
-        chosen = _choose(eigensolver, pencil, k, sigma, target)
+        chosen = _choose(eigensolver, pencil, k, sigma, target, selection)
         adjoint = check_adjoint(adjoint)
         if not isinstance(progress_meter, AbstractProgressMeter):
             raise TypeError(
@@ -90,6 +105,38 @@ class Problem(eqx.Module):
             and not isinstance(eigensolver, Dense | None),
         )
 
+    def eigensolvers(self) -> Iterator[AbstractEigensolver]:
+        """In a plain call one after the other, while pairs do not converge: wider Krylov
+        spaces where restarts stagnate, or `Dense` where the order is small enough.
+        A solver whose dimension or limit was given is alone."""
+        solver, n = self.eigensolver, self.pencil.n
+        if not isinstance(solver, KrylovSchur) or solver.is_limited:
+            yield solver
+            return
+        m = solver.dimension(n, self.k)
+        yield dataclasses.replace(solver, max_restarts=min(_STAGNANT, 10 * n))
+        if n <= _DENSE_LIMIT:
+            yield _DENSE
+            return
+        yield dataclasses.replace(solver, krylov_dim=2 * m, max_restarts=_STAGNANT)
+        yield dataclasses.replace(solver, krylov_dim=4 * m, max_restarts=10 * n // 4)
+
+    def by(
+        self,
+        eigensolver: AbstractEigensolver,
+        adjoint: ImplicitAdjoint | None,
+        v0: Inexact[Array, " n"] | None,
+    ) -> "Problem":
+        """The same problem by another eigensolver, which starts from `v0`."""
+        adjoint = check_adjoint(adjoint)
+        return dataclasses.replace(
+            self,
+            v0=v0,
+            eigensolver=eigensolver,
+            solve=adjoint.bind(self.pencil, eigensolver, self.selection, self.k),
+            fell_back=self.fell_back or eigensolver is _DENSE,
+        )
+
     def advice(self) -> str:
         """What may help where pairs did not converge."""
         solver = self.eigensolver
@@ -98,9 +145,19 @@ class Problem(eqx.Module):
         if not isinstance(solver, KrylovSchur):
             return ""
         m = solver.dimension(self.pencil.n, self.k)
+        known = entries(self.pencil.operator) is not None
+        nearest = self.selection if isinstance(self.selection, Named) else None
+        if known and nearest is not None and nearest.name == "SM":
+            return "Take the target `sigma=0`: they lie inside the spectrum."
         return (
-            f"Try `eigensolver=KrylovSchur(krylov_dim={2 * m})`, a looser `rtol`, or a "
-            "target `sigma`."
+            f"The Krylov space had {m} dimensions: try "
+            f"`eigensolver=KrylovSchur(krylov_dim={2 * m})`, a looser `rtol`, or a "
+            "target `sigma`"
+            + (
+                f"; `Dense()` takes O(n³), n = {self.pencil.n}."
+                if self.pencil.n <= 5 * _DENSE_LIMIT
+                else "."
+            )
         )
 
     def of_moderate_size(self) -> "tuple[Problem, Scaling]":
@@ -178,6 +235,15 @@ def _check_k(k: Any, pencil: Pencil) -> int:
     return k
 
 
+def _is_inner(which: Any, sigma: Any, eigensolver: Any, pencil: Pencil) -> bool:
+    """Whether the smallest eigenvalues are asked for, and may be looked for by a target:
+    of an operator that can be factorised."""
+    if which != "SM" or sigma is not None or eigensolver is not None:
+        return False
+    parts = [x for x in (pencil.operator, pencil.mass) if x is not None]
+    return all(entries(x) is not None for x in parts)
+
+
 def _target(
     which: Any, sigma: ArrayLike | None, eigensolver: Any, domain: Domain
 ) -> tuple[AbstractSelection, Num[Array, ""] | None]:
@@ -211,13 +277,14 @@ def _choose(
     k: int,
     sigma: ArrayLike | None,
     target: Num[Array, ""] | None,
+    selection: AbstractSelection,
 ) -> AbstractEigensolver:
     if not isinstance(eigensolver, AbstractEigensolver | None):
         raise TypeError(
             f"`eigensolver` must be an `AbstractEigensolver`; got {eigensolver!r}."
         )
     if eigensolver is None:
-        return _default(pencil, k, target)
+        return _default(pencil, k, target, selection)
     inner = eigensolver
     if isinstance(eigensolver, ShiftInvert):
         inner = eigensolver.inner
@@ -233,15 +300,22 @@ def _choose(
 
 
 def _default(
-    pencil: Pencil, k: int, target: Num[Array, ""] | None
+    pencil: Pencil,
+    k: int,
+    target: Num[Array, ""] | None,
+    selection: AbstractSelection,
 ) -> AbstractEigensolver:
+    """The rule of `docs/how-it-works/defaults.md`."""
     n, dense = pencil.n, isinstance(pencil.operator, lx.MatrixLinearOperator)
     if not _KRYLOV.suits(n, k):
         return _DENSE
+    inside = isinstance(selection, Named) and selection.name == "SM"
+    # The whole spectrum of a small matrix takes no longer than to compile anything else.
+    if n <= SMALL and (target is not None or inside):
+        return _DENSE
     if target is None:
         return _DENSE if dense else _KRYLOV
-    # The whole spectrum of a small matrix takes no longer than to compile anything else.
-    return _DENSE if n <= SMALL else ShiftInvert(target)
+    return ShiftInvert(target)
 
 
 def check_start(v0: Any, pencil: Pencil) -> Inexact[Array, " n"] | None:

@@ -1,12 +1,14 @@
 """What a user sees while an iterative eigensolver runs."""
 
 import abc
+import math
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import equinox.internal as eqxi
 import jax
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 
@@ -41,24 +43,29 @@ class NoProgressMeter(AbstractProgressMeter):
 
 
 class TextProgressMeter(AbstractProgressMeter):
-    """Prints a line a restart. Under `vmap` a CPU runs one member after the other, and
-    each prints its own; elsewhere the member furthest behind does."""
+    """Prints a line a restart, and one when the run is about to be compiled. Under `vmap`
+    a CPU runs one member after the other, and each prints its own; elsewhere the member
+    furthest behind does."""
 
     def step(self, restart, converged, wanted, worst, last):
         def show(restart: Any, converged: Any, wanted: Any, worst: Any, last: Any):
             del last
+            _COMPILING.clear()
             print(
                 f"restart {int(restart):4d}  converged {int(converged)}/{int(wanted)}  "
                 f"worst residual {float(worst):.2e}"
             )
 
+        _say_that_it_compiles(print)
         _report(show, restart, converged, wanted, worst, last)
 
 
 class TqdmProgressMeter(AbstractProgressMeter):
-    """A tqdm bar of converged pairs. It is closed when the run ends, also without
-    success. Under `vmap` a CPU runs one member after the other, each with a bar;
-    elsewhere there is one, that of the member furthest behind.
+    """A tqdm bar of the digits that the worst residual has gained, of those it needs: the
+    default tolerance of its precision, relative to the first one. It is full when all
+    pairs have converged, and closed when the run ends, also without success. Under `vmap`
+    a CPU runs one member after the other, each with a bar; elsewhere there is one, that
+    of the member furthest behind.
 
     Needs tqdm, the extra `implicit_eig[progress]`.
     """
@@ -67,7 +74,11 @@ class TqdmProgressMeter(AbstractProgressMeter):
         _import_tqdm()
 
     def step(self, restart, converged, wanted, worst, last):
+        _say_that_it_compiles(_import_tqdm().tqdm.write)
         _report(_Bar(), restart, converged, wanted, worst, last)
+
+
+_FULL = 100
 
 
 class _Bar:
@@ -77,19 +88,53 @@ class _Bar:
         self.bar = None
 
     def __call__(self, restart: Any, converged: Any, wanted: Any, worst: Any, last: Any):
-        if int(restart) == 1:
+        _COMPILING.clear()
+        restart, converged, wanted = int(restart), int(converged), int(wanted)
+        if restart == 1:
             self.close()  # left open by a run that an exception cut short
         if self.bar is None:
-            self.bar = _import_tqdm().tqdm(desc="eigs", unit="pair")
-        self.bar.total, self.bar.n = int(wanted), int(converged)
-        self.bar.set_postfix_str(f"restart {int(restart)}, residual {float(worst):.1e}")
+            self.bar = _import_tqdm().tqdm(
+                desc="eigs",
+                total=_FULL,
+                bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}",
+            )
+            # Of a real operator the last pair may be whole in one restart and not in the
+            # next one: the least number is what was asked for.
+            self.wanted, self.first = wanted, float(worst)
+        self.wanted = min(self.wanted, wanted)
+        done = bool(last) and converged == wanted
+        self.bar.n = _FULL if done else max(self.bar.n, self.share(worst))
+        self.bar.set_postfix_str(
+            f"{min(converged, self.wanted)}/{self.wanted} pairs, restart {restart}, "
+            f"residual {float(worst):.1e}"
+        )
         if bool(last):
             self.close()
+
+    def share(self, worst: Any) -> int:
+        """Of the digits the residual needs those it has, short of all."""
+        residual, eps = float(worst), float(np.finfo(np.asarray(worst).dtype).eps)
+        if not (0 < residual < self.first):
+            return 0
+        needed = math.log(max(10 * eps, min(eps ** (2 / 3), 1e-6)))
+        return min(_FULL - 1, int(_FULL * math.log(residual / self.first) / needed))
 
     def close(self):
         if self.bar is not None:
             self.bar.close()
         self.bar = None
+
+
+# Not empty while a run that was traced has not made its first step: it is traced several
+# times for one compilation.
+_COMPILING: list[bool] = []
+
+
+def _say_that_it_compiles(write: Callable[[str], Any]) -> None:
+    """`step` itself runs when the program is traced, just before it is compiled."""
+    if not _COMPILING:
+        _COMPILING.append(True)
+        write("eigs: compiling, which takes some seconds")
 
 
 def _import_tqdm() -> Any:

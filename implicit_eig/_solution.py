@@ -1,6 +1,7 @@
 """What comes back: result codes and the solution of an eigenvalue problem."""
 
 import functools
+import html
 from typing import Any
 
 import equinox as eqx
@@ -20,7 +21,7 @@ class RESULTS(eqx.Enumeration):
     and wins over them.
     """
 
-    successful = ""
+    successful = "successful"
     not_converged = (
         "Fewer than `k` eigenpairs converged, or the run ended before it was seen that "
         "there are no better ones. The converged ones stand first in the "
@@ -88,7 +89,7 @@ class RESULTS(eqx.Enumeration):
         "cannot be told from a defective one: a change of the operator by its rounding "
         "merges it with another. Its derivatives, and those of its vector, do not exist "
         "and are NaN; all other pairs keep theirs. `invariant_subspace` has derivatives "
-        "there."
+        "there, and double precision may tell apart what single does not."
     )
     unconfirmed = (
         "The `k` pairs returned are eigenpairs, and no better ones turned up; but "
@@ -102,6 +103,9 @@ class RESULTS(eqx.Enumeration):
         "pair turned real. Take smaller steps; where modes mix, follow the cluster by "
         "`invariant_subspace`."
     )
+
+
+RESULTS.__module__ = "implicit_eig"  # as a result says where it is from
 
 
 class Solution(eqx.Module):
@@ -139,8 +143,29 @@ class Solution(eqx.Module):
 
     def __str__(self) -> str:
         """A line for each pair; shapes where values are traced, or a batch."""
+        columns = self._columns()
+        return self._shapes() if columns is None else table(columns) + summary(self)
+
+    def _repr_html_(self) -> str:
+        """The same for notebooks."""
+        columns = self._columns()
+        if columns is None:
+            return f"<pre>{html.escape(self._shapes())}</pre>"
+        return html_table(columns) + f"<pre>{html.escape(summary(self))}</pre>"
+
+    def __getitem__(self, item: Any) -> Any:
+        raise TypeError(
+            "A `Solution` is no tuple. Take `s.eigenvalues` and `s.eigenvectors`: "
+            "`w, v = s.eigenvalues, s.eigenvectors`; of a batch of solutions "
+            "`jax.tree.map(lambda x: x[i], s)`."
+        )
+
+    def _shapes(self) -> str:
+        return shapes(self, ("eigenvalues", "eigenvectors", "left_eigenvectors"))
+
+    def _columns(self) -> dict[str, list[str]] | None:
         if not has_values(self) or jnp.ndim(self.eigenvalues) != 1:
-            return shapes(self, ("eigenvalues", "eigenvectors", "left_eigenvectors"))
+            return None
         columns = {"eigenvalue": [number(x) for x in self.eigenvalues]}
         columns["residual"] = [f"{float(x):.1e}" for x in self.residuals]
         if self.condition_numbers is not None:
@@ -149,7 +174,7 @@ class Solution(eqx.Module):
         if converged < len(self.residuals):
             marks = ["" if i < converged else "not" for i in range(len(self.residuals))]
             columns["converged"] = marks
-        return table(columns) + summary(self)
+        return columns
 
 
 def table(columns: dict[str, list[str]]) -> str:
@@ -161,6 +186,19 @@ def table(columns: dict[str, list[str]]) -> str:
         width = max(len(x) for x in (name, *cells))
         lines.append([x.rjust(width) for x in (name, *cells)])
     return "\n".join("  ".join(row) for row in zip(*lines, strict=True)) + "\n"
+
+
+def html_table(columns: dict[str, list[str]]) -> str:
+    """The same as a table of a page."""
+
+    def row(tag: str, cells: Any) -> str:
+        cells = "".join(f"<{tag}>{html.escape(x)}</{tag}>" for x in cells)
+        return f"<tr>{cells}</tr>"
+
+    rows = zip(*columns.values(), strict=True)
+    body = "".join(row("td", (str(i), *cells)) for i, cells in enumerate(rows))
+    head = row("th", ("", *columns))
+    return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
 
 
 def number(x: Any) -> str:
@@ -191,7 +229,7 @@ def shapes(tree: Any, names: tuple[str, ...]) -> str:
 def summary(tree: Any) -> str:
     """The result and the counts, of a tree with values."""
     counts = ", ".join(f"{name}={int(x)}" for name, x in sorted(tree.stats.items()))
-    return f"result: {RESULTS[tree.result] or 'successful'}\n{counts}"
+    return f"result: {RESULTS[tree.result]}\n{counts}"
 
 
 NO_FAILURES = (

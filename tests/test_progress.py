@@ -6,9 +6,11 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import implicit_eig as ieig
+from implicit_eig._progress_meter import _Bar
 
 
 N = 60
@@ -57,7 +59,8 @@ def bars(monkeypatch):
 def test_text_is_one_line_a_restart(capsys):
     solution = values(RATES, ieig.TextProgressMeter())
     jax.effects_barrier()
-    lines = capsys.readouterr().out.splitlines()
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert "compiling" in first
     assert len(lines) == int(solution.stats["num_restarts"]) > 1
     assert re.match(r"restart +1  converged 0/2  worst residual \d", lines[0])
     assert "converged 2/2" in lines[-1]
@@ -68,14 +71,28 @@ def test_bar_reaches_the_number_of_pairs_and_is_closed(bars):
     for _ in range(2):  # a new bar each run, also of a compiled program
         run(RATES).block_until_ready()
         jax.effects_barrier()
-    assert [(bar.last_n, bar.total, bar.closed) for bar in bars] == [(2, 2, True)] * 2
+    assert [(bar.last_n, bar.total, bar.closed) for bar in bars] == [(100, 100, True)] * 2
 
 
 def test_bar_is_closed_when_the_run_fails(bars):
     solution = values(RATES, ieig.TqdmProgressMeter(), max_restarts=2)
     jax.effects_barrier()
     assert solution.result == ieig.RESULTS.not_converged
-    assert [(bar.last_n < 2, bar.closed) for bar in bars] == [(True, True)]
+    assert [(0 < bar.last_n < 100, bar.closed) for bar in bars] == [(True, True)]
+
+
+def test_bar_moves_by_digits_and_its_total_stays(bars):
+    bar = _Bar()
+    residuals = [1e0, 1e-3, 1e-2, 1e-6, 1e-12]
+    wanted, shown = [3, 4, 3, 4, 3], []
+    for i, (worst, k) in enumerate(zip(residuals, wanted, strict=True)):
+        last = i == len(residuals) - 1
+        bar(i + 1, k if last else 0, k, np.float64(worst), last)
+        shown.append((bars[0].n, bars[0].total, bars[0].postfix.split()[0]))
+    moved, totals, pairs = zip(*shown, strict=True)
+    assert moved == (0, 28, 28, 57, 100)
+    assert set(totals) == {100}
+    assert pairs == ("0/3",) * 4 + ("3/3",)
 
 
 def test_bar_is_closed_on_nan(bars):
@@ -88,7 +105,7 @@ def test_gradient_shows_the_forward_run_alone(bars):
     gradient = jax.jit(jax.grad(lambda rates: largest(rates, ieig.TqdmProgressMeter())))
     got = gradient(RATES)
     jax.effects_barrier()
-    assert [(bar.last_n, bar.closed) for bar in bars] == [(2, True)]
+    assert [(bar.last_n, bar.closed) for bar in bars] == [(100, True)]
     none = jax.grad(lambda rates: largest(rates, ieig.NoProgressMeter()))(RATES)
     assert jnp.allclose(got, none, rtol=1e-12)
 
@@ -98,7 +115,7 @@ def test_members_of_a_batch_have_a_bar_each_on_cpus_else_share_one(bars):
     jax.vmap(lambda rates: largest(rates, ieig.TqdmProgressMeter()))(batch)
     jax.effects_barrier()
     count = 3 if jax.default_backend() == "cpu" else 1
-    assert [(bar.last_n, bar.closed) for bar in bars] == [(2, True)] * count
+    assert [(bar.last_n, bar.closed) for bar in bars] == [(100, True)] * count
 
 
 def test_no_meter_leaves_no_callback():

@@ -54,11 +54,16 @@ class KrylovSchur(AbstractEigensolver):
     **Arguments:**
 
     - `rtol`: a pair has converged when `‖Av − λv‖ ≤ rtol |λ| ‖v‖` (or reached rounding
-        of the largest eigenvalue). Default: `eps^(2/3)` of the precision.
+        of the largest eigenvalue). Default: `eps^(2/3)` in double precision, `10 eps` in
+        single.
     - `krylov_dim`: largest dimension of the Krylov space; default `max(2k + 1, 20)`.
         Where that is not below n, `eigs` takes `Dense` (`stats["dense_fallback"]`).
-    - `max_restarts`: default `10 n`, as in SciPy; a restart takes a
-        quarter to two thirds of `krylov_dim` products.
+    - `max_restarts`: default `10 n`, as in SciPy; a restart takes a quarter to two thirds
+        of `krylov_dim` products. Where neither this nor `krylov_dim` is given, a plain
+        call of `eigs` goes on in wider spaces where restarts stagnate, each started from
+        what the last one reached: 300 restarts of the default dimension, 300 of twice
+        it, and `10 n / 4` of four times it; up to order 1000, `Dense()` after the first
+        300. A compiled program keeps its dimension: give it the one that was enough.
     - `repeated`: search on, with fresh start vectors orthogonal to what was found, until
         nothing better turns up: finds every copy of repeated eigenvalues, and what `v0`
         was blind to. Costs about one more run, and another one for each round of copies.
@@ -88,7 +93,10 @@ class KrylovSchur(AbstractEigensolver):
 
     def tolerance(self, dtype) -> float:
         eps = float(jnp.finfo(dtype).eps)
-        return eps ** (2 / 3) if self.rtol is None else self.rtol
+        # In single precision eps^(2/3) leaves derivatives without a digit where a gap is
+        # a thousandth of |λ|.
+        default = max(10 * eps, min(eps ** (2 / 3), 1e-6))
+        return default if self.rtol is None else self.rtol
 
     def dimension(self, n: int, k: int) -> int:
         """The Krylov dimension used for k pairs of an operator of order n."""
@@ -109,6 +117,11 @@ class KrylovSchur(AbstractEigensolver):
         """Whether no other pair is wanted more than those on which a run ends."""
         small = self.krylov_dim is not None and self.krylov_dim < self._default(k)
         return selection.is_extreme(is_real) and not small
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the user said how far it may go."""
+        return self.krylov_dim is not None or self.max_restarts is not None
 
     def limit(self, n: int) -> int:
         """The largest number of restarts."""

@@ -104,11 +104,6 @@ class ShiftInvert(AbstractEigensolver):
         """What `finish` makes of the run `find` at the target, or beside it where that is
         too near to an eigenvalue; and whether A − σB is singular everywhere."""
         sigma = self.sigma.astype(shift_dtype(pencil, self.sigma))
-        solver, preconditioner = self._solver(pencil), None
-        if self.preconditioner is not None:
-            preconditioner = as_operator(
-                self.preconditioner, pencil.operator.in_structure(), name="preconditioner"
-            )
         n, dtype = pencil.n, sigma.dtype
         if not selection.keeps_pairs:
             dtype = complex_dtype(dtype)
@@ -119,8 +114,8 @@ class ShiftInvert(AbstractEigensolver):
         nudge = jnp.where(norm > 0, nudge, 1)
 
         def attempt(shift: Array):
-            inverse = Inverse.of(ShiftedPencil(pencil, shift), solver, preconditioner)
-            transformation = ShiftInverted(pencil, inverse, shift)
+            transformation = self.transformation(pencil, shift)
+            inverse = transformation.inverse
             size = norm + jnp.abs(shift) * mass_norm
             random = default_start(n, shift.dtype)
             _, singular = inverse.is_singular(random, size)
@@ -164,6 +159,17 @@ class ShiftInvert(AbstractEigensolver):
         block.stats["num_solves"] += tries * (1 + int(pencil.mass is not None))
         block.stats["num_factorizations"] *= tries
         return block, singular
+
+    def transformation(self, pencil: Pencil, shift: Num[Array, ""]) -> ShiftInverted:
+        """(A − σB)⁻¹B for σ = `shift`: makes the factor."""
+        preconditioner = self.preconditioner
+        if preconditioner is not None:
+            preconditioner = as_operator(
+                preconditioner, pencil.operator.in_structure(), name="preconditioner"
+            )
+        shifted = ShiftedPencil(pencil, shift)
+        inverse = Inverse.of(shifted, self._solver(pencil), preconditioner)
+        return ShiftInverted(pencil, inverse, shift)
 
     def _solver(self, pencil: Pencil) -> lx.AbstractLinearSolver:
         if self.linear_solver is not None:

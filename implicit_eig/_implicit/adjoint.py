@@ -55,6 +55,12 @@ class ImplicitAdjoint(eqx.Module):
     - `max_steps`: largest number of products with A in one run of the default
         `KrylovSylvester`; a solver that is given carries its own.
 
+    Where the default `KrylovSylvester` misses `rtol` in a plain call, the derivative is
+    taken again by `DeflatedGMRES`, with the factor of `ShiftInvert` if there is one, in
+    a program of its own, which the logger `implicit_eig` notes (`INFO`). A compiled
+    program does not carry it, for it would take two thirds more time to compile: there
+    say `linear_solver=DeflatedGMRES()`.
+
     A solve that misses `rtol` raises, as `throw` says. Where it does not, it gives NaN:
     in forward mode for the pairs whose own systems missed it (left vectors: for all,
     being dual to all right ones), in reverse mode for the gradient it is part of, which
@@ -82,6 +88,11 @@ class ImplicitAdjoint(eqx.Module):
                     "Give a limit on its steps to the linear solver itself; got "
                     f"`max_steps={self.max_steps}` beside {self.linear_solver!r}."
                 )
+
+    @property
+    def falls_back(self) -> bool:
+        """Whether GMRES takes over where the default solver misses its tolerance."""
+        return self.linear_solver is None and self.max_steps is None
 
     def bind(
         self,

@@ -1,5 +1,7 @@
 """Arrays, sparse matrices, callables and lineax operators become lineax operators."""
 
+import functools
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -53,7 +55,7 @@ def as_operator(
     elif is_linear_operator(operator):
         result = HostOperator.of(operator, name)
     elif callable(operator):
-        result = _from_callable(operator, like, name)
+        result = _from_callable(operator, like, name, _other_object(operator, name))
     else:
         matrix = as_matrix(operator, name)
         if matrix.ndim != 2:
@@ -72,10 +74,12 @@ def as_matrix(a: Any, name: str = "operator") -> Inexact[Array, "*batch n n"]:
         check_numbers(name, a)
     try:
         a = jnp.asarray(a)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
+        if isinstance(a, list | tuple):  # of which NumPy says what is wrong
+            raise
         raise TypeError(
             f"`{name}` must be a square array, a sparse matrix, a lineax operator or a "
-            f"callable; got {type(a).__name__}."
+            f"callable; got {type(a).__name__}, of which JAX makes no array: {error}"
         ) from error
     if a.ndim < 2 or a.shape[-1] != a.shape[-2]:
         raise ValueError(f"`{name}` must be square; got an array of shape {a.shape}.")
@@ -110,10 +114,40 @@ def _check_square(operator: lx.AbstractLinearOperator, name: str) -> None:
         )
 
 
+def _other_object(x: Any, name: str) -> str | None:
+    """What to say of an object that can be called, for something else than products with
+    vectors."""
+    kind = type(x).__name__
+    if isinstance(x, type):
+        return f"`{name}` is the class {x.__name__}, and not an object of it."
+    if isinstance(x, types.FunctionType | types.MethodType | functools.partial):
+        return None
+    if all(hasattr(x, part) for part in "ABCD"):
+        return (
+            f"`{name}` is a {kind}, a state-space model, and calling it evaluates its "
+            "transfer function. Its poles are the eigenvalues of its matrix: pass "
+            f"`{name}.A` (and `mass=` its E, if it has one)."
+        )
+    for method in ("full", "toarray", "todense", "to_numpy", "__array__"):
+        if callable(getattr(x, method, None)):
+            call = (
+                f"numpy.asarray({name})"
+                if method == "__array__"
+                else f"{name}.{method}()"
+            )
+            return (
+                f"`{name}` is a {kind}, which holds a matrix and is called for something "
+                f"else than its product with a vector: pass the matrix, `{call}`."
+            )
+    return None
+
+
 def _from_callable(
-    fn: Callable, like: PyTree | None, name: str
+    fn: Callable, like: PyTree | None, name: str, other: str | None
 ) -> lx.AbstractLinearOperator:
     if like is None:
+        if other is not None:
+            raise TypeError(other)
         raise ValueError(
             f"`{name}` is a callable, so the space it acts on must be given: pass "
             "`like=`, a vector (or pytree of arrays, or `jax.ShapeDtypeStruct`s)."
@@ -128,9 +162,16 @@ def _from_callable(
         return jax.ShapeDtypeStruct(x.shape, dtype)
 
     structure = jtu.tree_map(leaf, like)
-    return lx.FunctionLinearOperator(
-        TracedFunction.of(fn, structure), structure, closure_convert=False
-    )
+    try:
+        traced = TracedFunction.of(fn, structure)
+        result = lx.FunctionLinearOperator(traced, structure, closure_convert=False)
+        if other is not None:
+            _check_square(result, name)
+    except Exception as error:
+        if other is None:
+            raise
+        raise TypeError(other) from error
+    return result
 
 
 def _traced(operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:

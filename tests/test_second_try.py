@@ -1,0 +1,146 @@
+"""Plain calls go on where the first program did not reach its aim: derivatives by GMRES,
+pairs by wider spaces or by `Dense`."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import implicit_eig as ieig
+from benchmarks.problems import convection_diffusion
+from implicit_eig import _program
+
+
+VALUES, ROWS, COLUMNS, N = convection_diffusion(9, (1.0, 2.0, 0.0))
+VALUES = jnp.asarray(VALUES)
+ALONG = jnp.asarray(np.random.default_rng(0).normal(size=VALUES.shape))
+
+
+def matrix(values):
+    return ieig.SparseOperator(values, ROWS, COLUMNS, N)
+
+
+def loss(values, **options):
+    s = ieig.eigs(matrix(values), 2, "LM", **options)
+    return jnp.sum(s.eigenvalues.real) + jnp.sum(jnp.abs(s.eigenvectors[: N // 2]) ** 2)
+
+
+def exact(values):
+    return loss(values, eigensolver=ieig.Dense())
+
+
+@pytest.fixture
+def useless(monkeypatch):
+    """A first solver that reaches nothing."""
+
+    def nothing(self, system, rhs, **_):
+        return 0 * rhs
+
+    monkeypatch.setattr(ieig.KrylovSylvester, "solve", nothing)
+    forget = _program._kept.clear
+    forget()
+    yield
+    forget()
+
+
+def test_gmres_takes_over_in_plain_derivatives(useless, caplog):
+    with caplog.at_level(logging.INFO, "implicit_eig"):
+        gradient = jax.grad(loss)(VALUES)
+    assert "taken again by GMRES" in caplog.text
+    assert np.allclose(gradient, jax.grad(exact)(VALUES), atol=1e-7)
+    _, slope = jax.jvp(loss, (VALUES,), (ALONG,))
+    assert np.isclose(slope, gradient @ ALONG, atol=1e-7)
+    quiet = jax.grad(lambda v: loss(v, throw=False))(VALUES)
+    assert np.allclose(quiet, gradient, atol=1e-9)
+
+
+def test_gmres_takes_over_member_by_member(useless):
+    batch = jnp.stack([VALUES, 1.1 * VALUES])
+    want = np.stack([jax.grad(exact)(v) for v in batch])
+    each = jax.vmap(jax.grad(loss))(batch)
+    total = jax.grad(lambda batch: jnp.sum(jax.vmap(loss)(batch)))(batch)
+    assert np.allclose(each, want, atol=1e-7)
+    assert np.allclose(total, want, atol=1e-7)
+
+
+def test_gmres_takes_over_with_the_factor(useless):
+    solver = ieig.ShiftInvert(8.1)
+    gradient = jax.grad(lambda v: loss_near(v, solver))(VALUES)
+    want = jax.grad(lambda v: loss_near(v, ieig.Dense()))(VALUES)
+    assert np.allclose(gradient, want, atol=1e-7)
+
+
+def loss_near(values, solver):
+    sigma = None if isinstance(solver, ieig.ShiftInvert) else 8.1
+    s = ieig.eigs(matrix(values), 2, sigma=sigma, eigensolver=solver)
+    return jnp.sum(jnp.abs(s.eigenvectors[: N // 2]) ** 2)
+
+
+def test_a_solver_or_a_limit_that_was_given_is_not_replaced(useless):
+    for adjoint in (
+        ieig.ImplicitAdjoint(ieig.KrylovSylvester()),
+        ieig.ImplicitAdjoint(max_steps=1000),
+    ):
+        with pytest.raises(RuntimeError, match="missed its tolerance"):
+            jax.grad(lambda v, a=adjoint: loss(v, adjoint=a))(VALUES)
+
+
+def test_a_compiled_gradient_has_no_second_solver(useless):
+    assert np.all(np.isnan(jax.jit(jax.grad(loss))(VALUES)))
+
+
+def test_a_copy_left_out_is_not_solved_away():
+    # One of two copies of the eigenvalue 1 is found. It has no derivative, although the
+    # right side that comes of it is one that GMRES has a solution for.
+    n, rng = 400, np.random.default_rng(0)
+    i = np.arange(n)
+    rows, columns = np.r_[i, rng.integers(0, 2, n - 2)], np.r_[i, i[2:]]
+    values = np.r_[1 - 0.002 * i, 0.3 * rng.normal(size=n - 2)]
+    values[:2] = 1
+
+    def total(values):
+        a = ieig.SparseOperator(values, rows, columns, n)
+        return jnp.sum(ieig.eigs(a, 2, "LR").eigenvalues.real)
+
+    if float(total(values)) > 2 - 1e-6:
+        pytest.skip("both copies were found")
+    with pytest.raises(RuntimeError, match="missed its tolerance"):
+        jax.grad(total)(jnp.asarray(values))
+
+
+# Its smallest eigenvalues stand in the middle of a disk, where restarts stagnate.
+DISK = jnp.asarray(np.random.default_rng(0).normal(size=(300, 300)) / 300**0.5)
+
+
+def inner(a, **options):
+    return ieig.eigs(lambda v: a @ v, 2, "SM", like=jnp.zeros(300), **options)
+
+
+def test_stagnant_restarts_of_a_small_order_end_in_the_whole_spectrum():
+    solution = inner(DISK)
+    w = np.linalg.eigvals(DISK)
+    assert np.allclose(np.abs(solution.eigenvalues), np.sort(np.abs(w))[:2])
+    assert solution.stats["dense_fallback"]
+    assert solution.stats["num_restarts"] == 300
+    gradient = jax.grad(lambda a: jnp.sum(jnp.abs(inner(a).eigenvalues)))(DISK)
+    want = jax.grad(lambda a: jnp.sum(jnp.sort(jnp.abs(ieig.eigvals(a)))[:2]))(DISK)
+    assert np.allclose(gradient, want, atol=1e-8)
+
+
+def test_a_limit_that_was_given_is_kept():
+    with pytest.raises(RuntimeError, match=r"5 restarts.*krylov_dim=40"):
+        inner(DISK, eigensolver=ieig.KrylovSchur(max_restarts=5))
+
+
+def test_restarts_that_stagnate_go_on_in_wider_spaces(monkeypatch):
+    monkeypatch.setattr("implicit_eig._problem._DENSE_LIMIT", 100)
+    monkeypatch.setattr("implicit_eig._problem._STAGNANT", 4)
+    values, rows, columns, n = convection_diffusion(20, (3.0, 7.0, 0.0))
+    a = ieig.SparseOperator(values, rows, columns, n)
+    solution = ieig.eigs(a, 3, "LM")
+    want = ieig.eigs(a, 3, "LM", eigensolver=ieig.Dense()).eigenvalues
+    assert np.allclose(solution.eigenvalues, want, rtol=1e-8)
+    assert solution.stats["num_restarts"] > 8  # 4 of each of the first two widths
+    assert not solution.stats["dense_fallback"]
