@@ -152,8 +152,8 @@ def _select(
         outside=outside,
         judge=pencil.mass is not None,
     )
-    good = block.result == RESULTS.successful
-    result = RESULTS.where(good, RESULTS.successful, RESULTS.residual_too_large)
+    wrong = block.result == RESULTS.not_converged
+    result = RESULTS.where(wrong, RESULTS.residual_too_large, block.result)
     enough = jnp.sum(pairs.infinite) <= pencil.n - k
     result = RESULTS.where(enough, result, RESULTS.infinite)
     result = RESULTS.where(pairs.singular, RESULTS.singular, result)
