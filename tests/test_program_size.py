@@ -47,8 +47,8 @@ def equations(fn, x):
 
 A = jnp.eye(6)
 MOST = {
-    "eigs": (of_eigs, RATES, 2100),
-    "gradient of eigs": (jax.grad(of_eigs), RATES, 6280),
+    "eigs": (of_eigs, RATES, 2000),
+    "gradient of eigs": (jax.grad(of_eigs), RATES, 6200),
     "dense": (of_dense, A, 1580),
     "gradient of dense": (jax.grad(of_dense), A, 5400),
     "eig": (of_eig, A, 740),

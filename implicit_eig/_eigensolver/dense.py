@@ -148,7 +148,7 @@ def _select(
         rtol=eps**0.5,
         slack=eps**-0.5,
         norms=norms,
-        left=(left, u),
+        left=(left, left.conj().T.astype(u.dtype) @ u),
         outside=outside,
         judge=pencil.mass is not None,
     )
