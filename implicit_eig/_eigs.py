@@ -106,7 +106,8 @@ def eigs(
         several tied eigenvalues has no derivative, only functions symmetric in them. A
         selected eigenvalue that ties with one that is not, where the eigensolver met
         that, has no derivative, nor has its vector: NaN with `"nan"`, and whatever the
-        linear solve gives with `"drop"`. The default `tie_rtol` is at
+        linear solve gives with `"drop"`. The result is `RESULTS.cut_tie` then, which
+        raises nothing, for the values are right. The default `tie_rtol` is at
         least ten times the largest residual over the largest `|λ|`: what an iterative
         solver found is tied when it cannot be told apart.
     - `throw`: what a run does that fails, or a linear solve for a derivative that misses
@@ -117,9 +118,10 @@ def eigs(
         compiled programs by a host callback, at its price. `False`: it never raises;
         values and vectors of failed pairs are the best approximations at hand, their
         derivatives NaN. Not failures: `RESULTS.unconfirmed`, by which `KrylovSchur` says
-        that its pairs are right, and that better ones may have escaped it; and
+        that its pairs are right, and that better ones may have escaped it;
         `RESULTS.defective`: rounding cannot tell some eigenvalue from a defective one,
-        which has NaN derivatives, and so has its vector.
+        which has NaN derivatives, and so has its vector; and `RESULTS.cut_tie`, the same
+        of an eigenvalue of which another copy was not selected.
     - `progress_meter`: shows the run: `TextProgressMeter()`, `TqdmProgressMeter()`, or
         your own [`implicit_eig.AbstractProgressMeter`][].
 
@@ -279,11 +281,16 @@ def solution_of_block(
         ties=ties,
         tie_rtol=accuracy,
     )
-    defective = is_good(block.result) & jnp.any(pairs.lost)
+    good, result = is_good(block.result), block.result
+    for some, notice in (
+        (pairs.cut, RESULTS.cut_tie),
+        (pairs.lost, RESULTS.defective),
+    ):
+        result = RESULTS.where(good & jnp.any(some), notice, result)
     values, right, left_vectors = pairs.eigenvalues, pairs.right, pairs.left
     if hide:
         failed = ~block.active[:k]
-        failed = ~is_good(block.result) & (failed | ~jnp.any(failed))
+        failed = ~good & (failed | ~jnp.any(failed))
         values, right, left_vectors = (
             None if x is None else _hidden(x, failed)
             for x in (values, right, left_vectors)
@@ -304,7 +311,7 @@ def solution_of_block(
         residuals=residuals,
         condition_numbers=condition_numbers,
         stats=block.stats,
-        result=RESULTS.where(defective, RESULTS.defective, block.result),
+        result=result,
         _outside=outside,
     )
     return solution, signal

@@ -13,10 +13,11 @@ from jaxtyping import Array, Bool, Complex, Float, PyTree
 class RESULTS(eqx.Enumeration):
     """Why a run ended. The text of each member is the sentence a user reads.
 
-    `unconfirmed` and `defective` are notices, not failures: the pairs are right, and
-    `throw=True` does not raise. Whether unconfirmed ones are the best is not known;
-    defective ones have no derivatives. Every other member but `successful` is a failure,
-    and wins over them.
+    `unconfirmed`, `defective` and `cut_tie` are notices, not failures: the pairs are
+    right, and `throw=True` does not raise. Whether unconfirmed ones are the best is not
+    known; defective ones have no derivatives, nor have those of a tie that is cut. Of
+    several notices `defective` is given first, then `cut_tie`. Every other member but
+    `successful` is a failure, and wins over them.
     """
 
     successful = ""
@@ -88,6 +89,14 @@ class RESULTS(eqx.Enumeration):
         "merges it with another. Its derivatives, and those of its vector, do not exist "
         "and are NaN; all other pairs keep theirs. `invariant_subspace` has derivatives "
         "there."
+    )
+    cut_tie = (
+        "The pairs returned are eigenpairs, but a selected eigenvalue cannot be told "
+        "from one that is not selected: which of the two is here, and in which mixture "
+        "of their vectors, is arbitrary. Its derivatives, and those of its vector, do not "
+        "exist and are NaN (unless `ties='drop'`); all other pairs keep theirs. Take a "
+        "larger or a smaller `k`; then sums over the tie have derivatives, and "
+        "`invariant_subspace` has them for the whole."
     )
     unconfirmed = (
         "The `k` pairs returned are eigenpairs, and no better ones turned up; but "
@@ -187,7 +196,12 @@ def summary(tree: Any) -> str:
     return f"result: {RESULTS[tree.result] or 'successful'}\n{counts}"
 
 
-NO_FAILURES = RESULTS.successful, RESULTS.unconfirmed, RESULTS.defective
+NO_FAILURES = (
+    RESULTS.successful,
+    RESULTS.unconfirmed,
+    RESULTS.defective,
+    RESULTS.cut_tie,
+)
 FAILURES = (
     RESULTS.not_converged,
     RESULTS.nonfinite,

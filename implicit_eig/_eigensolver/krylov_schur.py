@@ -338,6 +338,8 @@ def _purified(found: KrylovResult) -> KrylovResult:
     eye = jnp.eye(active.size, dtype=found.matrix.dtype)
     inside = jnp.where(both, found.matrix, eye)
     step = jnp.linalg.solve(inside.T, jnp.where(active, found.coupling, 0))
+    # Of an eigenvalue zero the coupling is rounding, and over it anything.
+    step = jnp.where(jnp.linalg.norm(step) <= 1, step, 0)
     # Of [X x] with orthonormal columns the Gram matrix is known.
     triangle = jnp.linalg.cholesky(eye + jnp.outer(step.conj(), step)).conj().T
     inverse = jnp.linalg.inv(triangle)
