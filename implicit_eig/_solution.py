@@ -93,9 +93,9 @@ class RESULTS(eqx.Enumeration):
     cut_tie = (
         "The pairs returned are eigenpairs, but a selected eigenvalue cannot be told "
         "from one that is not selected: which of the two is here, and in which mixture "
-        "of their vectors, is arbitrary. Its derivatives, and those of its vector, do not "
-        "exist and are NaN (unless `ties='drop'`); all other pairs keep theirs. Take a "
-        "larger or a smaller `k`; then sums over the tie have derivatives, and "
+        "of their vectors, is arbitrary. Its derivatives, and those of its vector, do "
+        "not exist and are NaN (unless `ties='drop'`); all other pairs keep theirs. Take "
+        "a larger or a smaller `k`; then sums over the tie have derivatives, and "
         "`invariant_subspace` has them for the whole."
     )
     unconfirmed = (
