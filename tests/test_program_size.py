@@ -49,7 +49,7 @@ A = jnp.eye(6)
 MOST = {
     "eigs": (of_eigs, RATES, 2000),
     "gradient of eigs": (jax.grad(of_eigs), RATES, 6200),
-    "dense": (of_dense, A, 1580),
+    "dense": (of_dense, A, 1570),
     "gradient of dense": (jax.grad(of_dense), A, 5400),
     "eig": (of_eig, A, 740),
     "gradient of eig": (jax.grad(of_eig), A, 1440),
