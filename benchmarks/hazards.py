@@ -53,6 +53,7 @@ class _Arrays:
     exp = staticmethod(jnp.exp)
     inv = staticmethod(jnp.linalg.inv)
     rightmost = staticmethod(lambda w: jnp.argmax(w.real))
+    nearest_to_one = staticmethod(lambda w: jnp.argmin(abs(w - 1)))
     inside = staticmethod(lambda w: (w.real > EDGE).astype(w.dtype))
     squared = staticmethod(lambda x: x.real**2 + x.imag**2)
 
@@ -64,6 +65,7 @@ class _Torch:
     exp = staticmethod(lambda x: x.exp())
     inv = staticmethod(lambda x: x.inverse())
     rightmost = staticmethod(lambda w: w.real.argmax())
+    nearest_to_one = staticmethod(lambda w: (w - 1).abs().argmin())
     inside = staticmethod(lambda w: (w.real > EDGE).to(w.dtype))
     squared = staticmethod(lambda x: x.real**2 + x.imag**2)
 
@@ -83,6 +85,9 @@ class _Digits:
     exp = staticmethod(np.frompyfunc(mpmath.exp, 1, 1))
     inv = staticmethod(lambda x: _from_mp(mpmath.inverse(_to_mp(x))))
     rightmost = staticmethod(lambda w: max(range(len(w)), key=lambda i: mpmath.re(w[i])))
+    nearest_to_one = staticmethod(
+        lambda w: min(range(len(w)), key=lambda i: abs(w[i] - 1))
+    )
     inside = staticmethod(
         np.frompyfunc(lambda z: mpmath.mpf(int(mpmath.re(z) > EDGE)), 1, 1)
     )
@@ -95,6 +100,21 @@ def share(w, v, xp):
     """|v₁|²/‖v‖² of the rightmost pair."""
     sizes = xp.squared(v[:, xp.rightmost(w)])
     return sizes[0] / sizes.sum()
+
+
+def share_at_one(w, v, xp):
+    """|v₁|²/‖v‖² of the pair nearest to 1"""
+    sizes = xp.squared(v[:, xp.nearest_to_one(w)])
+    return sizes[0] / sizes.sum()
+
+
+def ratio(w, v, xp):
+    """Re v₁/v₃ of the rightmost pair, gauge v₃ = 1"""
+    one = v[:, xp.rightmost(w)]
+    return xp.real(one[0] / one[NODE])
+
+
+NODE = 2
 
 
 def value(w, v, xp):
@@ -189,6 +209,22 @@ def conditioned(kappa, n=8):
     return q @ chain(c) @ q.T
 
 
+def without_digit(n=8):
+    """1, with κ = 1, beside a chain of values 0.5: the gap is 0.5, the separation less
+    than rounding."""
+    chain = 0.5 * np.eye(n) + np.diag(np.r_[0, np.full(n - 2, 256.0)], 1)
+    chain[0, 0] = 1
+    q, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(n, n)))
+    return q @ chain @ q.T
+
+
+def mirrored():
+    """The same from both ends; the rightmost mode is odd, with a node at the middle."""
+    sizes = np.array([1.0, 2, 4, 2, 1])
+    chain = sizes[:, None] * (np.eye(5, k=1) + np.eye(5, k=-1)) / sizes
+    return chain - 2 * np.eye(5)[::-1]
+
+
 def circulant():
     """1 ± 1.5i to the right; all entries of all vectors have modulus one half."""
     c = np.array([0, 1, -1, -0.5])
@@ -262,6 +298,8 @@ def rows():
     for kappa in (1e4, 1e6, 1e8, 1e10, 1e12):
         for question in (value, share):
             yield Row(f"κ = {kappa:.0e}", question, conditioned(kappa))
+    yield Row("gap 0.5, separation below rounding", share_at_one, without_digit())
+    yield Row("scaled by an entry at a node", ratio, mirrored())
     yield Row("tied largest entries (circulant)", share, circulant())
     yield Row("tied largest entries (circulant)", entry, circulant())
     yield Row("real symmetric matrix", share, symmetric)
@@ -502,16 +540,25 @@ def _by_jax(a, e, question):
     return _along(jax.grad(loss)(a), e)
 
 
+def _gauge(question, a):
+    """That which a question names."""
+    one = jnp.zeros(len(a), a.dtype).at[NODE].set(1)
+    return ieig.Functional(one) if question is ratio else None
+
+
 @functools.partial(jax.jit, static_argnums=2)
 def _by_eig(a, e, question):
-    return _along(jax.grad(lambda a: question(*ieig.eig(a), _Arrays))(a), e)
+    gauge = _gauge(question, a)
+    return _along(jax.grad(lambda a: question(*ieig.eig(a, gauge=gauge), _Arrays))(a), e)
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _by_eigs(a, e, question, k):
     def loss(a):
         left = question is projector
-        s = ieig.eigs(a, k, "LR", left=left, throw=False)
+        which = ieig.Nearest(1.0) if question is share_at_one else "LR"
+        gauge = _gauge(question, a)
+        s = ieig.eigs(a, k, which, left=left, gauge=gauge, throw=False)
         if left:
             p = s.eigenvectors @ s.left_eigenvectors.conj().T
             return p[0, 1].real, s.result

@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, Int, PyTree
 
 from ._check import check_integer, check_real
-from ._eigensolver import biorthogonal, galerkin, InvariantBlock
+from ._eigensolver import InvariantBlock, nonfinite, without
 from ._eigs import solution_of_block, watched_solution
 from ._failure import check_throw, raise_unless_successful, reported, watched
 from ._gauge import AbstractGauge, as_gauge
@@ -179,7 +179,7 @@ def _attach(
     left = None if left is None else scaling.given_left(left)
     eigenvalues, vectors, left, solve = stop((eigenvalues, vectors, left, solve))
     block = _block(stop(pencil), eigenvalues, vectors, left, solve, polish, rtol)
-    return solution_of_block(
+    solution, signal = solution_of_block(
         pencil,
         stop(block),
         stop(solve.for_block(block)),
@@ -192,15 +192,28 @@ def _attach(
         tie_rtol=tie_rtol,
         hide=hide,
     )
+    return _in_given_order(solution, block.position), signal
+
+
+def _in_given_order(solution: Solution, position: Int[Array, " k"]) -> Solution:
+    """A block has those that are no eigenpairs last."""
+    back = jnp.argsort(position)
+    per_pair = (
+        "eigenvalues",
+        "eigenvectors",
+        "left_eigenvectors",
+        "residuals",
+        "condition_numbers",
+    )
+    arrays = {name: getattr(solution, name) for name in per_pair}
+    arrays = jtu.tree_map(lambda x: jnp.take(x, back, axis=-1), arrays)
+    return dataclasses.replace(solution, **arrays)
 
 
 def _block(pencil, eigenvalues, vectors, left, solve, polish, rtol) -> InvariantBlock:
     k = eigenvalues.size
     every = jnp.ones(k, bool)
-    # Of any scale: its squares would under- or overflow.
-    norms = safe_norm(vectors)
-    vectors = times_real(vectors, 1 / jnp.where(norms > 0, norms, 1))
-    basis, r = jnp.linalg.qr(vectors)
+    basis, r = jnp.linalg.qr(_of_norm_one(vectors))
     diagonal = eigenvalues if jnp.iscomplexobj(vectors) else eigenvalues.real
     matrix = jnp.linalg.solve(r.T, (r * diagonal).T).T
     coordinates = r.astype(complex_dtype(r.dtype))
@@ -208,54 +221,58 @@ def _block(pencil, eigenvalues, vectors, left, solve, polish, rtol) -> Invariant
         basis, matrix, eigenvalues, coordinates = _newton(
             pencil, basis, matrix, coordinates, every, solve
         )
-    _, residuals, ax, bx = galerkin(pencil, basis, eigenvalues, coordinates)
-    norm, mass_norm = (safe_norm(x.ravel()) / k**0.5 for x in (ax, bx))
-    scale = jnp.max(jnp.abs(eigenvalues)) * mass_norm
-    eps = float(jnp.finfo(residuals.dtype).eps)
-    norm = jnp.maximum(scale, norm)
-    rtol = eps**0.5 if rtol is None else rtol
-    enough = jnp.maximum(rtol * scale, 100 * eps * norm)
-    good = residuals <= enough
-    # Pairs may be right one by one and leave the space they span undetermined.
-    defect = jnp.linalg.norm(ax - bx @ matrix, axis=0)
-    spanned = jnp.all(defect <= 10 * enough)
-    num_matvecs, left_basis = k * (1 + polish), None
+    num_matvecs = k * (1 + polish) + 1
     if left is not None:
-        left_basis = biorthogonal(pencil, left, basis, every)
-        defect = pencil.adjoint_mm(left_basis) - (
-            pencil.adjoint_mass_mm(left_basis) @ matrix.conj().T
-        )
-        size = jnp.linalg.norm(left_basis, axis=0)
-        good = good & jnp.all(jnp.linalg.norm(defect, axis=0) <= enough * size)
+        left_basis, r = jnp.linalg.qr(_of_norm_one(left))
+        left = left_basis, r.astype(coordinates.dtype)
         num_matvecs = num_matvecs + k
     if pencil.is_real and jnp.iscomplexobj(basis):
-        num_matvecs = 2 * num_matvecs
-    # Under `vmap` a value must be batched where its tangent is: with the operator.
-    basis, matrix, left_basis, eigenvalues, coordinates = jtu.tree_map(
-        lambda x: jnp.where(spanned, x, x),
-        (basis, matrix, left_basis, eigenvalues, coordinates),
+        num_matvecs = 2 * num_matvecs - 1
+    eps = float(jnp.finfo(pencil.dtype).eps)
+    rtol = eps**0.5 if rtol is None else rtol
+    scale = jnp.max(jnp.abs(eigenvalues))
+    block = InvariantBlock.of(
+        pencil,
+        basis,
+        eigenvalues,
+        coordinates,
+        k=k,
+        second=~every,
+        wanted=every,
+        usable=every,
+        rtol=rtol,
+        slack=100,
+        scale=scale,
+        left=left,
     )
-    finite = jnp.all(jnp.isfinite(residuals))
-    result = RESULTS.where(spanned, RESULTS.successful, RESULTS.dependent)
-    result = RESULTS.where(jnp.all(good), result, RESULTS.residual_too_large)
-    return InvariantBlock(
-        basis=basis,
-        matrix=matrix,
-        eigenvalues=eigenvalues,
-        coordinates=coordinates,
-        left_basis=left_basis,
-        # Every derivative needs the whole block: one bad pair spoils the subspace.
-        active=jnp.broadcast_to(spanned & jnp.all(good), (k,)),
-        residuals=residuals,
-        norm=norm,
-        mass_norm=mass_norm,
-        stats={
-            "num_matvecs": jnp.asarray(num_matvecs),
-            "num_restarts": jnp.asarray(0),
-            "num_converged": jnp.sum(good),
-        },
-        result=RESULTS.where(finite, result, RESULTS.nonfinite),
-    )
+    good = block.result == RESULTS.successful
+    result = RESULTS.where(good, block.result, RESULTS.residual_too_large)
+    count = jnp.sum(block.active)
+    counts = {"num_matvecs": num_matvecs, "num_restarts": 0, "num_converged": count}
+    stats = {name: jnp.asarray(x) for name, x in counts.items()}
+    block = dataclasses.replace(block, result=result, stats=stats)
+    enough = jnp.maximum(rtol * scale * block.mass_norm, 100 * eps * block.norm)
+    block = without(block, good & ~_determined(block, 10 * enough), RESULTS.dependent)
+    return nonfinite(block, ~jnp.all(jnp.isfinite(block.residuals)))
+
+
+def _determined(block: InvariantBlock, enough: Float[Array, ""]) -> Bool[Array, ""]:
+    """Whether the pairs determine the subspace they span: they may be right one by one,
+    and nearly dependent. `A X − B X L = (A V − B V Λ) W⁻¹` with V = X W, so residuals
+    enter it by W⁻¹, and rounding does."""
+    both = block.active[:, None] & block.active[None, :]
+    w = block.coordinates
+    w = jnp.where(both, w, jnp.eye(both.shape[0], dtype=w.dtype))
+    eps = float(jnp.finfo(enough.dtype).eps)
+    known = jnp.maximum(block.residuals, eps * block.norm)
+    defect = jnp.where(block.active, known, 0) @ jnp.abs(jnp.linalg.inv(w))
+    return jnp.all(~block.active | (defect <= enough))
+
+
+def _of_norm_one(vectors: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+    """Of any scale: their squares would under- or overflow."""
+    norms = safe_norm(vectors)
+    return times_real(vectors, 1 / jnp.where(norms > 0, norms, 1))
 
 
 def _newton(

@@ -136,7 +136,8 @@ def _diagnose(pencil: Pencil, solution: Solution, solve: SylvesterSolve) -> Diag
     def one(pair: tuple[Array, Array]) -> tuple[Array, Array]:
         value, x = pair
         basis, matrix, every = x[:, None], value[None, None], jnp.ones(1, bool)
-        own = dataclasses.replace(solve, selection=Known(value[None]), norm=norm_a)
+        norm = norm_a + jnp.abs(value) * norm_b
+        own = dataclasses.replace(solve, selection=Known(value[None]), norm=norm)
         sep = separation(pencil, basis, matrix, every, own)
         if solution.left_eigenvectors is not None:
             return sep, jnp.zeros_like(sep)

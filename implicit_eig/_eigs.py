@@ -9,14 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Inexact, PyTree
 
-from ._check import check_flag
+from ._check import check_flag, check_integer
 from ._eigensolver import AbstractEigensolver, InvariantBlock
 from ._failure import check_throw, raise_unless_successful, reported, watched
 from ._gauge import AbstractGauge, as_gauge
 from ._gauge_guard import watched_phases
 from ._implicit import block_root, ImplicitAdjoint, SylvesterSolve
 from ._missing import nan_tangent, nothing_where
-from ._operator import complex_dtype, Pencil, safe_norm, Scaling
+from ._nonlinear import Inside
+from ._nonlinear_eigs import eigs_inside
+from ._operator import as_pencil, complex_dtype, Pencil, safe_norm, Scaling
 from ._pairs import accuracy_of, check_ties, pairs_of_block, Ties
 from ._problem import Problem
 from ._program import is_plain, Program, value_of
@@ -89,7 +91,9 @@ def eigs(
     - `which`: the wanted end of the spectrum: `"LM"`, `"SM"` (modulus), `"LR"`, `"SR"`
         (real part), `"LI"`, `"SI"` (imaginary part, of real operators its modulus); a
         callable `λ -> key`, largest key first; [`implicit_eig.Nearest`][];
-        [`implicit_eig.Overlap`][].
+        [`implicit_eig.Overlap`][]; or [`implicit_eig.Inside`][] for all eigenvalues in a
+        region: k is room then, places left over are NaN, `stats["num_inside"]` counts
+        (by [`implicit_eig.Contour`][]; left vectors have no derivatives there).
     - `sigma`: a target, real or complex, no derivative: the k eigenvalues nearest to it,
         by [`implicit_eig.ShiftInvert`][]. With `which` a callable or `Overlap`: the best
         of those a Krylov space around the target shows.
@@ -110,7 +114,8 @@ def eigs(
         several tied eigenvalues has no derivative, only functions symmetric in them. A
         selected eigenvalue that ties with one that is not, where the eigensolver met
         that, has no derivative, nor has its vector: NaN with `"nan"`, and whatever the
-        linear solve gives with `"drop"`. The default `tie_rtol` is at
+        linear solve gives with `"drop"`. The result is `RESULTS.cut_tie` then, which
+        raises nothing, for the values are right. The default `tie_rtol` is at
         least ten times the largest residual over the largest `|λ|`: what an iterative
         solver found is tied when it cannot be told apart.
     - `throw`: what a run does that fails, or a linear solve for a derivative that misses
@@ -121,9 +126,10 @@ def eigs(
         compiled programs by a host callback, at its price. `False`: it never raises;
         values and vectors of failed pairs are the best approximations at hand, their
         derivatives NaN. Not failures: `RESULTS.unconfirmed`, by which `KrylovSchur` says
-        that its pairs are right, and that better ones may have escaped it; and
+        that its pairs are right, and that better ones may have escaped it;
         `RESULTS.defective`: rounding cannot tell some eigenvalue from a defective one,
-        which has NaN derivatives, and so has its vector.
+        which has NaN derivatives, and so has its vector; and `RESULTS.cut_tie`, the same
+        of an eigenvalue of which another copy was not selected.
     - `progress_meter`: shows the run: `TextProgressMeter()`, `TqdmProgressMeter()`, or
         your own [`implicit_eig.AbstractProgressMeter`][].
 
@@ -158,6 +164,22 @@ def eigs(
     ):
         raise TypeError(
             f"`which` selects eigenvalues, and {which!r} is a gauge: pass `gauge=`."
+        )
+    if isinstance(which, Inside):
+        pencil = as_pencil(operator, mass, like)
+        if sigma is not None or v0 is not None or ties != "nan":
+            raise ValueError(
+                "`which=Inside(...)` takes neither `sigma`, `v0` nor `ties`."
+            )
+        return eigs_inside(
+            pencil,
+            check_integer("k", k, 1),
+            which.region,
+            left=left,
+            eigensolver=eigensolver,
+            adjoint=adjoint,
+            gauge=gauge,
+            throw=throw,
         )
     problem = Problem.of(
         operator,
@@ -373,11 +395,16 @@ def solution_of_block(
         ties=ties,
         tie_rtol=accuracy,
     )
-    defective = is_good(block.result) & jnp.any(pairs.lost)
+    good, result = is_good(block.result), block.result
+    for some, notice in (
+        (pairs.cut, RESULTS.cut_tie),
+        (pairs.lost, RESULTS.defective),
+    ):
+        result = RESULTS.where(good & jnp.any(some), notice, result)
     values, right, left_vectors = pairs.eigenvalues, pairs.right, pairs.left
     if hide:
         failed = ~block.active[:k]
-        failed = ~is_good(block.result) & (failed | ~jnp.any(failed))
+        failed = ~good & (failed | ~jnp.any(failed))
         values, right, left_vectors = (
             None if x is None else _hidden(x, failed)
             for x in (values, right, left_vectors)
@@ -398,7 +425,7 @@ def solution_of_block(
         residuals=residuals,
         condition_numbers=condition_numbers,
         stats=block.stats,
-        result=RESULTS.where(defective, RESULTS.defective, block.result),
+        result=result,
         _outside=outside,
     )
     return solution, signal

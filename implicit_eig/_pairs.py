@@ -50,6 +50,7 @@ class Eigenpairs(eqx.Module):
     right: Complex[Array, "n k"]
     left: Complex[Array, "n k"] | None
     lost: Bool[Array, " k"]  # which cannot be told from defective ones
+    cut: Bool[Array, " k"]  # which cannot be told from one that is not selected
 
 
 def pairs_of_block(
@@ -76,7 +77,8 @@ def pairs_of_block(
     known = error
     if pencil.mass is not None:
         # L is a part of B⁻¹A.
-        known = error * jnp.linalg.norm(block.matrix) / block.norm
+        size = jnp.where(block.norm > 0, block.norm, 1)
+        known = error * jnp.linalg.norm(block.matrix) / size
     found = eigen_of_block(
         matrix,
         block.eigenvalues,
@@ -122,7 +124,7 @@ def pairs_of_block(
     nowhere = absent(pencil, values=fixed, missing=missing)
     values, right = (x + nowhere.astype(x.dtype) for x in (values, right))
     right = without_gauge(gauge, right)
-    return Eigenpairs(values, right, left[0] if left else None, lost)
+    return Eigenpairs(values, right, left[0] if left else None, lost, cut[:k])
 
 
 def _error(pencil: Pencil, block: InvariantBlock) -> Float[Array, ""]:

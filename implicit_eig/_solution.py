@@ -14,11 +14,12 @@ from jaxtyping import Array, Bool, Complex, Float, PyTree
 class RESULTS(eqx.Enumeration):
     """Why a run ended. The text of each member is the sentence a user reads.
 
-    `unconfirmed`, `defective` and `ambiguous` are notices, not failures: the pairs are
-    right, and `throw=True` does not raise. Whether unconfirmed ones are the best is not
-    known; defective ones have no derivatives; of ambiguous ones it is not certain which
-    is which. Every other member but `successful` is a failure,
-    and wins over them.
+    `unconfirmed`, `defective`, `cut_tie` and `ambiguous` are notices, not failures: the
+    pairs are right, and `throw=True` does not raise. Whether unconfirmed ones are the
+    best is not known; defective ones have no derivatives, nor have those of a tie that is
+    cut; of ambiguous ones it is not certain which is which. Of several notices
+    `defective` is given first, then `cut_tie`. Every other member but `successful` is a
+    failure, and wins over them.
     """
 
     successful = "successful"
@@ -90,6 +91,14 @@ class RESULTS(eqx.Enumeration):
         "merges it with another. Its derivatives, and those of its vector, do not exist "
         "and are NaN; all other pairs keep theirs. `invariant_subspace` has derivatives "
         "there, and double precision may tell apart what single does not."
+    )
+    cut_tie = (
+        "The pairs returned are eigenpairs, but a selected eigenvalue cannot be told "
+        "from one that is not selected: which of the two is here, and in which mixture "
+        "of their vectors, is arbitrary. Its derivatives, and those of its vector, do "
+        "not exist and are NaN (unless `ties='drop'`); all other pairs keep theirs. Take "
+        "a larger or a smaller `k`; then sums over the tie have derivatives, and "
+        "`invariant_subspace` has them for the whole."
     )
     unconfirmed = (
         "The `k` pairs returned are eigenpairs, and no better ones turned up; but "
@@ -237,6 +246,7 @@ NO_FAILURES = (
     RESULTS.unconfirmed,
     RESULTS.defective,
     RESULTS.ambiguous,
+    RESULTS.cut_tie,
 )
 FAILURES = (
     RESULTS.not_converged,

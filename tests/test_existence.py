@@ -236,3 +236,210 @@ def test_an_entry_that_vanishes_by_symmetry_is_no_phase(find, dtype):
         assert relative(v[:, 0], same) < 1e3 * float(jnp.finfo(dtype).eps)
         gradient = jax.grad(lambda a, f=f: jnp.sum(jnp.abs(f(a)[:3, 0]) ** 2))(a)
         assert np.all(np.isfinite(gradient))
+
+
+def two_copies(w, seed=0):
+    a, v, inverse = with_eigenvalues(w, seed)
+    return jnp.asarray(a), v, inverse
+
+
+CUT = {
+    "Dense": lambda a, k: ieig.eigs(a, k, "LR"),
+    "Dense, left vectors": lambda a, k: ieig.eigs(a, k, "LR", left=True),
+    "pencil": lambda a, k: ieig.eigs(a, k, "LR", mass=2 * jnp.eye(len(a))),
+    "KrylovSchur": lambda a, k: ieig.eigs(
+        a, k, "LR", eigensolver=ieig.KrylovSchur(repeated=True)
+    ),
+    "ShiftInvert": lambda a, k: ieig.eigs(
+        a, k, eigensolver=ieig.ShiftInvert(9.0, inner=ieig.KrylovSchur(repeated=True))
+    ),
+}
+
+
+@pytest.mark.parametrize("find", CUT.values(), ids=CUT)
+def test_a_tie_that_is_cut_is_said_aloud_and_raises_nothing(find):
+    """5, 4, 4 and below: k = 2 takes one of the two fours."""
+    a, v, inverse = two_copies(np.r_[5.0, 4, 4, np.linspace(3, -3, 37)])
+    scale = 2 if find is CUT["pencil"] else 1
+
+    def values(a):
+        s = find(a, 2)
+        return s.eigenvalues.real * scale, s
+
+    jacobian, s = jax.jacrev(values, has_aux=True)(a)
+    assert s.result == ieig.RESULTS.cut_tie
+    np.testing.assert_allclose(s.eigenvalues * scale, [5, 4], rtol=1e-11)
+    assert relative(jacobian[0], np.outer(inverse[0], v[:, 0])) < 1e-8
+    assert np.all(np.isnan(jacobian[1]))
+    s = find(a, 3)
+    assert s.result == ieig.RESULTS.successful
+    assert relative(s.eigenvalues * scale, np.asarray([5, 4, 4])) < 1e-11
+
+
+def test_a_defective_pair_is_told_before_a_tie_that_is_cut():
+    """A Jordan block of 4 and one of 3, and a second copy of 2 that is not selected."""
+    t = np.diag([4.0, 4, 3, 2, 2, 0]) + np.diag([1.0, 0, 0, 0, 0], 1)
+    cut = lambda t, k: ieig.eigs(jnp.asarray(t), k, "LR", throw=False)
+    assert cut(t, 4).result == ieig.RESULTS.defective
+    assert cut(t[2:, 2:], 2).result == ieig.RESULTS.cut_tie
+    assert cut(t, 5).result == ieig.RESULTS.defective
+    assert cut(t, 3).result == ieig.RESULTS.defective
+    assert cut(t[2:, 2:], 3).result == ieig.RESULTS.successful
+
+
+def test_members_of_a_batch_tell_each_of_its_own_cut():
+    apart, *_ = with_eigenvalues([5.0, 4, 3, 1, -1])
+    tied, *_ = with_eigenvalues([5.0, 4, 4, 1, -1])
+    results = jax.vmap(lambda a: ieig.eigs(a, 2, "LR").result == ieig.RESULTS.cut_tie)(
+        jnp.stack([apart, tied])
+    )
+    assert np.array_equal(results, [False, True])
+
+
+@pytest.mark.parametrize("find", [ieig.eigvals, of_subspace], ids=["eigvals", "subspace"])
+def test_where_the_gradient_vanishes_in_a_tie_its_derivative_exists_if_symmetric(find):
+    """(Σλ − 9)² over a triple 3: no gradient, and the Hessian 2 ∇Σ ∇Σᵀ."""
+    a, projector = tied_matrix(np.float64)
+
+    def inside(a):
+        w = find(a)
+        return w, jnp.abs(w - 3) < 0.1
+
+    def together(a):
+        w, here = inside(a)
+        total = jnp.sum(jnp.where(here, w, 0))
+        return jnp.real(total - jax.lax.stop_gradient(total)) ** 2
+
+    def alone(a):
+        w, here = inside(a)
+        w = w[jnp.argmax(here)]
+        return jnp.real(w - jax.lax.stop_gradient(w)) ** 2
+
+    gradient = lambda f: jax.jit(jax.jacrev(jax.grad(f)))(a)
+    exact = 2 * projector.T[:, :, None, None] * projector.T
+    assert relative(gradient(together), exact) < 1e-10
+    assert np.all(np.isnan(gradient(alone)))
+
+
+@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("off", [0.0, 1e-15, 1e-10])
+def test_a_target_on_the_one_eigenvalue_asked_for(off, left):
+    n = 60
+    t = np.diag(np.arange(1.0, n + 1)) + 0.3 * np.eye(n, k=1)
+    index = np.nonzero(t)
+    # Of an upper triangle: y with yᵀ (T − 7) = 0 and y_7 = 1, and x likewise.
+    w, v = np.linalg.eig(t)
+    i = np.argmin(abs(w - 7))
+    exact = np.outer(np.linalg.inv(v)[i], v[:, i])[index]
+
+    def value(entries):
+        operator = ieig.SparseOperator(entries, *index, n)
+        solver = ieig.ShiftInvert(7.0 + off)
+        return ieig.eigs(operator, 1, eigensolver=solver, left=left).eigenvalues[0].real
+
+    got, gradient = jax.value_and_grad(value)(jnp.asarray(t[index]))
+    assert abs(got - 7) < 1e-13
+    assert relative(gradient, exact) < 1e-10
+
+
+class TestTheZeroMatrix:
+    n, like = 50, jax.ShapeDtypeStruct((50,), np.float64)
+
+    @pytest.mark.parametrize("which", ["LM", "LR", "SI"])
+    @pytest.mark.parametrize("repeated", [False, True])
+    def test_matrix_free(self, which, repeated):
+        solver = ieig.KrylovSchur(repeated=repeated)
+        s = ieig.eigs(lambda v: 0 * v, 3, which, like=self.like, eigensolver=solver)
+        assert np.array_equal(s.eigenvalues, np.zeros(3)) and np.all(s.residuals == 0)
+        v = np.asarray(s.eigenvectors)
+        assert relative(v.conj().T @ v, np.eye(3)) < 1e-12
+
+    def test_beside_a_mass_matrix(self):
+        i = np.arange(self.n)
+        mass = ieig.SparseOperator(2.0 + np.cos(i), i, i, self.n)
+        zero = ieig.SparseOperator(np.zeros(self.n), i, i, self.n)
+        s = ieig.eigs(zero, 2, mass=mass)
+        assert np.array_equal(s.eigenvalues, np.zeros(2))
+        assert s.result == ieig.RESULTS.cut_tie
+
+    def test_its_eigenvalues_have_no_gradient(self):
+        f = lambda c: ieig.eigs(lambda v: c * v, 2, "LR", like=c).eigenvalues[0].real
+        assert np.all(np.isnan(jax.grad(f)(jnp.zeros(self.n))))
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
+@pytest.mark.parametrize("mass_scale", [None, 1e-9, 1e9])
+@pytest.mark.parametrize("given", [0.0, 1e-17])
+def test_a_null_vector_found_elsewhere_is_an_eigenvector(given, mass_scale, scale):
+    """The stationary distribution of a Markov chain: ∂λ/∂A = u v ᵀ / (uᵀ B v), u = 1."""
+    n = 12
+    q = np.random.default_rng(0).random((n, n))
+    q -= np.diag(q.sum(axis=0))
+    w, v = np.linalg.eig(q)
+    v = v[:, [np.argmin(abs(w))]].real
+    mass = None if mass_scale is None else mass_scale * np.eye(n)
+    a = jnp.asarray(scale * q)
+
+    def value(a):
+        w = np.asarray([given * scale / (mass_scale or 1)])
+        s = ieig.attach(a, w, v, np.ones((n, 1)), mass=mass)
+        return s.eigenvalues[0].real, s
+
+    gradient, s = jax.grad(value, has_aux=True)(a)
+    assert s.residuals[0] < 1e-15
+    exact = np.outer(np.ones(n), v) / (v.sum() * (1 if mass is None else mass_scale))
+    assert relative(gradient, exact) < 1e-12
+
+
+def test_a_pair_given_wrong_leaves_the_others_their_derivatives_and_their_place():
+    a, v, inverse = two_copies([4.0, 3, 2, 1, -1])
+    u = inverse.T
+    w = jnp.asarray([4.0, 3.1, 2])
+    for left in (None, u[:, :3]):
+
+        def values(a, left=left):
+            s = ieig.attach(a, w, v[:, :3], left, throw=False)
+            return s.eigenvalues.real, s
+
+        jacobian, s = jax.jacrev(values, has_aux=True)(a)
+        assert s.result == ieig.RESULTS.residual_too_large
+        assert np.array_equal(s.eigenvalues, w) and s.stats["num_converged"] == 2
+        assert s.residuals[1] > 1e-3 and np.all(s.residuals[::2] < 1e-14)
+        assert np.all(np.isnan(jacobian[1]))
+        for i in (0, 2):
+            assert relative(jacobian[i], np.outer(inverse[i], v[:, i])) < 1e-11
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e8])
+def test_the_rounding_of_a_solve_is_that_of_both_matrices(scale):
+    """Small A, large λ: |λ|‖B‖ is far more than ‖A‖ where B is ill-conditioned, and a gap
+    below its rounding leaves a vector no digit."""
+    b = np.diag([1e-12, 1e-12 * (1 + 1e-4), 1.0, 1.0])
+    q = np.linalg.qr(np.random.default_rng(0).normal(size=(4, 4)))[0]
+    a, b = (jnp.asarray(scale * q @ x @ q.T) for x in (np.diag([1.0, 1, 3, 2]), b))
+
+    def share(a):
+        s = ieig.eigs(a, 1, "LM", mass=b, throw=False)
+        return jnp.abs(s.eigenvectors[0, 0]) ** 2
+
+    assert np.isnan(jax.grad(share)(a)).all()
+
+
+def test_an_eigenvalue_zero_beside_a_mass_matrix():
+    """Heat on an insulated rod, and its stationary mode."""
+    n, i = 60, np.arange(60)
+    q = np.eye(n, k=1) + np.eye(n, k=-1) - 2 * np.eye(n)
+    q[0, 0] = q[-1, -1] = -1
+    index, heat = np.nonzero(q), 1 + 0.1 * np.cos(i)
+    mass = ieig.SparseOperator(heat, i, i, n)
+
+    def value(entries):
+        operator = ieig.SparseOperator(entries, *index, n)
+        solver = ieig.KrylovSchur(krylov_dim=30)
+        s = ieig.eigs(operator, 2, "LR", mass=mass, eigensolver=solver)
+        return s.eigenvalues[0].real, s
+
+    gradient, s = jax.grad(value, has_aux=True)(jnp.asarray(q[index]))
+    w = np.sort(np.linalg.eigvals(q / heat[:, None]).real)[::-1]
+    np.testing.assert_allclose(s.eigenvalues, w[:2], atol=1e-12)
+    assert relative(gradient, np.full(len(index[0]), 1 / heat.sum())) < 1e-8

@@ -37,7 +37,7 @@ def changed(column):
     page = hazards.verdicts_on_the_page()
     for row in ROWS:
         now, before = hazards.verdict(row, column), page[row.key][column]
-        if now.split()[:1] != before.split()[:1]:
+        if before != "?" and now.split()[:1] != before.split()[:1]:
             # Between these two there is a line, but not a change of behaviour.
             if {now.split()[0], before.split()[0]} != {"right", "lossy"}:
                 yield f"{row.name}: {before!r} has become {now!r}"

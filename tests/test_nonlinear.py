@@ -109,6 +109,33 @@ def test_all_eigenvalues_in_a_region(region):
     assert (np.diff(real) <= 1e-8).all()
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+def test_all_eigenvalues_of_a_pencil_in_a_region(sparse):
+    n = 30
+    rng = np.random.default_rng(3)
+    a = np.diag(np.linspace(-1.0, 1.0, n)) + np.diag(rng.normal(size=n - 1), 1)
+    b = np.diag(rng.uniform(1, 2, n))
+    expected = eigvals(a, b)
+    expected = expected[abs(expected - 0.2) < 0.31]
+
+    def found(a):
+        operator, mass = a, jnp.asarray(b)
+        if sparse:
+            rows, columns = np.nonzero(np.asarray(b) + np.eye(n, k=1))
+            operator = ieig.SparseOperator(a[rows, columns], rows, columns, n)
+            mass = ieig.SparseOperator(mass[rows, columns], rows, columns, n)
+        region = ieig.Inside(ieig.Disk(0.2, 0.31))
+        return ieig.eigs(operator, 14, region, mass=mass)
+
+    solution = found(jnp.asarray(a))
+    count = int(solution.stats["num_inside"])
+    matched(solution.eigenvalues[:count], expected, 1e-9)
+    gradient = jax.grad(lambda a: found(a).eigenvalues[0].real)(jnp.asarray(a))
+    # Of a triangular pencil λ = a_ii / b_ii.
+    place = np.argmin(abs(np.diag(a) / np.diag(b) - float(solution.eigenvalues[0].real)))
+    np.testing.assert_allclose(gradient[place, place], 1 / b[place, place], rtol=1e-8)
+
+
 def test_too_many_for_the_room_are_counted():
     region = ieig.Disk(0.0, 1.0)
     found = ieig.nonlinear_eigs(of(QUADRATIC), 2, region=region, throw=False)

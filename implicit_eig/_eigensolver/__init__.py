@@ -3,9 +3,7 @@
 from .arpack import Arpack as Arpack
 from .base import (
     AbstractEigensolver as AbstractEigensolver,
-    biorthogonal as biorthogonal,
     combine as combine,
-    galerkin as galerkin,
     InvariantBlock as InvariantBlock,
     nonfinite as nonfinite,
     Spectrum as Spectrum,

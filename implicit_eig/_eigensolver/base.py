@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, Int
 
 from .._batch import only_if
-from .._krylov import leading, nearest_outside, schur_basis
+from .._krylov import default_start, leading, nearest_outside, schur_basis
 from .._operator import complex_dtype, Pencil, safe_norm, times_real
 from .._progress_meter import AbstractProgressMeter
 from .._solution import RESULTS
@@ -57,6 +57,7 @@ class InvariantBlock(eqx.Module):
     - `transformation`: that of the Krylov run which found the pairs; solvers of their
         derivatives use it, and its factor, again.
     - `spectrum`: all pairs, where the eigensolver found them all, for the same use.
+    - `position`: for each column, the place its pair had among those that `of` was given.
     """
 
     basis: Inexact[Array, "n m"]
@@ -73,6 +74,7 @@ class InvariantBlock(eqx.Module):
     spectrum: Spectrum | None = None
     outside: Complex[Array, " m"] | None = None
     mass_norm: Float[ArrayLike, ""] = 1.0
+    position: Int[Array, " m"] | None = None
 
     @classmethod
     def from_pairs(
@@ -115,10 +117,11 @@ class InvariantBlock(eqx.Module):
             :, : perm.size
         ]
         v = jnp.where(there, v[:, perm], start.astype(v.dtype))
-        dual = None
+        basis = schur_basis(v, second, is_real)
         if left is not None:
             dual = jnp.where(there, left[:, perm], start.astype(v.dtype))
-        basis = schur_basis(v, second, is_real)
+            left_basis = schur_basis(dual, second, is_real)
+            left = left_basis, left_basis.conj().T.astype(dual.dtype) @ dual
         block = cls.of(
             pencil,
             basis,
@@ -129,16 +132,9 @@ class InvariantBlock(eqx.Module):
             wanted=wanted,
             usable=sound,
             rtol=rtol,
-            left=None if dual is None else (schur_basis(dual, second, is_real), dual),
+            left=left,
             outside=outside,
         )
-        if left is not None:
-            defect = left_defect(pencil, block.left_basis, block.matrix, block.active)
-            size = jnp.max(jnp.where(block.active, safe_norm(block.left_basis), 0))
-            scale = jnp.max(jnp.where(block.active, jnp.abs(block.eigenvalues), 0))
-            enough = jnp.maximum(rtol * scale * block.mass_norm, 1e3 * eps * block.norm)
-            none = ~(defect <= 10 * enough * size) & (block.result == RESULTS.successful)
-            block = without(block, none, RESULTS.left_not_found)
         counts = {"num_matvecs": 0, "num_restarts": 0} | ({} if stats is None else stats)
         counts = {name: jnp.asarray(count) for name, count in counts.items()}
         return dataclasses.replace(block, stats=block.stats | counts)
@@ -157,8 +153,10 @@ class InvariantBlock(eqx.Module):
         usable: Bool[Array, " m"],
         rtol: float,
         slack: float = 1e3,
+        scale: Float[Array, ""] | None = None,
         norms: tuple[Float[Array, ""], Float[Array, ""]] | None = None,
-        left: tuple[Inexact[Array, "n m"], Complex[Array, "n m"]] | None = None,
+        measured: tuple[Inexact[Array, "m m"], Float[Array, " m"]] | None = None,
+        left: tuple[Inexact[Array, "n m"], Complex[Array, "m m"]] | None = None,
         outside: Complex[Array, " m"] | None = None,
         judge: bool = True,
     ) -> "InvariantBlock":
@@ -166,69 +164,129 @@ class InvariantBlock(eqx.Module):
         what this class promises is made true.
 
         A pair is `active` when it is `wanted`, `usable`, has a residual of `rtol |λ| ‖B‖`
-        or of rounding (`slack · eps ‖A‖`), and so has its partner, of which the later one
-        is `second`. Residuals come first: one that is no eigenpair has no part in the
-        span of the others, which come before it. `left` are an orthonormal basis of the
-        left vectors, and these. `norms` are those of A and B, by default estimated by
-        those of AX and BX. Without `judge` all that are wanted and usable are active, and
-        stand first as they are.
+        (or of `rtol scale ‖B‖`) or of rounding, `slack · eps ‖A‖`, and so has its
+        partner, of which the later one is `second`. Residuals come first: one that is no
+        eigenpair has no part in the span of the others, which come before it.
+
+        `norms` are those of A and B, by default estimated by products with X and a random
+        vector; `measured` are L and the residuals, where they are known. `left` are an
+        orthonormal basis and the coordinates of the left vectors in it; where they are
+        none the result is `left_not_found`, and no column is active. Without `judge` all
+        that are wanted and usable are active, and stand first as they are.
         """
-        m, is_real = eigenvalues.size, not jnp.iscomplexobj(basis)
         coordinates = leading(wanted, coordinates)
-        values = jnp.where(usable, eigenvalues, 0)
-        matrix, residuals, ax, bx = galerkin(pencil, basis, values, coordinates)
-        size = jnp.abs(values)
-        if norms is None:
-            norm, mass_norm = (safe_norm(x.ravel()) / m**0.5 for x in (ax, bx))
-            norms = jnp.maximum(norm, jnp.max(size) * mass_norm), mass_norm
+        there = jnp.isfinite(eigenvalues)
+        values = jnp.where(there, eigenvalues, 0)
+        if measured is None:
+            matrix, residuals, ax, bx = galerkin(pencil, basis, values, coordinates)
+            if norms is None:
+                norms = _norms(pencil, ax, bx)
+        else:
+            matrix, residuals = measured
         norm, mass_norm = norms
-        dual = None if left is None else left[0]
-        active = wanted & usable
+        rounding = slack * float(jnp.finfo(norm.dtype).eps) * norm
+        scale = jnp.abs(values) if scale is None else scale
+        enough = jnp.maximum(rtol * scale * mass_norm, rounding)
+        enough = jnp.broadcast_to(enough, residuals.shape)
+        residuals = jnp.where(there, residuals, jnp.nan)
+        active, position = wanted & usable & there, None
         if judge:
-            rounding = slack * float(jnp.finfo(norm.dtype).eps) * norm
-            active = active & (
-                residuals <= jnp.maximum(rtol * size * mass_norm, rounding)
-            )
-            first = jnp.concatenate([second[1:], jnp.zeros(1, bool)])
-            active = active & (jnp.roll(active, -1) | ~first)
-            active = active & (jnp.roll(active, 1) | ~second)
+            active = _both_or_none(active & (residuals <= enough), second)
         complete = jnp.all(active | ~wanted)
-
-        def in_front(x: tuple) -> tuple:
-            basis, matrix, coordinates, dual = x
-            coordinates = coordinates[:, front]
-            turn = schur_basis(coordinates, second[front], is_real)
-            coordinates = turn.conj().T.astype(coordinates.dtype) @ coordinates
-            if left is not None:
-                u = left[0].conj().T.astype(left[1].dtype) @ left[1][:, front]
-                dual = dual @ schur_basis(u, second[front], is_real)
-            return basis @ turn, turn.conj().T @ matrix @ turn, coordinates, dual
-
+        result = RESULTS.where(complete, RESULTS.successful, RESULTS.not_converged)
         if judge:
-            front = jnp.argsort(~active, stable=True)
-            residuals = jnp.where(usable, residuals, jnp.nan)[front]
-            active, eigenvalues = active[front], eigenvalues[front]
-            outside = None if outside is None else outside[front]
-            moved = jnp.any(front != jnp.arange(m))
-            basis, matrix, coordinates, dual = only_if(
-                moved, in_front, (basis, matrix, coordinates, dual)
+            index = jnp.arange(second.size)
+            active, position, second, eigenvalues, residuals, enough, outside = (
+                _active_first(
+                    active, index, second, eigenvalues, residuals, enough, outside
+                )
             )
-        return cls(
+            basis, matrix, coordinates, left = only_if(
+                jnp.any(position != index),
+                lambda x: _in_front(*x, position, second),
+                (basis, matrix, coordinates, left),
+            )
+        matrix, coordinates = (leading(active, x) for x in (matrix, coordinates))
+        dual = None
+        if left is not None:
+            dual = biorthogonal(pencil, left[0], basis, active)
+        block = cls(
             basis=basis,
-            matrix=leading(active, matrix),
+            matrix=matrix,
             eigenvalues=eigenvalues,
-            coordinates=leading(active, coordinates),
-            left_basis=None
-            if dual is None
-            else biorthogonal(pencil, dual, basis, active),
+            coordinates=coordinates,
+            left_basis=dual,
             active=active,
             residuals=residuals,
             norm=norm,
             mass_norm=mass_norm,
             stats={"num_converged": jnp.sum(active[:k])},
-            result=RESULTS.where(complete, RESULTS.successful, RESULTS.not_converged),
+            result=result,
             outside=outside,
+            position=position,
         )
+        if left is None or not judge:
+            return block
+        defect = left_defect(pencil, dual, matrix, active)
+        size = jnp.max(jnp.where(active, safe_norm(dual), 0))
+        enough = 10 * jnp.max(jnp.where(active, enough, 0)) * size
+        unlike = ~(defect <= enough) & (result == RESULTS.successful)
+        return without(block, unlike, RESULTS.left_not_found)
+
+
+def _norms(
+    pencil: Pencil, ax: Inexact[Array, "n m"], bx: Inexact[Array, "n m"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Estimates of ‖A‖ and ‖B‖ by AX and BX, X orthonormal, and by products with a random
+    vector: of a vector that A maps to zero AX says nothing."""
+    x = default_start(pencil.n, pencil.dtype)[:, None]
+    x = x / jnp.linalg.norm(x).astype(x.dtype)
+
+    def norm(inside: Array, product: Array) -> Array:
+        own = safe_norm(inside.ravel()) / inside.shape[1] ** 0.5
+        return jnp.maximum(own, safe_norm(product.ravel()))
+
+    return norm(ax, pencil.mm(x)), norm(bx, pencil.mass_mm(x))
+
+
+def _both_or_none(
+    active: Bool[Array, " m"], second: Bool[Array, " m"]
+) -> Bool[Array, " m"]:
+    """Of conjugate partners, of which the later one is `second`."""
+    pair = jnp.arange(second.size) - second.astype(int)
+    apart = pair[:, None] != pair[None, :]
+    return jnp.all(active[None, :] | apart, axis=1)
+
+
+def _active_first(active: Bool[Array, " m"], *columns: Array | None) -> list:
+    """What belongs to active pairs before what belongs to the others."""
+    there = [x for x in columns if x is not None]
+    behind, *there = jax.lax.sort((~active, *there), is_stable=True)
+    rest = iter(there)
+    return [~behind, *(None if x is None else next(rest) for x in columns)]
+
+
+def _in_front(
+    basis: Inexact[Array, "n m"],
+    matrix: Inexact[Array, "m m"],
+    coordinates: Complex[Array, "m m"],
+    left: tuple[Inexact[Array, "n m"], Complex[Array, "m m"]] | None,
+    position: Int[Array, " m"],
+    second: Bool[Array, " m"],
+):
+    """The same span, whose leading columns span the first pairs in the order `position`,
+    in which those are `second` that are so."""
+    is_real = not jnp.iscomplexobj(basis)
+    order = position[None, :] == jnp.arange(position.size)[:, None]
+
+    def turned(basis: Array, coordinates: Array) -> tuple[Array, Array, Array]:
+        coordinates = coordinates @ order.astype(coordinates.dtype)
+        turn = schur_basis(coordinates, second, is_real)
+        return basis @ turn, turn.conj().T.astype(coordinates.dtype) @ coordinates, turn
+
+    basis, coordinates, turn = turned(basis, coordinates)
+    left = None if left is None else turned(*left)[:2]
+    return basis, turn.conj().T @ matrix @ turn, coordinates, left
 
 
 def _as_complex(

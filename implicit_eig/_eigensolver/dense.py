@@ -148,12 +148,12 @@ def _select(
         rtol=eps**0.5,
         slack=eps**-0.5,
         norms=norms,
-        left=(left, u),
+        left=(left, left.conj().T.astype(u.dtype) @ u),
         outside=outside,
         judge=pencil.mass is not None,
     )
-    good = block.result == RESULTS.successful
-    result = RESULTS.where(good, RESULTS.successful, RESULTS.residual_too_large)
+    wrong = block.result == RESULTS.not_converged
+    result = RESULTS.where(wrong, RESULTS.residual_too_large, block.result)
     enough = jnp.sum(pairs.infinite) <= pencil.n - k
     result = RESULTS.where(enough, result, RESULTS.infinite)
     result = RESULTS.where(pairs.singular, RESULTS.singular, result)

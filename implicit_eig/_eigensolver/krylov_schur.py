@@ -1,5 +1,6 @@
 """The eigensolver a user holds, on the Krylov runs of `_krylov`."""
 
+import dataclasses
 from typing import NamedTuple
 
 import equinox as eqx
@@ -30,7 +31,7 @@ from .._transformation import (
     ShiftedPencil,
 )
 from .._which import AbstractSelection
-from .base import AbstractEigensolver, biorthogonal, galerkin, InvariantBlock, without
+from .base import AbstractEigensolver, galerkin, InvariantBlock, nonfinite, without
 
 
 class KrylovSchur(AbstractEigensolver):
@@ -212,72 +213,62 @@ class KrylovSchur(AbstractEigensolver):
                 found,
             )
             solves = solves + jnp.where(first.verified, 0, found.active.size)
-        active, matrix, size = found.active & pairs.verified, pairs.matrix, pairs.size
         # Squares of anything smaller would underflow, and verify nothing.
         eps = jnp.finfo(pencil.dtype).eps
         tiny = jnp.finfo(pencil.dtype).tiny ** 0.5 / eps
-        active = active & ((norm == 0) | (norm > tiny))
-        converged = jnp.sum(active[:k])
-        good = (converged == k) & found.done
-        wanted = transformation.selection(selection)
-        confirmed = self.confirms(wanted, k, pencil.is_real)
-        success = RESULTS.successful if confirmed else RESULTS.unconfirmed
-        result = RESULTS.where(good, success, RESULTS.not_converged)
-        left_basis = None
+        is_real = not jnp.iscomplexobj(pairs.basis)
+        second = (pairs.eigenvalues.imag < 0) & is_real
+        dual = None
         if left:
             # The transposed pencil has the same eigenvalues, and conj(left vectors).
             limit = self.limit(pencil.n)
             dual = self.find(transformation.transpose(), selection, k, start, limit)
+            solves = solves + dual.num_matvecs
+            products = products + found.active.size
+            num_restarts = num_restarts + dual.num_restarts
             if transformation.inverse is not None:
                 dual = _purified(dual)
-            left_basis = biorthogonal(
-                pencil, dual.basis.conj(), pairs.basis, active & dual.active
-            )
-            inside = jnp.where(active, leading(active, matrix), 0).conj().T
-            defect = (
-                pencil.adjoint_mm(left_basis)
-                - pencil.adjoint_mass_mm(left_basis) @ inside
-            )
-            good = jnp.linalg.norm(jnp.where(active, defect, 0)) <= 1e3 * (
-                jnp.linalg.norm(left_basis)
-                * (rtol * jnp.max(jnp.where(active, size, 0)) + 10 * eps * norm)
-            )
-            result = RESULTS.where(
-                good | (result != success), result, RESULTS.left_not_found
-            )
-            solves = solves + dual.num_matvecs
-            products = products + active.size
-            num_restarts = num_restarts + dual.num_restarts
-        result = RESULTS.where(found.finite, result, RESULTS.nonfinite)
-        nan = jnp.where(found.finite, 0.0, jnp.nan).astype(norm.dtype)
-        return InvariantBlock(
-            basis=pairs.basis,
-            matrix=leading(active, matrix),
-            eigenvalues=pairs.eigenvalues + nan.astype(pairs.eigenvalues.dtype),
-            coordinates=pairs.coordinates,
-            left_basis=left_basis,
-            active=active,
-            residuals=pairs.residuals + nan,
-            norm=norm,
-            mass_norm=pairs.mass_norm,
-            stats=transformation.stats(solves, products)
-            | {"num_restarts": num_restarts, "num_converged": converged},
-            result=result,
-            transformation=transformation,
+            dual = dual.basis.conj(), dual.coordinates.conj()
+        block = InvariantBlock.of(
+            pencil,
+            pairs.basis,
+            pairs.eigenvalues,
+            pairs.coordinates,
+            k=k,
+            second=second,
+            wanted=(jnp.arange(second.size) < k) | second,
+            usable=found.active & ((norm == 0) | (norm > tiny)),
+            rtol=10 * rtol,
+            norms=(norm, pairs.mass_norm),
+            measured=(pairs.matrix, pairs.residuals),
+            left=dual,
             outside=transformation.eigenvalues(found.outside),
         )
+        result = block.result
+        # The run may have ended before it was seen that there are no better ones.
+        unseen = ~found.done & (result == RESULTS.successful)
+        result = RESULTS.where(unseen, RESULTS.not_converged, result)
+        if not self.confirms(transformation.selection(selection), k, pencil.is_real):
+            good = result == RESULTS.successful
+            result = RESULTS.where(good, RESULTS.unconfirmed, result)
+        counts = transformation.stats(solves, products) | {"num_restarts": num_restarts}
+        block = dataclasses.replace(
+            block,
+            stats=block.stats | counts,
+            result=result,
+            transformation=transformation,
+        )
+        return nonfinite(block, ~found.finite)
 
 
 class _Pairs(NamedTuple):
-    """Eigenpairs of a pencil from a run's Schur vectors, and what their residuals say;
-    `size` is |λ| ‖B‖."""
+    """Eigenpairs of a pencil from a run's Schur vectors, and what their residuals say."""
 
     basis: Inexact[Array, "n m"]
     matrix: Inexact[Array, "m m"]
     eigenvalues: Complex[Array, " m"]
     coordinates: Complex[Array, "m m"]
     residuals: Float[Array, " m"]
-    size: Float[Array, " m"]
     mass_norm: Float[Array, ""]
     verified: Bool[Array, ""]
 
@@ -298,7 +289,7 @@ def _pairs(
     enough = jnp.maximum(10 * rtol * size, 1e3 * eps * norm)
     verified = jnp.all(jnp.where(found.active, residuals <= enough, True))
     return _Pairs(
-        found.basis, matrix, values, coordinates, residuals, size, mass_norm, verified
+        found.basis, matrix, values, coordinates, residuals, mass_norm, verified
     )
 
 
@@ -360,6 +351,8 @@ def _purified(found: KrylovResult) -> KrylovResult:
     eye = jnp.eye(active.size, dtype=found.matrix.dtype)
     inside = jnp.where(both, found.matrix, eye)
     step = jnp.linalg.solve(inside.T, jnp.where(active, found.coupling, 0))
+    # Of an eigenvalue zero the coupling is rounding, and over it anything.
+    step = jnp.where(jnp.linalg.norm(step) <= 1, step, 0)
     # Of [X x] with orthonormal columns the Gram matrix is known.
     triangle = jnp.linalg.cholesky(eye + jnp.outer(step.conj(), step)).conj().T
     inverse = jnp.linalg.inv(triangle)

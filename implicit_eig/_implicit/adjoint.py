@@ -169,7 +169,7 @@ class SylvesterSolve(eqx.Module):
     k: int = eqx.field(static=True)
     rtol: float = eqx.field(static=True)
     transformation: AbstractTransformation | None = None
-    norm: Float[Array, ""] | None = None
+    norm: Float[Array, "*m"] | None = None  # ‖A‖ + |λ| ‖B‖, of each pair
     residuals: Float[Array, " m"] | None = None
     digits: float = eqx.field(static=True, default=0.01)  # fewer than two are none
 
@@ -189,7 +189,8 @@ class SylvesterSolve(eqx.Module):
             selection=selection,
             preconditioner=preconditioner,
             transformation=transformation,
-            norm=block.norm,
+            norm=block.norm
+            + jnp.where(block.active, jnp.abs(block.eigenvalues), 0) * block.mass_norm,
             residuals=jnp.where(block.active, block.residuals, 0),
         )
 
@@ -283,7 +284,8 @@ class SylvesterSolve(eqx.Module):
         Not relative to the right side alone: nearly tied neighbours make the solution,
         not the error, large. Not column by column: a loss on one pair leaves rounding
         errors for the others' right sides, which no solver can solve to their own size.
-        Nor below the rounding of a product with A, far from whose norm the pairs may be.
+        Nor below the rounding of a product with A − λB, far from whose norm the pairs may
+        be.
 
         The pairs are those of A + E, with ‖E‖ their residual or rounding, which changes Y
         by `sep⁻¹ ‖E‖ ‖Y‖`; and sep ≤ ‖rhs‖ / ‖Y‖. So where ‖E‖ ‖Y‖ is as large as the
@@ -296,8 +298,9 @@ class SylvesterSolve(eqx.Module):
         eps = float(jnp.finfo(rhs.dtype).eps)
         known, least = eps * norm, norm
         if self.norm is not None:
-            known = jnp.maximum(known, eps * self.norm)
-            least = jnp.maximum(norm, 100 * eps * self.norm / self.rtol)
+            rounded = eps * (jnp.max(self.norm) if frame is None else self.norm)
+            known = jnp.maximum(known, rounded)
+            least = jnp.maximum(norm, 100 * rounded / self.rtol)
         if self.residuals is not None:
             worst = jnp.max(self.residuals)
             known = jnp.maximum(known, worst if frame is None else self.residuals)

@@ -229,12 +229,14 @@ def _first(
 def _settled(
     ritz: Ritz, needed: Int[Array, ""], rtol: float, repeated: bool
 ) -> Bool[Array, ""]:
-    """Whether the best pair that is not wanted is apart from those, or known as well."""
+    """Whether the best pair that is not wanted is apart from those, or known as well;
+    with `repeated`, and known well enough not to be better."""
     beyond = ritz.values[needed]
     apart = jnp.where(ritz.wanted, jnp.abs(ritz.values - beyond), jnp.inf)
     size = rtol * jnp.abs(beyond)
-    size = rtol**-0.5 * size if repeated else jnp.maximum(size, jnp.min(apart))
-    return ritz.residuals[needed] <= jnp.maximum(size, ritz.rounding)
+    known = jnp.maximum(size, jnp.min(apart))
+    known = jnp.minimum(known, rtol**-0.5 * size) if repeated else known
+    return ritz.residuals[needed] <= jnp.maximum(known, ritz.rounding)
 
 
 def kept(

@@ -42,7 +42,8 @@ class SparseOperator(lx.AbstractLinearOperator):
     **Arguments:**
 
     - `matrix`: a SciPy sparse array or matrix, or a BCOO or BCSR of
-        `jax.experimental.sparse`. Entries of a BCOO beyond its shape are padding.
+        `jax.experimental.sparse`. Entries of a BCOO beyond its shape are padding. A
+        negative index is an error, and where indices are traced, a value of NaN.
     - `values`: shape `(nnz,)`.
     - `rows`, `columns`: integer arrays of shape `(nnz,)`, in any order; a `ValueError` if
         one of them lies outside the matrix.
@@ -98,7 +99,10 @@ class SparseOperator(lx.AbstractLinearOperator):
                 np.add.at(flat, slots, np.asarray(values))
                 self.values = constant(flat.reshape(shape))
         else:
-            inside = (i >= 0) & (i < n) & (j >= 0) & (j < n)
+            # Known indices that are negative are refused.
+            values = jnp.where((i < 0) | (j < 0), jnp.nan, values).astype(values.dtype)
+            inside = (i < n) & (j < n)
+            i, j = jnp.maximum(i, 0), jnp.maximum(j, 0)
             values, i, j = (
                 jnp.where(inside, x, jnp.zeros_like(x)) for x in (values, i, j)
             )
