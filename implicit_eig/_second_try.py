@@ -1,8 +1,8 @@
 """Where a linear solve for a derivative missed its tolerance, another solver, in a
 program of its own.
 
-Krylov–Sylvester is what a gradient compiles. GMRES beside it would take two thirds more
-time to compile, for everybody, and few ask for it. So in a plain call Python looks at the
+Krylov–Sylvester is what a gradient compiles. GMRES beside it would nearly double
+the time to compile, for everybody, and few ask for it. So in a plain call Python looks at the
 backward error that comes out, and where it tells of a failure the same derivative is
 taken again by [`implicit_eig.DeflatedGMRES`][], at the pairs that are there.
 

@@ -58,7 +58,7 @@ class ImplicitAdjoint(eqx.Module):
     Where the default `KrylovSylvester` misses `rtol` in a plain call, the derivative is
     taken again by `DeflatedGMRES`, with the factor of `ShiftInvert` if there is one, in
     a program of its own, which the logger `implicit_eig` notes (`INFO`). A compiled
-    program does not carry it, for it would take two thirds more time to compile: there
+    program does not carry it, for it would nearly double the time to compile: there
     say `linear_solver=DeflatedGMRES()`.
 
     A solve that misses `rtol` raises, as `throw` says. Where it does not, it gives NaN:
