@@ -39,6 +39,14 @@ def one_by_one(fn: Callable[..., PyTree], *args: Any) -> PyTree:
     return eqx.combine(out, statics[0])
 
 
+def each(fn: Callable[[PyTree], PyTree], rows: PyTree) -> PyTree:
+    """`fn` of every row: on CPUs one after the other, for there batched factorisations
+    that run side by side can wait for one another's threads for ever; else together."""
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(fn, rows)
+    return jax.vmap(fn)(rows)
+
+
 def either(
     which: Bool[Array, ""],
     true: Callable[[PyTree[Array]], PyTree[Array]],

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Complex, Float, PyTree
 
+from ._batch import each
 from ._check import check_flag, check_integer
 from ._failure import check_throw, raise_unless_successful, reported, watched
 from ._gauge import AbstractGauge, as_gauge, vanishing
@@ -213,8 +214,7 @@ def _by_newton(
         return solver.run(operator, *start)
 
     rows = values, None if vectors is None else vectors.T
-    dense = isinstance(operator.at(values[0]), lx.MatrixLinearOperator)
-    out = jax.vmap(one)(rows) if dense else jax.lax.map(one, rows)
+    out = each(one, rows)
     finite = jnp.all(jnp.isfinite(out.error))
     result = RESULTS.where(
         jnp.all(out.converged), RESULTS.successful, RESULTS.not_converged
@@ -279,7 +279,10 @@ def solution_of(
     problem, signal = watched(problem, throw, rtol)
     solution, signal = _nonlinear_eigs(problem, signal, left, gauge, throw is not False)
     solution = reported(solution, signal, throw, rtol)
-    solution = raise_unless_successful(solution, throw, k=problem.k)
+    advice = "Try another `guess`, or more `max_steps`."
+    if problem.region is not None:
+        advice = "Their number is not certain: take more nodes, `Contour(num_nodes=...)`."
+    solution = raise_unless_successful(solution, throw, k=problem.k, advice=advice)
     (right,) = watched_phases(gauge, solution.eigenvectors)
     if right is solution.eigenvectors:
         return solution

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, ArrayLike, Complex, PyTree
 
+from ._batch import each
 from ._check import check_flag, check_integer
 from ._eigensolver import KrylovSchur
 from ._failure import check_throw
@@ -175,7 +176,7 @@ class _Polynomial(NonlinearProblem):
                 newton.judged(operator, z, v),
             )
 
-        out = jax.vmap(one, in_axes=(0, 1))(values, vectors)
+        out = each(lambda pair: one(*pair), (values, vectors.T))
         active = usable & out.converged
         result = RESULTS.where(
             jnp.all(active) | (found.result != RESULTS.successful),

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Complex, Float, Int
 
+from .._batch import each
 from .._check import check_integer
 from .._numerics import inv
 from .newton import inverse_at, Newton
@@ -32,7 +33,7 @@ class Contour(eqx.Module):
     """All pairs in a region: moments of T(z)⁻¹ along its boundary, whose singular vectors
     span the eigenvectors inside; then a few steps of Newton's method for each pair.
 
-    One factorisation of T a node (for matrices: all of them in one batch). Where T is a
+    One factorisation of T a node (on accelerators all of them in one batch). Where T is a
     matrix, the number of eigenvalues inside is counted independently, by the argument
     principle, `(1/2πi) ∮ tr T(z)⁻¹T′(z) dz`; where that and what was found differ, the
     run has not converged: take more nodes.
@@ -76,7 +77,7 @@ class Contour(eqx.Module):
 
         nodes = nodes.astype(dtype)
         weights = weights.astype(dtype) / jnp.asarray(2j * jnp.pi, dtype)
-        images, traces = jax.vmap(at)(nodes) if dense else jax.lax.map(at, nodes)
+        images, traces = each(at, nodes)
         center, radius = center.astype(dtype), radius.astype(probes.real.dtype)
         units = (nodes - center) / radius.astype(dtype)
         powers = jnp.stack([units**i for i in range(2 * moments)], axis=1)
@@ -110,7 +111,7 @@ class Contour(eqx.Module):
             return out.eigenvalue, out.vector, out.error, out.converged & near
 
         rows = values, vectors.T
-        out = jax.vmap(polished)(rows) if dense else jax.lax.map(polished, rows)
+        out = each(polished, rows)
         values, vectors, errors, good = out
         vectors = vectors.T
         good = good & region.contains(values) & ~_twice(values, vectors, good, radius)
