@@ -4,7 +4,7 @@ program of its own.
 Krylov–Sylvester is what a gradient compiles. GMRES beside it would nearly double
 the time to compile, for everybody, and few ask for it. So in a plain call Python looks
 at the backward error that comes out, and where it tells of a failure the same
-derivative is taken again by [`implicit_eig.DeflatedGMRES`][], at the pairs that are there.
+derivative is taken again by [`implicit_eig.DeflatedGMRES`][], at the pairs it has.
 
 Two linear maps stand around the program, one at its inputs and one at its outputs. In
 reverse mode the cotangents of the outputs pass first, and are held until those of the
