@@ -190,12 +190,14 @@ def test_values_and_vectors_move_as_first_order_theory_says(name, with_mass, kin
     sigma = 0.3 if kind == "real" else 0.3 + 0.4j
     adjoint = SOLVERS[name]()
 
-    def found(a, b, solver):
+    def found(a, b, shift_inverted):
+        solver = ieig.ShiftInvert(sigma) if shift_inverted else ieig.Dense()
+        which = "LM" if shift_inverted else ieig.Nearest(sigma)
         mass = b if with_mass else None
         s = ieig.eigs(
             a,
             1,
-            ieig.Nearest(sigma),
+            which,
             mass=mass,
             adjoint=adjoint,
             eigensolver=solver,
@@ -207,8 +209,7 @@ def test_values_and_vectors_move_as_first_order_theory_says(name, with_mass, kin
 
     @functools.partial(jax.jit, static_argnums=2)
     def derivatives(x, dx, shift_inverted):
-        solver = ieig.ShiftInvert(sigma) if shift_inverted else ieig.Dense()
-        f = lambda *x: found(*x, solver)
+        f = lambda *x: found(*x, shift_inverted)
         values, tangents, result = jax.jvp(f, x, dx, has_aux=True)
         gradient = jax.grad(lambda *x: jnp.sum(f(*x)[0].real), (0, 1))(*x)
         total = sum(jnp.sum(g * d).real for g, d in zip(gradient, dx, strict=True))
@@ -216,7 +217,8 @@ def test_values_and_vectors_move_as_first_order_theory_says(name, with_mass, kin
 
     for seed in range(3):
         a, da, db = (make(10 * seed + i) for i in range(3))
-        b = np.eye(N) + 0.3 * make(10 * seed + 4) if with_mass else np.eye(N)
+        b = np.eye(N, dtype=a.dtype)
+        b = b + 0.3 * make(10 * seed + 4) if with_mass else b
         db = db if with_mass else 0 * db
         w, v, u = pairs(a, b)
         i = nearest(w, sigma, 1)[0]
@@ -234,9 +236,10 @@ def test_values_and_vectors_move_as_first_order_theory_says(name, with_mass, kin
         for shift_inverted in (False, True):
             try:
                 values, tangents, total, result = derivatives(x, dx, shift_inverted)
-            except (ValueError, TypeError):
+            except (ValueError, TypeError) as error:
                 # A solver that says that it does not take this kind of system.
-                assert name == "jaxopt"
+                assert name == "jaxopt" and "solve_gmres" in str(error)
+                TALLY.update(["tried", "failed"])
                 continue
             judge(values[0], w[i], 1e-9, result)
             judge(tangents, [rate, share], 1e-6, result)
