@@ -749,5 +749,6 @@ class TestWhatIsNotLinear:
         filtered = 1e5 * jnp.arange(30).astype(complex)
         fn = lambda u: jnp.fft.ifft(filtered * jnp.fft.fft(u)).real
         s = ieig.eigs(fn, 2, sigma=0.1, like=jnp.zeros(30))
-        assert s.result == ieig.RESULTS.successful
+        assert np.isfinite(s.eigenvalues).all()
+        assert s.result == ieig.RESULTS.cut_tie  # the eigenvalues are pairs
         assert s.stats["num_matvecs"] == 31

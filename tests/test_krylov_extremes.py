@@ -92,7 +92,9 @@ def test_one_bad_member_of_a_batch_spoils_no_other():
     find = lambda a: krylov(a, 3, max_restarts=40)
     together = jax.vmap(find)(jnp.asarray(np.stack([good, bad, zero, nilpotent])))
     alone = find(jnp.asarray(good))
-    codes = (together.result == ieig.RESULTS.successful).tolist()
+    # Of the zero matrix every choice cuts a tie.
+    fine = together.result == ieig.RESULTS.successful
+    codes = (fine | (together.result == ieig.RESULTS.cut_tie)).tolist()
     assert alone.result == ieig.RESULTS.successful
     assert codes == [True, False, True, False]
     np.testing.assert_allclose(together.eigenvalues[0], alone.eigenvalues, rtol=1e-12)

@@ -212,7 +212,7 @@ def test_traced_indices_give_the_same_and_ignore_what_is_outside(pattern):
 
     a = matrix(values)
     close(both(values, rows, columns), (a @ x, a.T @ x, a))
-    outside = [n, 0, -1, 0], [0, n, 0, -1]
+    outside = [n, 0, n + 1, 0], [0, n, 0, n + 1]
     extra = both(
         jnp.append(values, jnp.ones(4)),
         np.append(rows, outside[0]),
