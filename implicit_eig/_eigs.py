@@ -21,7 +21,7 @@ from ._nonlinear_eigs import eigs_inside
 from ._operator import as_pencil, complex_dtype, Pencil, safe_norm, Scaling
 from ._pairs import accuracy_of, check_ties, pairs_of_block, Ties
 from ._problem import Problem
-from ._program import is_plain, Program, value_of
+from ._program import is_compiling, Program, value_of
 from ._progress_meter import AbstractProgressMeter, NoProgressMeter
 from ._second_try import FoundPairs, SecondTry
 from ._solution import is_good, RESULTS, Solution
@@ -216,7 +216,7 @@ def _solved(
     """The solution, in a plain call by wider Krylov spaces while pairs do not converge,
     each from what the last one came to; and the problem that was solved."""
     fallback = adjoint is None or adjoint.falls_back
-    if not is_plain(jnp.zeros(())):  # inside a compiled program
+    if is_compiling():
         return _solved_once(problem, throw, fallback, options)[0], problem
     counts, start = {}, problem.v0
     for eigensolver in problem.eigensolvers():
@@ -224,7 +224,7 @@ def _solved(
             problem = problem.by(eigensolver, adjoint, start)
         solution, start = _solved_once(problem, throw, fallback, options)
         counts = {
-            name: x + counts.get(name, 0) if name in _ADDED else x
+            name: x + counts[name] if name in counts and name in _ADDED else x
             for name, x in solution.stats.items()
         }
         code = value_of(solution.result._value)

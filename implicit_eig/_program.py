@@ -307,3 +307,11 @@ def callers_level() -> int:
 def is_plain(x: Any) -> bool:
     """Whether Python can see the value of x."""
     return not isinstance(_below(x), Tracer)
+
+
+_ZERO = np.zeros(())
+
+
+def is_compiling() -> bool:
+    """Whether what is called now becomes part of a compiled program."""
+    return not is_plain(jax.device_put(_ZERO))

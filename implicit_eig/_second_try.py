@@ -223,13 +223,14 @@ def _failed(error: Array | None) -> bool:
 def _better(
     first: list[Array | None], second: list[Array], error: Array
 ) -> list[Array | None]:
-    """`second`, in members of a batch that failed."""
+    """`second`, in members of a batch that failed. Where it is NaN, `first` keeps what it
+    has: of one pair that has no derivative GMRES loses the others too."""
 
     def one(x: Array | None, y: Array) -> Array | None:
         if x is None:
             return None
         failed = jnp.expand_dims(error > 0, tuple(range(error.ndim, x.ndim)))
-        return jnp.where(failed, y.astype(x.dtype), x)
+        return jnp.where(failed & jnp.isfinite(y), y.astype(x.dtype), x)
 
     return [one(x, y) for x, y in zip(first, second, strict=True)]
 
