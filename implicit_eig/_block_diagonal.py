@@ -12,14 +12,13 @@ share one.
 from collections.abc import Callable
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Complex, Float, Inexact
 
-from ._linear_map import promoting
 from ._operator import complex_dtype
+from ._root import root
 
 
 Same = Bool[Array, "n n"]
@@ -124,28 +123,20 @@ def block_diagonal(
 ) -> BlockDiagonal:
     """From A = Q T Qᴴ and T R = R D, differentiable in both modes and to any order."""
     same, r, d, left = partition
-    return BlockDiagonal(*_block_root(a, q @ r, d, left @ q.conj().T, same=same))
+    found = BlockDiagonal(q @ r, d, left @ q.conj().T)
+    return _block_diagonal_root(found, a, same=same)
 
 
-@eqx.filter_custom_jvp
-def _block_root(a, z, d, w, *, same):
+@root
+def _block_diagonal_root(found, _, a, t_a, *, same):
     """A Z = Z D, W Z = I, with D confined to the clusters.
 
     With G = WȦZ the tangents are Ḋ = G inside clusters and Ż = Z Y, Ẇ = −Y W, where
     Y D − D Y = G across them. Which basis a cluster has, and how it moves inside it, is
     arbitrary, and no function of A sees it.
     """
-    del a, same
-    return z, d, w
-
-
-@_block_root.def_jvp
-@promoting
-def _(primals, tangents, *, same):
-    t_a, *_ = tangents
-    z, d, w = _block_root(*primals, same=same)
-    if t_a is None:
-        return (z, d, w), (None, None, None)
+    del a
+    z, d, w = found
     g = w @ t_a.astype(z.dtype) @ z
     known = jax.lax.stop_gradient(d)
     # U Dᵀ − Dᵀ U = G is the same equation for Uᵀ, with the sign turned.
@@ -156,7 +147,7 @@ def _(primals, tangents, *, same):
         lambda _, g: _solve_across(known, g, same),
         lambda _, g: sign * _solve_across(known, g.T, same).T,
     )
-    return (z, d, w), (z @ y, jnp.where(same, g, 0), -y @ w)
+    return BlockDiagonal(z @ y, jnp.where(same, g, 0), -y @ w)
 
 
 def _connected(links: Same) -> Same:

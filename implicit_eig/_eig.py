@@ -20,6 +20,7 @@ from ._operator import (
 )
 from ._pairs import check_ties, default_tie_rtol, Ties
 from ._program import Program
+from ._root import root
 from ._small_eig import blur, eigen_of_block, tied
 
 
@@ -155,24 +156,21 @@ def _eig(
     return EigResult(w, v.reshape(a.shape))
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+@root
+def _eigenvalues(_, _t, a, t_a, *, method):
+    return jax.jvp(lambda a: eig(a, method=method).eigenvalues, (a,), (t_a,))[1]
+
+
+@functools.partial(Program, name="eigvals")
 def _eigvals(
     a: Inexact[Array, "*batch n n"], method: Method
 ) -> Complex[Array, "*batch n"]:
-    moderate, size = of_moderate_size(a)
+    moderate, size = of_moderate_size(jax.lax.stop_gradient(a))
     if method == "qr":
         w = eig_by_qr(moderate).values
     else:
         w = jnp.linalg.eigvals(moderate)
-    return times_real(w, size[..., 0])
-
-
-@_eigvals.defjvp
-def _(method, primals, tangents):
-    return jax.jvp(lambda a: eig(a, method=method).eigenvalues, primals, tangents)
-
-
-_eigvals_program = Program(_eigvals, name="eigvals")
+    return _eigenvalues(times_real(w, size[..., 0]), a, method=method)
 
 
 def eigvals(
@@ -205,4 +203,4 @@ def eigvals(
     a, method = as_matrix(a, "a"), _method(method)
     if a.size == 0:
         return jnp.zeros(a.shape[:-1], complex_dtype(a.dtype))
-    return _eigvals_program(a, method)
+    return _eigvals(a, method)

@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Inexact
 
 from ._gauge import AbstractGauge, as_gauge
 from ._gauge_guard import watched_phases
-from ._hermitian import hermitian_root, MassOrthonormal, no_coupling, pairs_of_hermitian
+from ._hermitian import hermitian_root, MassOrthonormal, pairs_of_hermitian
 from ._hermitian.block import crooked
 from ._hermitian.pairs import ties_of
 from ._hermitian.runs import hermitian_pairs
@@ -112,10 +112,9 @@ def _eigh(
         active = jnp.full(values.shape, True)
         _, apart = ties_of(values, active, tie_rtol)
         signal = jnp.zeros((), values.dtype)
-        values, _, vectors, mark, _ = hermitian_root(
+        values, vectors, mark, _ = hermitian_root(
             pencil,
             values,
-            no_coupling(values, vectors),
             vectors,
             signal,
             active=active,

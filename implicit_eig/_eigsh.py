@@ -21,7 +21,6 @@ from ._hermitian import (
     krylov_block,
     MassOrthonormal,
     MinresSolve,
-    no_coupling,
     pairs_of_hermitian,
     shift_invert_block,
     ties_of,
@@ -219,10 +218,9 @@ def _eigsh(
     signal = jnp.zeros((), block.residuals.dtype) if signal is None else signal
     rtol = accuracy_of(block, pencil) if tie_rtol is None else tie_rtol
     _, apart = ties_of(block.eigenvalues, block.active, rtol)
-    values, _, vectors, mark, signal = hermitian_root(
+    values, vectors, mark, signal = hermitian_root(
         pencil,
         block.eigenvalues,
-        no_coupling(block.eigenvalues, block.vectors),
         block.vectors,
         signal,
         active=block.active,

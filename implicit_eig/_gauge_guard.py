@@ -26,6 +26,7 @@ from ._gauge import (
 from ._linear_map import linear_map
 from ._operator import times_real
 from ._program import callers_level, is_plain, value_of
+from ._root import root
 
 
 class GaugeDependenceWarning(UserWarning):
@@ -97,19 +98,12 @@ def without_gauge(
     if not isinstance(gauge, LargestReal | Lapack | UnitNorm):
         return vectors
     phase_free = isinstance(gauge, UnitNorm) and gauge.index is None
-    return _cleaned(vectors, phase_free)
+    return _cleaned(vectors, None, phase_free=phase_free)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _cleaned(vectors: Array, phase_free: bool) -> Array:
-    del phase_free
-    return vectors
-
-
-@_cleaned.defjvp
-def _(phase_free, primals, tangents):
-    (vectors,), (tangents,) = primals, tangents
-    return vectors, _clean([tangents], [vectors], phase_free=phase_free)[0]
+@root
+def _cleaned(vectors, t, _, _t, *, phase_free):
+    return _clean([t], [vectors], phase_free=phase_free)[0]
 
 
 def _clean_back(cotangents, vectors, *, phase_free):

@@ -4,10 +4,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, ArrayLike, Bool, Complex, DTypeLike, Float, Inexact
+from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Inexact
 
 from ._linear_map import linear_map
 from ._operator import Pencil
+from ._root import root
 
 
 def nothing_where(missing: Bool[Array, "*k"], dtype: DTypeLike) -> Inexact[Array, "*k"]:
@@ -32,19 +33,12 @@ def nan_tangent(
     batch, keeps its gradient. If true, `nowhere` turns zero into NaN as well: where no
     column has a derivative a function that uses one has none, even if stationary.
     """
-    return _marked(x, missing, missing & nowhere)
+    return _marked(x, (missing, missing & nowhere))
 
 
-@jax.custom_jvp
-def _marked(x, missing, surely):
-    del missing, surely
-    return x
-
-
-@_marked.defjvp
-def _(primals, tangents):
-    _, *missing = primals
-    return _marked(*primals), _nan(tangents[0], *missing)
+@root
+def _marked(_, t, marks, _t_marks):
+    return _nan(t, *marks)
 
 
 def _nan(t: Array, missing: Bool[Array, " k"], surely: Bool[Array, " k"]) -> Array:
@@ -72,19 +66,14 @@ def tied_values(
     another one in the tie, by more than `rtol` of their size, get a NaN for it. Tangents
     pass; second ones are NaN.
     """
-    return _tied(x, ties, jnp.asarray(rtol, x.real.dtype))
+    rtol = jax.lax.stop_gradient(jnp.asarray(rtol, x.real.dtype))
+    return _tied(x, (ties, rtol))
 
 
-@jax.custom_jvp
-def _tied(x, ties, rtol):
-    del ties, rtol
-    return x
-
-
-@_tied.defjvp
-def _(primals, tangents):
-    t, missing = tangents[0], jnp.any(primals[1], axis=0)
-    return _tied(*primals), _tied_map([nan_tangent(t, missing)], primals)[0]
+@root
+def _tied(x, t, known, _):
+    missing = jnp.any(known[0], axis=0)
+    return _tied_map([nan_tangent(t, missing)], [x, *known])[0]
 
 
 def _symmetric(cotangents, known):
@@ -93,23 +82,17 @@ def _symmetric(cotangents, known):
     largest = rtol[..., None, None] * jnp.maximum(size[..., None], size[..., None, :])
     differ = ties & (jnp.abs(ct[..., None] - ct[..., None, :]) > largest)
     ct = jnp.where(jnp.any(differ, axis=-1), jnp.nan, ct)
-    return [_first_order(ct, x, jnp.any(ties, axis=-1))]
+    return [_first_order(ct, x, missing=jnp.any(ties, axis=-1))]
 
 
 _tied_map = linear_map("implicit_eig_tied", lambda t, _: t, _symmetric)
 
 
-@jax.custom_jvp
-def _first_order(ct, x, missing):
+@root
+def _first_order(ct, t, _x, _t_x, *, missing):
     """A cotangent of x, which moves with x in a way that does not exist if `missing`."""
-    del x, missing
-    return ct
-
-
-@_first_order.defjvp
-def _(primals, tangents):
-    ct, _, missing = primals
-    return _first_order(*primals), _second_map([tangents[0]], [ct, missing])[0]
+    t = jnp.zeros_like(ct) if t is None else t
+    return _second_map([t], [ct, missing])[0]
 
 
 def _moving(tangents, known):
@@ -135,22 +118,14 @@ def _beside(x: Array, mark: Bool[Array, "*batch #k"]) -> Array:
 _nan_map = linear_map("implicit_eig_nan", _forward, _backward)
 
 
-@eqx.filter_custom_jvp
-def absent(
-    pencil: Pencil, *, values: Complex[Array, " k"], missing: Bool[Array, " k"]
-) -> Float[Array, " k"]:
+def absent(pencil: Pencil, missing: Bool[Array, " k"]) -> Float[Array, " k"]:
     """Zeros to be added to what has no derivative where `missing`: columns that are not
     there lead nowhere, and NaN put on them would not arrive at the pencil."""
-    del pencil
-    # Made of the values: under `vmap` zeros must be batched where their tangent is.
-    return jnp.where(missing & (values == 0), 0.0, 0.0).astype(values.real.dtype)
+    return _absent(jnp.zeros(missing.shape, pencil.dtype).real, pencil, missing=missing)
 
 
-@absent.def_jvp
-def _(primals, tangents, *, values, missing):
-    zeros = absent(*primals, values=values, missing=missing)
-    moving = [t for t in jtu.tree_leaves(tangents) if eqx.is_inexact_array(t)]
-    if not moving:
-        return zeros, None
+@root
+def _absent(zeros, _, _pencil, t_pencil, *, missing):
+    moving = [t for t in jtu.tree_leaves(t_pencil) if eqx.is_inexact_array(t)]
     total = sum((jnp.sum(t.real).astype(zeros.dtype) for t in moving), 0 * zeros)
-    return zeros, _nan(0 * total, missing, jnp.zeros_like(missing))
+    return _nan(0 * total, missing, jnp.zeros_like(missing))

@@ -305,10 +305,8 @@ def _nonlinear_eigs(
     def one(pair: tuple) -> tuple:
         z, v, error, active = pair
         solve = _solver(stop(operator), z, error, adjoint)
-        # Of a batch like the others, or JAX fails.
-        own = signal + jnp.where(False, z.real, 0)
         z, v, mark, found = nonlinear_root(
-            operator, z, v, own, active=active, solve=solve
+            operator, z, v, signal, active=active, solve=solve
         )
         u = None
         if left:

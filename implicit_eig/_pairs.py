@@ -120,8 +120,7 @@ def pairs_of_block(
     if of_values is not None:
         values = values + of_values[:k].astype(values.dtype)
     right = right + of_vectors[:k].astype(right.dtype)
-    fixed = jax.lax.stop_gradient(w[:k])
-    nowhere = absent(pencil, values=fixed, missing=missing)
+    nowhere = absent(pencil, missing)
     values, right = (x + nowhere.astype(x.dtype) for x in (values, right))
     right = without_gauge(gauge, right)
     return Eigenpairs(values, right, left[0] if left else None, lost, cut[:k])

@@ -8,7 +8,6 @@ by it; `nan_tangent` (`_missing.py`) afterwards marks what does not exist.
 from collections.abc import Callable
 from typing import NamedTuple
 
-import equinox as eqx
 import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
@@ -16,9 +15,10 @@ import jax.tree_util as jtu
 from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact
 
 from ._batch import only_if
-from ._linear_map import joined, promoting
+from ._linear_map import joined
 from ._missing import tied_values
 from ._numerics import inv
+from ._root import root
 
 
 def tied(
@@ -97,11 +97,8 @@ def eigen_of_block(
     dual = _dual(*fixed, inverse, both, conjugates)
     lost = _defective(dual.condition, eigenvalues, matrix, ties, apart, known) & active
     values, _, w, duals = _eigen_root(
+        (eigenvalues, jnp.zeros_like(coordinates), coordinates, dual.duals),
         matrix,
-        eigenvalues,
-        jnp.where(False, coordinates, 0),  # of a batch like the others, or JAX fails
-        coordinates,
-        dual.duals,
         both=both,
         apart=apart,
         skewed=dual.skewed,
@@ -228,8 +225,8 @@ def merges(
     return ~(condition * error <= gap) | (in_tie & ~(condition**2 * error <= norm))
 
 
-@eqx.filter_custom_jvp
-def _eigen_root(matrix, values, coupling, coordinates, duals, *, both, apart, skewed):
+@root
+def _eigen_root(found, _, matrix, t_matrix, *, both, apart, skewed):
     """L W = W M, with M = diag(values) + coupling; and W⁻¹. The coupling is zero here,
     but free to move inside ties.
 
@@ -238,28 +235,18 @@ def _eigen_root(matrix, values, coupling, coordinates, duals, *, both, apart, sk
     Giles 2008, section 3). The coupling is kept because its tangents inside a tie enter
     the second derivatives of every other pair.
     """
-    del matrix, both, apart, skewed
-    return values, coupling, coordinates, duals
-
-
-@_eigen_root.def_jvp
-@promoting
-def _(primals, tangents, *, both, apart, skewed):
-    t_matrix, *_ = tangents
-    options = {"both": both, "apart": apart, "skewed": skewed}
-    out = _eigen_root(*primals, **options)
     if t_matrix is None:
-        return out, (None, None, None, None)
-    values, coupling, w, duals = out
+        return None, None, None, None
+    values, coupling, w, duals = found
     eye = jnp.eye(both.shape[0], dtype=w.dtype)
     w, duals = jnp.where(both, w, eye), jnp.where(both, duals, eye)
-    l, coupling, t = (jnp.where(both, x, 0) for x in (primals[0], coupling, t_matrix))
+    l, coupling, t = (jnp.where(both, x, 0) for x in (matrix, coupling, t_matrix))
     values = jnp.where(jnp.diagonal(both), values, 0)
     t_w, t_m = _tangents(l, values, coupling, w, duals, t, apart, skewed)
     # The columns of W⁻ᵀ are the vectors of Lᵀ.
     t_duals, _ = _tangents(l.T, values, coupling.T, duals.T, w.T, t.T, apart, skewed)
     t_coupling = jnp.where(jnp.eye(both.shape[0], dtype=bool), 0, t_m)
-    return out, (_diagonal(t_m), t_coupling, t_w, t_duals.T)
+    return _diagonal(t_m), t_coupling, t_w, t_duals.T
 
 
 def _tangents(

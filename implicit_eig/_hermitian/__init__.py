@@ -12,7 +12,7 @@ from .pairs import (
     pairs_of_hermitian as pairs_of_hermitian,
     ties_of as ties_of,
 )
-from .rule import hermitian_root as hermitian_root, no_coupling as no_coupling
+from .rule import hermitian_root as hermitian_root
 from .runs import (
     dense_block as dense_block,
     krylov_block as krylov_block,

@@ -72,6 +72,6 @@ def pairs_of_hermitian(
     )
     right = right + mark[:k].astype(right.dtype)
     values = nan_tangent(values[:k], no_value)
-    nowhere = absent(pencil, values=fixed[:k], missing=missing)
+    nowhere = absent(pencil, missing)
     values, right = (x + nowhere.astype(x.dtype) for x in (values, right))
     return values, without_gauge(gauge, right)

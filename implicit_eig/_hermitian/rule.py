@@ -11,7 +11,6 @@ Eigenvalues need no solve. Y is the part outside the selected subspace; where al
 are at hand there is none. (Magnus 1985; Nelson 1976 for one vector.)
 """
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Inexact
@@ -19,35 +18,32 @@ from jaxtyping import Array, Bool, Float, Inexact
 from .._implicit.adjoint import SylvesterSolve
 from .._implicit.bordered import solve_bordered
 from .._implicit.rule import along, triangle
-from .._linear_map import joined, promoting
+from .._linear_map import joined
 from .._operator import complex_dtype, Pencil
+from .._root import root
 from .minres import MinresSolve
 
 
-@eqx.filter_custom_jvp
-def hermitian_root(
-    pencil, eigenvalues, coupling, vectors, signal, *, active, apart, solve
-):
-    """The pairs (λ, V) of `pencil`, found elsewhere, made differentiable; the zero
-    `coupling` between tied ones, m more zeros, the tangents of which are NaN for vectors
-    whose linear solve failed, and the `signal` (see `block_root`).
+def hermitian_root(pencil, eigenvalues, vectors, signal, *, active, apart, solve):
+    """The pairs (λ, V) of `pencil`, found elsewhere, made differentiable; m zeros, the
+    tangents of which are NaN for vectors whose linear solve failed, and the `signal` (see
+    `block_root`).
 
     Columns that are not `active` have zero tangents. `apart` says which pairs do not tie.
     Without `solve` the columns are all there are.
     """
-    del pencil, apart, solve
-    # Zeros made of λ: under `vmap` a value must be batched where its tangent is.
-    mark = jnp.where(active & (eigenvalues == 0), 0.0, 0.0).astype(eigenvalues.dtype)
-    return eigenvalues, coupling, vectors, mark, signal
+    coupling = jnp.zeros(apart.shape, vectors.dtype)
+    found = eigenvalues, coupling, vectors, jnp.zeros_like(eigenvalues), signal
+    values, _, vectors, mark, signal = _hermitian_root(
+        found, pencil, active=active, apart=apart, solve=solve
+    )
+    return values, vectors, mark, signal
 
 
-@hermitian_root.def_jvp
-@promoting
-def _(primals, tangents, *, active, apart, solve):
-    pencil, *_ = primals
-    t_pencil, *_, t_signal = tangents
-    out = hermitian_root(*primals, active=active, apart=apart, solve=solve)
-    values, coupling, vectors, _, signal = out
+@root
+def _hermitian_root(found, t_found, pencil, t_pencil, *, active, apart, solve):
+    values, coupling, vectors, _, signal = found
+    t_signal = t_found[-1]
     v = jnp.where(active, vectors, 0)
     # An idle entry stands for a system with a zero right side, regular as the first one.
     values = jnp.where(active, values, jax.lax.stop_gradient(values[0]))
@@ -69,15 +65,7 @@ def _(primals, tangents, *, active, apart, solve):
         outside = _outside(pencil, v, matrix, rhs, active, solve, t_signal)
         t_vectors = t_vectors + outside[0]
         mark, t_signal = outside[1:]
-    return out, (t_values, t_coupling, t_vectors, mark, t_signal)
-
-
-def no_coupling(
-    eigenvalues: Float[Array, " m"], vectors: Inexact[Array, "n m"]
-) -> Inexact[Array, "m m"]:
-    """The zero to start from; of a batch like the others, or JAX fails."""
-    zero = jnp.where(False, eigenvalues, 0).astype(vectors.dtype)
-    return zero[:, None] * zero[None, :]
+    return t_values, t_coupling, t_vectors, mark, t_signal
 
 
 def _hermitian(x: Inexact[Array, "m m"]) -> Inexact[Array, "m m"]:

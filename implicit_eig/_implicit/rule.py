@@ -15,12 +15,11 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Inexact
 
-from .._linear_map import promoting
 from .._operator import Pencil
+from .._root import root
 from .bordered import solve_bordered
 
 
-@eqx.filter_custom_jvp
 def block_root(pencil, basis, matrix, left_basis, signal, *, coordinates, active, solve):
     """The invariant block (X, L, C) of `pencil`, found elsewhere, made differentiable.
 
@@ -30,25 +29,21 @@ def block_root(pencil, basis, matrix, left_basis, signal, *, coordinates, active
     for those whose linear solve failed: add them to what is made of X without C.
     `signal` is a zero that is passed on, to carry the error of a failed solve: its
     tangent in forward mode, the cotangent of the one given in reverse mode.
+    """
+    mark = jnp.zeros(active.shape, matrix.real.dtype)
+    found = basis, matrix, left_basis, mark, signal
+    return _block_root(found, pencil, coordinates=coordinates, active=active, solve=solve)
 
-    Any tangent with `AẊ + ȦX = BẊL + ḂXL + BXL̇` will do for what users see, since pairs,
-    projectors and functions of them do not depend on the basis of span(X). Without a
-    left basis it is the one with `XᴴẊ = 0` at the base point, and L̇ comes out of the
+
+@root
+def _block_root(found, t_found, pencil, t_pencil, *, coordinates, active, solve):
+    """Any tangent with `AẊ + ȦX = BẊL + ḂXL + BXL̇` will do for what users see, since
+    pairs, projectors and functions of them do not depend on the basis of span(X). Without
+    a left basis it is the one with `XᴴẊ = 0` at the base point, and L̇ comes out of the
     solve. With one it is `CᴴBẊ = 0`, for which `L̇ = Cᴴ(ȦX − ḂXL)` needs no solve.
     """
-    del pencil, coordinates, solve
-    # Zeros made of L: under `vmap` a value must be batched where its tangent is.
-    mark = jnp.where(active & (jnp.diagonal(matrix) == 0), 0.0, 0.0)
-    return basis, matrix, left_basis, mark.astype(matrix.real.dtype), signal
-
-
-@block_root.def_jvp
-@promoting
-def _(primals, tangents, *, coordinates, active, solve):
-    pencil, *_ = primals
-    t_pencil, *_, t_signal = tangents
-    values = block_root(*primals, coordinates=coordinates, active=active, solve=solve)
-    basis, matrix, left_basis, _, signal = values
+    basis, matrix, left_basis, _, signal = found
+    t_signal = t_found[-1]
     x, l = _only(active, basis, matrix)
     # ȦX − ḂXL
     rhs = along(t_pencil, pencil, lambda p: p.mm(x) - p.mass_mm(x) @ l)
@@ -67,8 +62,8 @@ def _(primals, tangents, *, coordinates, active, solve):
         )
         # Kept dual to the whole of X.
         t_left = t_left + jnp.sum(solution.mark).astype(t_left.dtype)
-        return values, (t_basis, t_matrix, t_left, solution.mark, t_signal)
-    return values, (t_basis, t_matrix, t_left, solution.mark, solution.signal)
+        return t_basis, t_matrix, t_left, solution.mark, t_signal
+    return t_basis, t_matrix, t_left, solution.mark, solution.signal
 
 
 def _only(

@@ -5,32 +5,27 @@
 the bordered system of the pencil T(λ) + μ T′(λ) at its eigenvalue μ = 0.
 """
 
-import equinox as eqx
 import jax.numpy as jnp
 
 from .._implicit import solve_bordered
 from .._implicit.rule import along
-from .._linear_map import promoting
 from .._operator import Pencil
+from .._root import root
 
 
-@eqx.filter_custom_jvp
 def nonlinear_root(operator, eigenvalue, vector, signal, *, active, solve):
     """A pair of `operator`, found elsewhere, v of norm one, made differentiable; a zero
     whose tangent is NaN if the linear solve failed, and the `signal` (see `block_root`).
     """
-    del operator, solve
-    mark = jnp.where(active & (eigenvalue == 0), 0.0, 0.0).astype(eigenvalue.real.dtype)
-    return eigenvalue, vector, mark, signal
+    mark = jnp.zeros((), eigenvalue.real.dtype)
+    found = eigenvalue, vector, mark, signal
+    return _nonlinear_root(found, operator, active=active, solve=solve)
 
 
-@nonlinear_root.def_jvp
-@promoting
-def _(primals, tangents, *, active, solve):
-    operator, *_ = primals
-    t_operator, *_, t_signal = tangents
-    out = nonlinear_root(*primals, active=active, solve=solve)
-    z, v, _, signal = out
+@root
+def _nonlinear_root(found, t_found, operator, t_operator, *, active, solve):
+    z, v, _, signal = found
+    t_signal = t_found[-1]
     # The direction of v is all that counts, and a border has norm one.
     x = jnp.where(active, v, 0)[:, None]
     x = x / jnp.sqrt(jnp.where(active, jnp.sum((x.conj() * x).real), 1)).astype(x.dtype)
@@ -40,7 +35,9 @@ def _(primals, tangents, *, active, solve):
         t_signal = jnp.zeros_like(signal)
     t_signal = t_signal + 0 * jnp.sum(rhs.real).astype(t_signal.dtype)
     zero, one = jnp.zeros((1, 1), x.dtype), jnp.ones((1, 1), x.dtype)
-    found = solve_bordered(pencil, x, zero * z, -rhs, active[None], solve, one, t_signal)
-    mark = found.mark[0]
-    t_z = found.inside[0, 0] + mark.astype(z.dtype)
-    return out, (t_z, found.outside[:, 0], mark, found.signal)
+    solution = solve_bordered(
+        pencil, x, zero * z, -rhs, active[None], solve, one, t_signal
+    )
+    mark = solution.mark[0]
+    t_z = solution.inside[0, 0] + mark.astype(z.dtype)
+    return t_z, solution.outside[:, 0], mark, solution.signal
