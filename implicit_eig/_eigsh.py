@@ -33,6 +33,7 @@ from ._pairs import accuracy_of, check_ties, Ties
 from ._problem import check_adjoint, check_start, SMALL, stop
 from ._program import Program
 from ._progress_meter import AbstractProgressMeter, NoProgressMeter
+from ._record import record
 from ._solution import NO_FAILURES, RESULTS, Solution
 from ._which import (
     AbstractSelection,
@@ -156,7 +157,8 @@ def eigsh(
     return dataclasses.replace(solution, eigenvectors=right)
 
 
-class _Problem(eqx.Module):
+@record
+class _Problem:
     pencil: Pencil
     selection: AbstractSelection
     k: int = eqx.field(static=True)

@@ -200,12 +200,16 @@ class _User(AbstractGauge):
         return self.domain.flatten(scaled).astype(v.dtype)
 
 
+# Made once: a plain call would pay for each.
+_DEFAULT = DefaultGauge()
+
+
 def as_gauge(
     gauge: Any, domain: Domain, *, default: AbstractGauge | None = None, dtype: Any = None
 ) -> AbstractGauge:
     """`dtype` is that of the vectors: by default complex."""
     if gauge is None:
-        return DefaultGauge() if default is None else default
+        return _DEFAULT if default is None else default
     if isinstance(gauge, UnitNorm) and gauge.index is not None:
         if not -domain.n <= gauge.index < domain.n:
             raise ValueError(

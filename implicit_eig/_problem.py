@@ -30,6 +30,7 @@ from ._operator import (
     Scaling,
 )
 from ._progress_meter import AbstractProgressMeter
+from ._record import record
 from ._solution import RESULTS
 from ._which import (
     AbstractSelection,
@@ -52,7 +53,8 @@ _STAGNANT = 300
 _DENSE, _KRYLOV, _ADJOINT = Dense(), KrylovSchur(), ImplicitAdjoint()
 
 
-class Problem(eqx.Module):
+@record
+class Problem:
     """The k pairs of a pencil that a selection wants: who finds them, and who solves the
     linear systems of their derivatives."""
 

@@ -59,7 +59,7 @@ class _Step:
     static: tuple[Any, ...]
     batches: tuple[tuple[Any, tuple[int | None, ...]], ...] = ()
 
-    def __call__(
+    def tangents(
         self,
         found: list[Array],
         t_found: list[Array | None],
@@ -73,7 +73,7 @@ class _Step:
         in_axes = [list(axes[:count]), list(axes[count:])]
         inner = dataclasses.replace(self, batches=rest)
         return jax.vmap(
-            inner,
+            inner.tangents,
             in_axes=(in_axes[0], in_axes[0], in_axes[1], in_axes[1]),
             axis_name=axis.name,
             axis_size=axis.size,
@@ -87,14 +87,14 @@ class _Step:
                 self.given, [next(arrays) if s is None else s for s in self.static]
             )
 
-        def tangents(moving: list) -> tuple[PyTree, dict[str, Any]]:
+        def moving_part(moving: list) -> tuple[PyTree, dict[str, Any]]:
             arrays = iter(moving)
             return jtu.tree_unflatten(
                 self.given, [next(arrays) if s is None else None for s in self.static]
             )
 
         given, options = whole(given)
-        t_given, t_options = tangents(t_given)
+        t_given, t_options = moving_part(t_given)
         if jtu.tree_leaves(t_options):
             raise TypeError("The options of a root have no derivatives.")
         found, t_found = (jtu.tree_unflatten(self.found, x) for x in (found, t_found))
@@ -118,7 +118,8 @@ mlir.register_lowering(_root_p, mlir.lower_fun(_same, multiple_results=True))
 def _jvp(primals, tangents, *, step: _Step, count: int):
     found = _root_p.bind(*primals, step=step, count=count)
     moving = [_or_none(t) for t in tangents]
-    out = step(found, moving[:count], list(primals[count:]), moving[count:])
+    given = list(primals[count:])
+    out = step.tangents(found, moving[:count], given, moving[count:])
     still = [
         t if type(t) is ad.Zero else jnp.zeros_like(x)
         for t, x in zip(tangents[:count], found, strict=True)

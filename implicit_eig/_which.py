@@ -1,6 +1,7 @@
 """Which eigenvalues are wanted, and in which order they come back."""
 
 import abc
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -303,7 +304,7 @@ def as_selection(which: Any, domain: Domain) -> AbstractSelection:
                 f"`which` must be one of {', '.join(_NAMES)}, a callable, `Nearest` or "
                 f"`Overlap`; got {which!r}."
             )
-        return Named(which)
+        return _named(which)
     if callable(which):
         value = jax.ShapeDtypeStruct((), complex_dtype(domain.dtype))
         return _Callable(TracedFunction.of(which, value))
@@ -311,6 +312,10 @@ def as_selection(which: Any, domain: Domain) -> AbstractSelection:
         f"`which` must be one of {', '.join(_NAMES)}, a callable, `Nearest` or "
         f"`Overlap`; got {which!r}."
     )
+
+
+# Made once: a plain call would pay for each.
+_named = functools.cache(Named)
 
 
 def check_vector(v: Any, domain: Domain, name: str) -> None:

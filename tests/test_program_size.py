@@ -47,12 +47,12 @@ def equations(fn, x):
 
 A = jnp.eye(6)
 MOST = {
-    "eigs": (of_eigs, RATES, 2000),
-    "gradient of eigs": (jax.grad(of_eigs), RATES, 6200),
-    "dense": (of_dense, A, 1570),
-    "gradient of dense": (jax.grad(of_dense), A, 5400),
-    "eig": (of_eig, A, 740),
-    "gradient of eig": (jax.grad(of_eig), A, 1440),
+    "eigs": (of_eigs, RATES, 1760),
+    "gradient of eigs": (jax.grad(of_eigs), RATES, 5300),
+    "dense": (of_dense, A, 1505),
+    "gradient of dense": (jax.grad(of_dense), A, 3965),
+    "eig": (of_eig, A, 725),
+    "gradient of eig": (jax.grad(of_eig), A, 1290),
 }
 
 

@@ -1,6 +1,7 @@
 """How tangents and cotangents are solved, and how their answers are judged."""
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import equinox as eqx
@@ -28,6 +29,7 @@ from .._linear_solver import (
 from .._linear_solver.system import times
 from .._numerics import inv
 from .._operator import as_operator, complex_dtype, Pencil, times_real
+from .._record import record
 from .._transformation import AbstractTransformation, Inverse, ShiftInverted
 from .._which import AbstractSelection, Known
 
@@ -132,7 +134,7 @@ class ImplicitAdjoint(eqx.Module):
         elif isinstance(eigensolver, ShiftInvert):
             run = eigensolver.inner
         elif isinstance(eigensolver, Dense):
-            return Eigenbasis()
+            return _EIGENBASIS
         elif (
             isinstance(pencil.operator, lx.MatrixLinearOperator)
             or pencil.mass is not None
@@ -144,8 +146,14 @@ class ImplicitAdjoint(eqx.Module):
         m, restarts = run.krylov_dim, run.max_restarts
         if self.max_steps is not None:
             restarts = max(1, self.max_steps // max(1, (m or 20) // 2))
-        return KrylovSylvester(krylov_dim=m, max_restarts=restarts, repeated=run.repeated)
+        return _krylov_sylvester(
+            krylov_dim=m, max_restarts=restarts, repeated=run.repeated
+        )
 
+
+# Made once: a plain call would pay for each.
+_EIGENBASIS = Eigenbasis()
+_krylov_sylvester = functools.lru_cache(KrylovSylvester)
 
 # Stands for the backward error of what is not finite.
 _NO_ANSWER = 1e30
@@ -160,7 +168,8 @@ class Solved(NamedTuple):
     error: Float[Array, ""]
 
 
-class SylvesterSolve(eqx.Module):
+@record
+class SylvesterSolve:
     """A solver with its orders: `solve(system, rhs)` solves, checks, refines, reports."""
 
     solver: AbstractSylvesterSolver

@@ -16,6 +16,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, DTypeLike, Inexact, PyTree
 
+from .._record import record
 from .sparse import SparseOperator
 
 
@@ -58,7 +59,8 @@ class Domain:
         return jtu.tree_unflatten(self.treedef, leaves)
 
 
-class Pencil(eqx.Module):
+@record
+class Pencil:
     """A − λB with products on flat vectors. `mass=None` is the identity.
 
     Real operators only ever see real vectors: the product with a complex block is the
@@ -67,15 +69,11 @@ class Pencil(eqx.Module):
 
     operator: lx.AbstractLinearOperator
     mass: lx.AbstractLinearOperator | None
-    domain: Domain = eqx.field(static=True)
+    domain: Domain = eqx.field(static=True, default=None)  # that of `operator`
 
-    def __init__(
-        self,
-        operator: lx.AbstractLinearOperator,
-        mass: lx.AbstractLinearOperator | None,
-    ):
-        self.operator, self.mass = operator, mass
-        self.domain = Domain.of(operator.in_structure())
+    def __post_init__(self):
+        if self.domain is None:
+            object.__setattr__(self, "domain", Domain.of(self.operator.in_structure()))
 
     @property
     def n(self) -> int:

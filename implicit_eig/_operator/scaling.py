@@ -10,11 +10,13 @@ import lineax as lx
 from jaxtyping import Array, Complex, Float, Inexact, Int
 
 from .._numerics import largest_part, power_of_two, times_real
+from .._record import record
 from .pencil import Pencil
 from .sparse import SparseOperator
 
 
-class Scaling(eqx.Module):
+@record
+class Scaling:
     """What a pencil A − λB of moderate size stands for: D (A a⁻¹ − λ B b⁻¹), with λ in
     units of a/b. All ones but for pencils of extreme size."""
 
