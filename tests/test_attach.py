@@ -538,6 +538,7 @@ class TestTransformations:
             assert np.isclose(values[i], value, rtol=1e-13)
             assert relative(gradients[i], gradient) < 1e-12
 
+    @pytest.mark.slow
     def test_hessian_vector_products_agree_with_differences(self):
         a, e = bulk(np.float64), random_matrix(11, N)
         w, v = from_numpy(a)

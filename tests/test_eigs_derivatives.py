@@ -289,6 +289,7 @@ def test_zero_beyond_a_negative_spectrum_does_not_enter_the_adjoint_run():
     assert relative(jax.jit(jax.grad(free))(d), jax.jit(jax.grad(dense))(d)) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_tie_among_unselected_values_is_harmless():
     n = 20
     d = jnp.concatenate([jnp.asarray([5.0, 4.0, 3.5]), jnp.ones(n - 3)])

@@ -560,6 +560,7 @@ class TestSolvesThatFail:
         f = self.of("reverse", find=matrix_free, adjoint=adjoint, throw=False)
         assert np.all(np.isnan(jax.jit(f)(BIG)[0]))
 
+    @pytest.mark.slow
     def test_under_vmap_only_the_member_that_failed_is_nan(self):
         easy = jnp.diag(jnp.asarray([5.0, 3.0, *np.ones(28)])) + jnp.diag(
             jnp.ones(29).at[2:].set(0.0), 1

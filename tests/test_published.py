@@ -227,6 +227,7 @@ class TestBrusselator:
 
         return at
 
+    @pytest.mark.slow
     def test_the_critical_length_by_newton_s_method(self):
         n, length = 2000, self.length
         exact = self.entry["reference_50_digits"]

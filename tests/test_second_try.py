@@ -80,6 +80,7 @@ def test_gmres_takes_over_member_by_member(useless, gradient):
     assert np.allclose(gradient(batch), want, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_gmres_takes_over_with_the_factor(useless):
     solver = ieig.ShiftInvert(8.1)
     gradient = jax.grad(lambda v: loss_near(v, solver))(VALUES)
@@ -106,6 +107,7 @@ def test_a_compiled_gradient_has_no_second_solver(useless):
     assert np.all(np.isnan(jax.jit(jax.grad(loss))(VALUES)))
 
 
+@pytest.mark.slow
 def test_a_copy_left_out_is_not_solved_away():
     # One of two copies of the eigenvalue 1 is found. It has no derivative, although the
     # right side that comes of it is one that GMRES has a solution for.
