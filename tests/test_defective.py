@@ -145,7 +145,7 @@ FIND = {
 }
 
 
-@pytest.mark.parametrize("find", FIND)
+@pytest.mark.parametrize("find", slow_but(["target left"], FIND))
 def test_eigs_says_that_a_pair_is_defective_and_goes_on(find):
     a, options = FIND[find]
     options = {"which": "LM" if "sigma" in options else "LR"} | options

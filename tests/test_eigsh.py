@@ -114,7 +114,7 @@ def formula(matrix):
     return values + turned * v[:, 0] + 2 * (v[:, 1:3] ** 2) @ w[1:3]
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", slow_but(["Lanczos"], SOLVERS))
 def test_gradients_beside_and_across_a_tie(name):
     def loss(p):
         return of_pairs(ieig.eigsh(drum(p), 4, like=p, throw=False, **SOLVERS[name]))

@@ -162,7 +162,7 @@ class TestSparse:
         exact = finite(a.toarray(), b.toarray(), K)
         np.testing.assert_allclose(solution.eigenvalues, exact, rtol=1e-8)
 
-    @pytest.mark.parametrize("left", [False, True])
+    @pytest.mark.parametrize("left", slow_but([True], [False, True]))
     def test_the_nearest_to_a_target(self, left):
         a, b = beam()
         operator, mass = operators(a, b)
