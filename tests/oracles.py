@@ -101,4 +101,5 @@ def product_that_sees_dtypes():
 def slow_but(kept, cases):
     """Parameters of which only the `kept` ones run in `make test`."""
     slow = pytest.mark.slow
-    return [c if c in kept else pytest.param(*c, marks=slow) for c in cases]
+    values = lambda c: c if isinstance(c, tuple) else (c,)
+    return [c if c in kept else pytest.param(*values(c), marks=slow) for c in cases]

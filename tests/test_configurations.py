@@ -8,7 +8,7 @@ import pytest
 
 import implicit_eig as ieig
 
-from .oracles import random_matrix, relative
+from .oracles import random_matrix, relative, slow_but
 
 
 A = random_matrix(0, 6)
@@ -69,7 +69,17 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+FEW = [
+    "eig",
+    "eigs, sparse target",
+    "attach",
+    "invariant_subspace",
+    "funm",
+    "spectral_projector",
+]
+
+
+@pytest.mark.parametrize("name", slow_but(FEW, CASES))
 def test_rank_promotion_may_be_an_error(name):
     loss, x = CASES[name]
     want = jax.grad(loss)(x)

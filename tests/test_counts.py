@@ -13,7 +13,7 @@ import pytest
 
 import implicit_eig as ieig
 
-from .oracles import random_matrix, relative
+from .oracles import random_matrix, relative, slow_but
 
 
 N, K = 60, 3
@@ -53,16 +53,26 @@ def vectors(s):
     return jnp.sum(jnp.abs(s.eigenvectors[:5]) ** 4)
 
 
-@pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize(
-    "matrix_free, left, loss, solves",
+    "matrix_free, left, loss, solves, jit",
     [
-        (False, False, values, 0),
-        (False, True, values, 0),
-        (True, True, values, 0),
-        (True, False, values, 1),
-        (False, False, vectors, 1),
-        (True, False, vectors, 1),
+        (False, False, values, 0, False),
+        (False, True, values, 0, True),
+        (True, True, values, 0, True),
+        (True, False, values, 1, False),
+        (False, False, vectors, 1, True),
+        (True, False, vectors, 1, True),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (False, False, values, 0, True),
+                (False, True, values, 0, False),
+                (True, True, values, 0, False),
+                (True, False, values, 1, True),
+                (False, False, vectors, 1, False),
+                (True, False, vectors, 1, False),
+            )
+        ),
     ],
 )
 def test_linear_solves_of_a_gradient(matrix_free, left, loss, solves, jit):
@@ -100,8 +110,16 @@ def test_a_gradient_costs_about_one_more_eigensolve():
     assert sum(counting.counts()) <= 2.1 * forward + 4 * (K + 1)
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
-@pytest.mark.parametrize("solver", [None, lx.GMRES(1e-9, 1e-12, restart=100)])
+GMRES = lx.GMRES(1e-9, 1e-12, restart=100)
+
+
+@pytest.mark.parametrize(
+    "solver, dtype",
+    slow_but(
+        [(GMRES, np.float64)],
+        itertools.product([None, GMRES], [np.float64, np.complex128]),
+    ),
+)
 def test_a_loss_on_one_pair_leaves_the_others_systems_alone(solver, dtype):
     # Their right sides are rounding errors, which cannot be solved to their own size.
     a = random_matrix(0, 100, dtype)

@@ -11,6 +11,8 @@ from hypothesis import assume, given, settings, strategies as st
 
 import implicit_eig as ieig
 
+from .oracles import slow_but
+
 
 # One seed for everybody, and nothing written to disk.
 settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
@@ -226,7 +228,10 @@ def check(public, n, dtype, draw, complex_shift=False):
 
 CASES = [(2, np.float64), (4, np.complex128), (5, np.float64), (8, np.complex128)]
 CASES_OF_EIG = pytest.mark.parametrize("n, dtype", CASES)
-CASES_OF_EIGS = pytest.mark.parametrize("n, dtype", [(6, np.float64), (5, np.complex128)])
+CASES_OF_EIGS = pytest.mark.parametrize(
+    "n, dtype",
+    slow_but([(5, np.complex128)], [(6, np.float64), (5, np.complex128)]),
+)
 
 
 @CASES_OF_EIG

@@ -9,7 +9,7 @@ import pytest
 import implicit_eig as ieig
 from implicit_eig._small_eig import _dual
 
-from .oracles import matched, random_matrix, relative, with_spectrum
+from .oracles import matched, random_matrix, relative, slow_but, with_spectrum
 from .problems import frank
 
 
@@ -145,7 +145,7 @@ FIND = {
 }
 
 
-@pytest.mark.parametrize("find", FIND)
+@pytest.mark.parametrize("find", slow_but(["target left"], FIND))
 def test_eigs_says_that_a_pair_is_defective_and_goes_on(find):
     a, options = FIND[find]
     options = {"which": "LM" if "sigma" in options else "LR"} | options
@@ -179,7 +179,7 @@ def test_a_defective_pair_whose_partner_is_not_selected():
     assert np.array_equal(np.isnan(t_w), [False, True])
 
 
-@pytest.mark.parametrize("ties", ["nan", "drop"])
+@pytest.mark.parametrize("ties", slow_but(["nan"], ["nan", "drop"]))
 def test_a_tie_that_k_cuts(ties):
     a, e = with_spectrum(1, [5.0, 3.0, 3.0, 1.0]), random_matrix(2, 4)
 

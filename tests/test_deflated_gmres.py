@@ -65,13 +65,18 @@ def sparse(a):
     "kind, dtype, preconditioned",
     [
         (apply, np.float64, False),
-        (apply, np.float64, True),
-        (apply, np.complex128, False),
-        (apply, np.complex128, True),
-        (apply, np.float32, False),
         (apply, np.complex64, True),
-        (jnp.asarray, np.float32, True),
-        (sparse, np.complex64, False),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (apply, np.float64, True),
+                (apply, np.complex128, False),
+                (apply, np.complex128, True),
+                (apply, np.float32, False),
+                (jnp.asarray, np.float32, True),
+                (sparse, np.complex64, False),
+            )
+        ),
     ],
 )
 def test_gradients_agree_with_the_dense_formula(kind, dtype, preconditioned):
@@ -289,7 +294,7 @@ class TestCounts:
         assert products(ieig.DeflatedGMRES()) == products(lx.LU()) - 32 + 3
 
 
-@pytest.mark.parametrize("preconditioned", [False, True])
+@pytest.mark.parametrize("preconditioned", slow_but([True], [False, True]))
 def test_members_of_a_batch_converge_at_different_steps(preconditioned):
     n = 30
     easy = jnp.diag(jnp.asarray([5.0, 4.0, 3.0, *np.ones(n - 3)])) + jnp.diag(
@@ -369,6 +374,7 @@ def test_options_that_cannot_be_meant_are_named(options, error, text):
         ieig.DeflatedGMRES(**options)
 
 
+@pytest.mark.slow
 def test_the_docstrings_example_runs():
     code = re.search(r"```python\n(.*?)```", ieig.DeflatedGMRES.__doc__, re.S).group(1)
     *code, last = textwrap.dedent(code).rstrip().split("\n")

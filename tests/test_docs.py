@@ -36,10 +36,19 @@ def _needs(code):
         pytest.importorskip("matplotlib", reason="the extra `plot` is not installed")
 
 
+# The longest ones, run with the campaigns.
+SLOW = ["CONTRIBUTING", "eigenvector-gradient", "gmres", "linear-solver"]
+
+
 @pytest.mark.parametrize(
     "page",
-    [page for page in PAGES if BLOCK.search(page.read_text())],
-    ids=lambda page: page.stem,
+    [
+        pytest.param(
+            page, id=page.stem, marks=[pytest.mark.slow] if page.stem in SLOW else []
+        )
+        for page in PAGES
+        if BLOCK.search(page.read_text())
+    ],
 )
 def test_a_page_prints_what_it_shows(page):
     _needs("".join(block[1] for block in BLOCK.finditer(page.read_text())))

@@ -11,6 +11,7 @@ import pytest
 
 import implicit_eig as ieig
 
+from .oracles import slow_but
 from .test_program_size import equations, of_eigs, RATES
 
 
@@ -113,7 +114,7 @@ def formula(matrix):
     return values + turned * v[:, 0] + 2 * (v[:, 1:3] ** 2) @ w[1:3]
 
 
-@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("name", slow_but(["Lanczos"], SOLVERS))
 def test_gradients_beside_and_across_a_tie(name):
     def loss(p):
         return of_pairs(ieig.eigsh(drum(p), 4, like=p, throw=False, **SOLVERS[name]))
@@ -206,7 +207,7 @@ def test_pencils_with_respect_to_both_matrices():
     np.testing.assert_allclose(ours, theirs, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", ["Lanczos", "shift-invert"])
+@pytest.mark.parametrize("name", slow_but(["shift-invert"], ["Lanczos", "shift-invert"]))
 def test_sparse_pencils(name):
     n = 60
     i = jnp.arange(n)

@@ -1,6 +1,7 @@
 """Where a derivative does not exist, or has no digit, it is NaN; beside it, it is right."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import pytest
 
 import implicit_eig as ieig
 
-from .oracles import relative
+from .oracles import relative, slow_but
 
 
 def with_eigenvalues(w, seed=0):
@@ -47,11 +48,22 @@ FINDERS = {
 }
 
 
-@pytest.mark.parametrize("find", FINDERS.values(), ids=FINDERS)
-@pytest.mark.parametrize("dtype", [np.float64, np.complex64])
+@pytest.mark.parametrize(
+    "find, dtype",
+    slow_but(
+        [
+            ("eigvals", np.float64),
+            ("eigs", np.complex64),
+            ("pencil", np.float64),
+            ("attach", np.float64),
+        ],
+        itertools.product(FINDERS, [np.float64, np.complex64]),
+    ),
+)
 def test_of_tied_eigenvalues_only_symmetric_functions_have_gradients(find, dtype):
-    if find is attached and dtype != np.float64:
+    if find == "attach" and dtype != np.float64:
         pytest.skip("pairs of a rounded matrix")
+    find = FINDERS[find]
     a, projector = tied_matrix(dtype)
     tol = 1e3 * float(jnp.finfo(dtype).eps)
 
@@ -90,8 +102,8 @@ def test_members_of_a_batch_are_judged_one_by_one():
     "hessian",
     [
         jax.hessian,
-        lambda f: jax.jacfwd(jax.jacfwd(f)),
-        lambda f: jax.jacrev(jax.grad(f)),
+        pytest.param(lambda f: jax.jacfwd(jax.jacfwd(f)), marks=pytest.mark.slow),
+        pytest.param(lambda f: jax.jacrev(jax.grad(f)), marks=pytest.mark.slow),
     ],
     ids=["forward over reverse", "forward", "reverse"],
 )
@@ -114,7 +126,7 @@ def test_second_derivatives_of_tied_eigenvalues_are_nan_in_every_mode(hessian):
     assert relative(simple[0, 0], (line[0] - 2 * line[1] + line[2]) / h**2) < 1e-5
 
 
-@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("left", slow_but([False], [False, True]))
 def test_vectors_of_a_tie_have_nan_gradients_and_no_solve_is_blamed(left):
     a, _ = tied_matrix(np.float64)
 
@@ -149,12 +161,19 @@ def share(a, **options):
     return jnp.abs(v[2, 0]) ** 2
 
 
-@pytest.mark.parametrize("adjoint", [None, ieig.ImplicitAdjoint(lx.QR())])
+@pytest.mark.parametrize(
+    "adjoint", slow_but([None], [None, ieig.ImplicitAdjoint(lx.QR())])
+)
 def test_a_vector_without_a_digit_has_no_derivative(adjoint):
     f = functools.partial(share, adjoint=adjoint)
+
+    @jax.jit
+    def both_modes(a, e):
+        return jnp.stack([jax.jvp(f, (a,), (e,))[1], jnp.sum(jax.grad(f)(a) * e)])
+
     for n, digits in ((14, 1e-5), (40, None)):
         a, e, v, tangent = coupled(n)
-        got = [jax.jvp(f, (a,), (e,))[1], jnp.sum(jax.grad(f)(a) * e)]
+        got = both_modes(a, e)
         if digits is None:
             assert np.all(np.isnan(got))
         else:
@@ -188,7 +207,7 @@ def two_of_the_grid(a, p):
     return found.eigenvalues.real
 
 
-@pytest.mark.parametrize("complex_values", [False, True])
+@pytest.mark.parametrize("complex_values", slow_but([False], [False, True]))
 def test_an_eigenvalue_of_which_a_copy_was_left_out_has_no_derivative(complex_values):
     a = grid()
     w, v = np.linalg.eig(a)
@@ -206,8 +225,13 @@ def test_an_eigenvalue_of_which_a_copy_was_left_out_has_no_derivative(complex_va
     assert np.isnan(jax.jvp(f, (p,), (e,))[1][1])
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.complex64])
-@pytest.mark.parametrize("find", ["eig", "eigs", "pencil"])
+@pytest.mark.parametrize(
+    "find, dtype",
+    slow_but(
+        [("eig", np.complex64), ("eigs", np.float64)],
+        itertools.product(["eig", "eigs", "pencil"], [np.float64, np.complex64]),
+    ),
+)
 def test_an_entry_that_vanishes_by_symmetry_is_no_phase(find, dtype):
     """A chain that looks the same from both ends: every second mode has a node at its
     middle."""
@@ -228,13 +252,14 @@ def test_an_entry_that_vanishes_by_symmetry_is_no_phase(find, dtype):
 
     for gauge in (ieig.UnitNorm(n // 2), ieig.Functional(jnp.zeros(n).at[n // 2].set(1))):
         f = lambda a, gauge=gauge: vectors(a, gauge)
-        v, t = jax.jvp(f, (a,), (e,))
+        share = lambda a, f=f: jnp.sum(jnp.abs(f(a)[:3, 0]) ** 2)
+        run = lambda a, f=f, share=share: (jax.jvp(f, (a,), (e,)), jax.grad(share)(a))
+        (v, t), gradient = jax.jit(run)(a)
         for x in (v, t):
             assert np.all(np.isnan(x[:, 1]))
             assert np.all(np.isfinite(x[:, ::2][:, :2]))
         same = exact * (np.asarray(v)[n // 2, 0] / exact[n // 2])
         assert relative(v[:, 0], same) < 1e3 * float(jnp.finfo(dtype).eps)
-        gradient = jax.grad(lambda a, f=f: jnp.sum(jnp.abs(f(a)[:3, 0]) ** 2))(a)
         assert np.all(np.isfinite(gradient))
 
 
@@ -256,11 +281,12 @@ CUT = {
 }
 
 
-@pytest.mark.parametrize("find", CUT.values(), ids=CUT)
-def test_a_tie_that_is_cut_is_said_aloud_and_raises_nothing(find):
+@pytest.mark.parametrize("name", slow_but(["Dense", "KrylovSchur"], CUT))
+def test_a_tie_that_is_cut_is_said_aloud_and_raises_nothing(name):
     """5, 4, 4 and below: k = 2 takes one of the two fours."""
+    find = CUT[name]
     a, v, inverse = two_copies(np.r_[5.0, 4, 4, np.linspace(3, -3, 37)])
-    scale = 2 if find is CUT["pencil"] else 1
+    scale = 2 if name == "pencil" else 1
 
     def values(a):
         s = find(a, 2)
@@ -296,7 +322,11 @@ def test_members_of_a_batch_tell_each_of_its_own_cut():
     assert np.array_equal(results, [False, True])
 
 
-@pytest.mark.parametrize("find", [ieig.eigvals, of_subspace], ids=["eigvals", "subspace"])
+@pytest.mark.parametrize(
+    "find",
+    slow_but([ieig.eigvals], [ieig.eigvals, of_subspace]),
+    ids=["eigvals", "subspace"],
+)
 def test_where_the_gradient_vanishes_in_a_tie_its_derivative_exists_if_symmetric(find):
     """(Σλ − 9)² over a triple 3: no gradient, and the Hessian 2 ∇Σ ∇Σᵀ."""
     a, projector = tied_matrix(np.float64)
@@ -321,7 +351,7 @@ def test_where_the_gradient_vanishes_in_a_tie_its_derivative_exists_if_symmetric
     assert np.all(np.isnan(gradient(alone)))
 
 
-@pytest.mark.parametrize("left", [False, True])
+@pytest.mark.parametrize("left", slow_but([False], [False, True]))
 @pytest.mark.parametrize("off", [0.0, 1e-15, 1e-10])
 def test_a_target_on_the_one_eigenvalue_asked_for(off, left):
     n = 60
@@ -346,7 +376,7 @@ class TestTheZeroMatrix:
     n, like = 50, jax.ShapeDtypeStruct((50,), np.float64)
 
     @pytest.mark.parametrize("which", ["LM", "LR", "SI"])
-    @pytest.mark.parametrize("repeated", [False, True])
+    @pytest.mark.parametrize("repeated", slow_but([True], [False, True]))
     def test_matrix_free(self, which, repeated):
         solver = ieig.KrylovSchur(repeated=repeated)
         s = ieig.eigs(lambda v: 0 * v, 3, which, like=self.like, eigensolver=solver)

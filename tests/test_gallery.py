@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from .oracles import slow_but
+
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "docs" / "examples"
 GALLERY = [
@@ -20,7 +22,9 @@ GALLERY = [
 ]
 
 
-@pytest.mark.parametrize("name", GALLERY)
+@pytest.mark.parametrize(
+    "name", slow_but(["orr_sommerfeld", "population", "koopman"], GALLERY)
+)
 def test_gallery_script(name, tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     script = EXAMPLES / f"{name}.py"

@@ -11,7 +11,7 @@ import pytest
 
 import implicit_eig as ieig
 
-from .oracles import random_matrix, relative, with_spectrum
+from .oracles import random_matrix, relative, slow_but, with_spectrum
 
 
 N = 4
@@ -57,7 +57,9 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode", slow_but(["grad", "grad of vmap", "reverse over reverse"], MODES)
+)
 def test_a_gradient_warns_once_where_the_loss_depends_on_the_phase(mode):
     for loss, times in ((of_phase, 1), (of_line, 0)):
         fn, a = MODES[mode](loss)
@@ -86,7 +88,7 @@ def test_dependence_is_relative_and_nothing_depends_on_nothing(dtype):
     assert warned(one, A.astype(dtype), jnp.asarray(1, dtype)) == 1
 
 
-@pytest.mark.parametrize("dtype", [np.complex64, np.float64])
+@pytest.mark.parametrize("dtype", slow_but([np.complex64], [np.complex64, np.float64]))
 def test_losses_that_are_invariant_by_cancellation_pass(dtype):
     n, k = 12, 4
 
@@ -155,7 +157,7 @@ def test_no_warning_where_a_gauge_was_chosen_or_nothing_is_transposed():
     assert warned(of_values, A) == 0
 
 
-@pytest.mark.parametrize("derivative", [jax.grad, jax.hessian])
+@pytest.mark.parametrize("derivative", slow_but([jax.grad], [jax.grad, jax.hessian]))
 def test_the_watch_does_not_touch_the_numbers(derivative):
     plain = derivative(lambda a: of_phase(a, gauge=ieig.LargestReal()))
     assert relative(jax.jit(derivative(of_phase))(A), jax.jit(plain)(A)) < 1e-13
@@ -178,7 +180,11 @@ def test_the_gradient_of_what_the_gauge_holds_is_zero():
 
 
 @pytest.mark.parametrize(
-    "gauge", [None, ieig.UnitNorm(0), ieig.UnitNorm(), ieig.Lapack()]
+    "gauge",
+    slow_but(
+        [None, ieig.UnitNorm()],
+        [None, ieig.UnitNorm(0), ieig.UnitNorm(), ieig.Lapack()],
+    ),
 )
 def test_a_cotangent_along_the_vectors_gives_exactly_zero(gauge):
     # By a gap of 1e-10 rounding errors of the cotangents would become 1e-6.

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 import implicit_eig as ieig
 
-from .oracles import central_difference, matched, random_matrix, relative
+from .oracles import central_difference, matched, random_matrix, relative, slow_but
 
 
 N, K = 30, 3
@@ -162,7 +162,7 @@ class TestSparse:
         exact = finite(a.toarray(), b.toarray(), K)
         np.testing.assert_allclose(solution.eigenvalues, exact, rtol=1e-8)
 
-    @pytest.mark.parametrize("left", [False, True])
+    @pytest.mark.parametrize("left", slow_but([True], [False, True]))
     def test_the_nearest_to_a_target(self, left):
         a, b = beam()
         operator, mass = operators(a, b)
@@ -175,7 +175,7 @@ class TestSparse:
             u, v = map(np.asarray, (solution.left_eigenvectors, solution.eigenvectors))
             np.testing.assert_allclose(u.conj().T @ b @ v, np.eye(K), atol=1e-8)
 
-    @pytest.mark.parametrize("sigma", [None, 0.0])
+    @pytest.mark.parametrize("sigma", slow_but([0.0], [None, 0.0]))
     def test_gradients_in_the_values_of_both_equal_those_of_the_dense_pencil(self, sigma):
         a, b = beam()
         inner = ieig.KrylovSchur(rtol=1e-12)

@@ -102,6 +102,7 @@ def test_dense_vectors_from_the_left_are_the_hosts(monkeypatch):
     assert found[Work(EIG, 0, False)] == 1
 
 
+@pytest.mark.slow
 def test_script(tmp_path, capsys):
     path = tmp_path / "gpu.json"
     gpu.main(["--tiny", "--out", str(path)])

@@ -13,10 +13,12 @@ ROWS = hazards.every_row()
 
 
 def cells():
-    for row in ROWS:
-        for column in hazards.OWN:
-            if hazards.has_answer(row, column):
-                yield pytest.param(row, column, id=f"{row.name}, {column}")
+    """In `make test` each row is asked in one column, in turns."""
+    for i, row in enumerate(ROWS):
+        columns = [c for c in hazards.OWN if hazards.has_answer(row, c)]
+        for j, column in enumerate(columns):
+            marks = [pytest.mark.slow] if j != i % len(columns) else []
+            yield pytest.param(row, column, id=f"{row.name}, {column}", marks=marks)
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +46,7 @@ def changed(column):
 
 
 @pytest.mark.skipif(not hazards.flagged(), reason="this JAX has no such derivatives")
+@pytest.mark.slow
 def test_jax_answers_what_the_page_says():
     assert not list(changed("JAX"))
 

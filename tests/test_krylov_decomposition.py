@@ -19,6 +19,7 @@ from implicit_eig._krylov.basis import default_start, from_rows, to_rows
 from implicit_eig._krylov.ritz import ritz_pairs, schur_basis, sharpened
 from implicit_eig._which import as_selection, order
 
+from .oracles import slow_but
 from .problems import frank
 
 
@@ -93,7 +94,9 @@ PROBLEMS = {
         identity_plus_rank_one,
     )
 }
-DTYPES = ["float32", "float64", "complex64", "complex128"]
+DTYPES = slow_but(
+    ["float64", "complex64"], ["float32", "float64", "complex64", "complex128"]
+)
 
 
 def matrix_of(name, dtype):

@@ -15,7 +15,7 @@ import implicit_eig as ieig
 from implicit_eig import _program
 from implicit_eig._program import Program, TracedFunction
 
-from .oracles import random_matrix, relative
+from .oracles import random_matrix, relative, slow_but
 
 
 N = 24
@@ -68,7 +68,7 @@ TRANSFORMED = {
 }
 
 
-@pytest.mark.parametrize("mode", TRANSFORMED)
+@pytest.mark.parametrize("mode", slow_but(["plain", "value_and_grad"], TRANSFORMED))
 def test_functions_of_the_same_text_compile_once(mode, compiled):
     call = TRANSFORMED[mode]()
     call(RATES, 0.3, 1.5)
@@ -286,7 +286,7 @@ def exported():
     }
 
 
-@pytest.mark.parametrize("name", exported())
+@pytest.mark.parametrize("name", slow_but(["gradient of eigs"], exported()))
 def test_programs_can_be_exported(name):
     fn, x = exported()[name]
     again = jax.export.export(jax.jit(fn))(x).call

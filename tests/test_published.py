@@ -12,7 +12,7 @@ import scipy.linalg
 import implicit_eig as ieig
 
 from . import problems
-from .oracles import relative
+from .oracles import relative, slow_but
 
 
 PUBLISHED = json.loads(
@@ -145,7 +145,11 @@ class TestMarkovStateModels:
 
     # Unit 2-norm; the sign of a vector there is the one LAPACK returned.
     @pytest.mark.parametrize(
-        "name, k, j, sign", [("mV11", 1, 1, 1), ("mV22", 2, 2, 1), ("mV03", 0, 3, -1)]
+        "name, k, j, sign",
+        slow_but(
+            [("mV11", 1, 1, 1)],
+            [("mV11", 1, 1, 1), ("mV22", 2, 2, 1), ("mV03", 0, 3, -1)],
+        ),
     )
     def test_entries_of_eigenvectors_of_four_states(self, name, k, j, sign):
         t = matrix_of("msm_sensitivity_deeptime")
@@ -223,6 +227,7 @@ class TestBrusselator:
 
         return at
 
+    @pytest.mark.slow
     def test_the_critical_length_by_newton_s_method(self):
         n, length = 2000, self.length
         exact = self.entry["reference_50_digits"]

@@ -108,7 +108,6 @@ def by_optimistix(a, real):
     "root, case",
     slow_but(
         [
-            (by_custom_root, "complex pair of a real operator"),
             (by_jaxopt, "real pair"),
             (by_optimistix, "complex operator"),
         ],

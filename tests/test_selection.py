@@ -1,5 +1,7 @@
 """Which pairs come back, in which order, in which shape; and what is said about the run."""
 
+import itertools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ import pytest
 import implicit_eig as ieig
 from implicit_eig._which import Named, order
 
-from .oracles import random_matrix, relative, with_spectrum
+from .oracles import random_matrix, relative, slow_but, with_spectrum
 
 
 N = 61
@@ -100,8 +102,16 @@ def assert_pairs_of(a, solution, result=ieig.RESULTS.successful):
     assert solution.stats["num_converged"] == w.size
 
 
-@pytest.mark.parametrize("which", KEYS)
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "dtype, which",
+    slow_but(
+        [
+            *((np.float64, which) for which in ("LM", "SR", "LI")),
+            *((np.complex128, which) for which in ("SM", "LR", "SI")),
+        ],
+        itertools.product(DTYPES, KEYS),
+    ),
+)
 def test_the_k_best_of_a_matrix_come_best_first_by_every_name(dtype, which):
     a = spectral(dtype)
     want = ranked(a, key_of(which, dtype))
@@ -149,7 +159,7 @@ def test_a_callable_that_prefers_negative_imaginary_parts_gets_them_first(find):
     assert w[0].imag < 0 and w[1] == w[0].conj() and w[2].imag < 0
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", slow_but([np.float64], DTYPES))
 def test_the_nearest_come_nearest_first(dtype):
     a = spectral(dtype)
     inner = np.sort_complex(np.linalg.eigvals(a))[N // 2]
@@ -186,7 +196,7 @@ def test_no_k_means_all_pairs_of_a_dense_matrix(dtype):
     assert_pairs_of(a, solution)
 
 
-@pytest.mark.parametrize("find", FIND)
+@pytest.mark.parametrize("find", slow_but([krylov], FIND))
 def test_overlap_follows_a_mode_through_a_crossing(find):
     base = jnp.linspace(0.0, 1.0, N)
     v, turn = (random_matrix(i, N) / np.sqrt(8 * N) for i in (2, 3))
@@ -211,7 +221,10 @@ def test_overlap_follows_a_mode_through_a_crossing(find):
 
 @pytest.mark.parametrize(
     "find, dtype",
-    [(dense, np.float64), (dense, np.complex128), (krylov, np.float64)],
+    slow_but(
+        [(krylov, np.float64)],
+        [(dense, np.float64), (dense, np.complex128), (krylov, np.float64)],
+    ),
 )
 def test_overlap_ranks_by_the_cosine_with_the_target(find, dtype):
     a = spectral(dtype)
@@ -577,7 +590,7 @@ class TestRepeatedEigenvalues:
         )
         assert np.isclose(find(True).eigenvalues[0], 9)
 
-    @pytest.mark.parametrize("repeated", [False, True])
+    @pytest.mark.parametrize("repeated", slow_but([True], [False, True]))
     def test_a_search_cut_short_is_not_called_a_success(self, repeated):
         # The diagonal matrix's three eigenvalues are found in one cycle; what else there
         # may be takes another one to see.
@@ -594,6 +607,7 @@ class TestRepeatedEigenvalues:
         assert find(1).result == ieig.RESULTS.not_converged
         assert find(300).result == ieig.RESULTS.cut_tie
 
+    @pytest.mark.slow
     def test_the_gradient_of_their_projector_agrees_with_the_dense_one(self):
         a = self.matrix()
 
@@ -633,6 +647,7 @@ class TestARunThatStopsEarly:
         with pytest.raises(RuntimeError, match="Fewer than `k` eigenpairs converged"):
             self.eigs(self.matrix())
 
+    @pytest.mark.slow
     def test_without_throw_only_the_pairs_that_did_not_converge_are_lost(self):
         a, e = self.matrix(), random_matrix(5, self.n)
 

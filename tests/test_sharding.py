@@ -6,6 +6,8 @@ import socket
 import subprocess
 import sys
 
+import pytest
+
 
 SCRIPT = pathlib.Path(__file__).with_name("sharded.py")
 
@@ -38,6 +40,7 @@ def test_eight_devices_agree_with_one_and_gather_nothing():
     ended_well(start(8, "devices"))
 
 
+@pytest.mark.slow
 def test_two_processes_agree_with_one():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -7,6 +7,8 @@ import pytest
 
 import implicit_eig as ieig
 
+from .oracles import slow_but
+
 
 M = 40
 H = 1 / (M + 1)
@@ -39,7 +41,9 @@ def exact(p):
 
 
 @pytest.mark.parametrize("p", [(0.5, 1.0), (1.0, 2.3), (3.0, 7.0)], ids=str)
-@pytest.mark.parametrize("jitted", [False, True], ids=["plain", "jitted"])
+@pytest.mark.parametrize(
+    "jitted", slow_but([True], [False, True]), ids=["plain", "jitted"]
+)
 def test_gradients_of_mild_convection_diffusion(p, jitted):
     def total(p):
         solution = ieig.eigs(operator(p), 3, "LM")
@@ -67,6 +71,7 @@ def test_an_error_says_that_64_bits_would_help():
         ieig.eigs(a, 3, "LM", eigensolver=solver(max_restarts=2))
 
 
+@pytest.mark.slow
 def test_a_vector_is_known_as_well_as_its_gap_allows():
     def left_half(p):
         v = ieig.eigs(operator(p), 1, "LM").eigenvectors[: M * M // 2, 0]

@@ -79,7 +79,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", slow_but(["complex", "complex target", "mass", "mass, krylov"], CASES)
+)
 def test_it_is_what_its_attributes_say(case):
     a, b, find = CASES[case]
     s = jax.jit(find)(a, b)
@@ -185,7 +187,9 @@ def test_a_defective_block_is_as_accurate_as_any(mass):
     assert relative(s.left_basis.T @ a, s.block @ right) < 1e-14
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.complex64, np.float64])
+@pytest.mark.parametrize(
+    "dtype", slow_but([np.complex64, np.float64], [np.float32, np.complex64, np.float64])
+)
 def test_a_jordan_block_whose_vectors_are_parallel(dtype):
     a = np.array([[2, 1, 0], [0, 2, 1], [0, 0, 1]], dtype)
 
@@ -350,7 +354,7 @@ class TestASolveThatFails:
 
 
 class TestSeparation:
-    @pytest.mark.parametrize("find", [dense, krylov])
+    @pytest.mark.parametrize("find", slow_but([krylov], [dense, krylov]))
     def test_it_is_the_norm_of_the_inverse_of_the_sylvester_operator(self, find):
         a = defective(N)
         s = jax.jit(lambda a: find(a, separation=True))(a)
