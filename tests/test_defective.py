@@ -173,7 +173,8 @@ def test_eigs_says_that_a_pair_is_defective_and_goes_on(find):
 
 def test_a_defective_pair_whose_partner_is_not_selected():
     a = jordan(2)
-    f = lambda a: ieig.eigs(a, k=2, which="LM").eigenvalues
+    # By its last bits the solve of the defective one may fail as well.
+    f = lambda a: ieig.eigs(a, k=2, which="LM", throw=False).eigenvalues
     _, t_w = jax.jvp(f, (a,), (random_matrix(5, 6),))
     assert ieig.eigs(a, k=2).result == ieig.RESULTS.defective
     assert np.array_equal(np.isnan(t_w), [False, True])
