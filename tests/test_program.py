@@ -294,3 +294,15 @@ def test_programs_can_be_exported(name):
         jax.tree.leaves(again(x)), jax.tree.leaves(jax.jit(fn)(x)), strict=True
     ):
         assert relative(got, want) < 1e-10
+
+
+@pytest.mark.parametrize("name", exported())
+def test_programs_lower_for_cuda_without_python(name):
+    fn, x = exported()[name]
+    # JAX's own `eig` there, of which it makes no promise.
+    checks = [
+        jax.export.DisabledSafetyCheck.custom_call(f"cuhybrid_eig_{kind}")
+        for kind in ("real", "comp")
+    ]
+    made = jax.export.export(jax.jit(fn), platforms=["cuda"], disabled_checks=checks)(x)
+    assert "callback" not in made.mlir_module()
