@@ -44,10 +44,11 @@ def _suggests(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
-        for name in kwargs.keys() & _ELSEWHERE.keys():
-            raise TypeError(
-                f"`eigs` has no argument `{name}`. Did you mean `{_ELSEWHERE[name]}`?"
-            )
+        wrong = [name for name in kwargs if name in _ELSEWHERE]
+        if wrong:
+            names = ", ".join(f"`{name}`" for name in wrong)
+            meant = ", ".join(f"`{_ELSEWHERE[name]}`" for name in wrong)
+            raise TypeError(f"`eigs` has no argument {names}. Did you mean {meant}?")
         return fn(*args, **kwargs)
 
     return call

@@ -144,3 +144,11 @@ def test_a_notebook_shows_a_table():
 
 def test_a_table_escapes_what_stands_in_it():
     assert "&lt;" in ieig._solution.html_table({"a<b": ["1"]})
+
+
+def test_scipy_s_keywords_are_told_apart():
+    a = np.eye(8)
+    with pytest.raises(TypeError, match=r"`ncv`, `tol`. Did you mean .*krylov_dim.*rtol"):
+        ieig.eigs(a, 2, ncv=5, tol=1e-8)
+    with pytest.raises(TypeError, match="`M`. Did you mean `mass`?"):
+        ieig.eigs(a, 2, M=a)
