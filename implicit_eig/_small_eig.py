@@ -8,7 +8,6 @@ by it; `nan_tangent` (`_missing.py`) afterwards marks what does not exist.
 from collections.abc import Callable
 from typing import NamedTuple
 
-import equinox.internal as eqxi
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
@@ -292,26 +291,20 @@ def _tangents(
     def image(x: tuple) -> tuple:
         return equation(x, fixed)
 
-    def refined(rhs: tuple, first: tuple, image: Callable, inverse: Callable) -> tuple:
-        """The solution for `first`, and where vectors are `skewed` the one for `rhs` in
-        three rounds."""
+    def refined(rhs: Callable, first: tuple, image: Callable, inverse: Callable) -> tuple:
+        """The solution for `first`; and, of use where vectors are `skewed`, the one for
+        `rhs()` in three rounds."""
 
-        def round(i: Array, state: tuple) -> tuple:
-            known, x = state
-            at_first = i == 0
+        def round(_, x: tuple) -> tuple:
+            rest = jtu.tree_map(jnp.subtract, rhs(), image(x))
+            return jtu.tree_map(jnp.add, x, inverse(rest))
 
-            def rest(x: tuple) -> tuple:
-                return jtu.tree_map(jnp.subtract, rhs, image(x))
+        def more(known: tuple) -> tuple:
+            zero = jtu.tree_map(jnp.zeros_like, known)
+            return jax.lax.fori_loop(0, 3, round, zero)
 
-            step = inverse(jax.lax.cond(at_first, lambda _: first, rest, x))
-            more = jtu.tree_map(jnp.add, x, step)
-            known = jtu.tree_map(lambda s, k: jnp.where(at_first, s, k), step, known)
-            x = jtu.tree_map(lambda m, x: jnp.where(skewed & ~at_first, m, x), more, x)
-            return known, x
-
-        rounds = jnp.where(eqxi.unvmap_any(skewed), 4, 1)
-        zero = jtu.tree_map(jnp.zeros_like, rhs)
-        return jax.lax.fori_loop(0, rounds, round, (zero, zero))
+        known = inverse(first)
+        return known, only_if(skewed, more, known)
 
     eps = float(jnp.finfo(w.dtype).eps)
     norm = jnp.linalg.norm(fixed[0])
@@ -323,15 +316,15 @@ def _tangents(
         return jnp.where(lost & asked, jnp.nan, x[0]), x[1]
 
     def solve(rhs: tuple[Array, Array]) -> tuple[Array, Array]:
-        (t_w, t_m), (better, _) = refined(rhs, rhs, image, inverse)
+        (t_w, t_m), (better, _) = refined(lambda: rhs, rhs, image, inverse)
         # Ẇ only: the rounding of Ṁ cancels in functions symmetric in close values.
         return sure((jnp.where(skewed, better, t_w), t_m), _norms(rhs[0], 0))
 
     def solve_transposed(ct: tuple[Array, Array]) -> tuple[Array, Array]:
         back, inverse_back = (_transposed(fn, ct) for fn in (image, inverse))
-        of_w, of_m = (ct[0], 0 * ct[1]), (0 * ct[0], ct[1])
-        first = jtu.tree_map(lambda m, x: jnp.where(skewed, m, x), of_m, ct)
-        found = jtu.tree_map(jnp.add, *refined(of_w, first, back, inverse_back))
+        first = jnp.where(skewed, 0 * ct[0], ct[0]), ct[1]
+        known, better = refined(lambda: (ct[0], 0 * ct[1]), first, back, inverse_back)
+        found = jtu.tree_map(lambda k, b: jnp.where(skewed, k + b, k), known, better)
         return sure(found, _norms(ct[0], 0) + norm * _norms(ct[1], 0))
 
     rhs = _product(t, w)

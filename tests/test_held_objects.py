@@ -150,5 +150,5 @@ def test_scipy_s_keywords_are_told_apart():
     a = np.eye(8)
     with pytest.raises(TypeError, match=r"`ncv`, `tol`. Did you mean .*krylov_dim.*rtol"):
         ieig.eigs(a, 2, ncv=5, tol=1e-8)
-    with pytest.raises(TypeError, match="`M`. Did you mean `mass`?"):
+    with pytest.raises(TypeError, match=r"`M`\. Did you mean `mass`"):
         ieig.eigs(a, 2, M=a)
