@@ -217,7 +217,9 @@ class KrylovSchur(AbstractEigensolver):
         eps = jnp.finfo(pencil.dtype).eps
         tiny = jnp.finfo(pencil.dtype).tiny ** 0.5 / eps
         is_real = not jnp.iscomplexobj(pairs.basis)
-        second = (pairs.eigenvalues.imag < 0) & is_real
+        # Partners stand side by side, whichever of the two is the better one.
+        paired = (pairs.eigenvalues.imag != 0) & is_real
+        second = paired & (jnp.cumsum(paired) % 2 == 0)
         dual = None
         if left:
             # The transposed pencil has the same eigenvalues, and conj(left vectors).
