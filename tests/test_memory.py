@@ -60,5 +60,6 @@ def test_a_gradient_of_all_pairs_holds_a_few_matrices(dtype):
     compiled = jax.jit(jax.value_and_grad(loss)).lower(like).compile()
     held = compiled.memory_analysis().temp_size_in_bytes / (16 * n**2)
     # Seven of them in JAX's; the others are those of refinements that few runs take, and
-    # of telling whether a vector's derivative has a digit.
-    assert held < 21
+    # of telling whether a vector's derivative has a digit. (21.1: the solution of the first
+    # round is held beside the refined one, so that batches that need none run faster.)
+    assert held < 22

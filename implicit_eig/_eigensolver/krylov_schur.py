@@ -219,7 +219,7 @@ class KrylovSchur(AbstractEigensolver):
         is_real = not jnp.iscomplexobj(pairs.basis)
         # Partners stand side by side, whichever of the two is the better one.
         paired = (pairs.eigenvalues.imag != 0) & is_real
-        second = paired & (jnp.cumsum(paired) % 2 == 0)
+        second = paired & (jnp.cumsum(paired) & 1 == 0)
         dual = None
         if left:
             # The transposed pencil has the same eigenvalues, and conj(left vectors).
