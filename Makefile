@@ -33,9 +33,9 @@ test-slow: $(VENV)/.test
 # OpenBLAS, whose LAPACK JAX calls too. Each of these needs a processor that has its
 # instructions.
 KERNELS := Haswell Zen SkylakeX Nehalem
-LAPACK  := test_attach test_covariance test_defective test_dense_adjoint test_diagnostics \
-	test_eig test_failure test_gauge test_gauge_guard test_generalized \
-	test_krylov_extremes test_published test_selection test_shift_invert \
+LAPACK  := test_attach test_control_flow test_covariance test_defective test_dense_adjoint \
+	test_diagnostics test_eig test_existence test_failure test_gauge test_gauge_guard \
+	test_generalized test_krylov_extremes test_published test_selection test_shift_invert \
 	test_sparse_lu test_subspace
 
 test-kernels: $(KERNELS:%=kernel-%)
@@ -46,7 +46,7 @@ kernel-%: $(VENV)/.test
 
 # The wheel, installed with the lowest and the newest dependencies that pyproject.toml
 # allows, and a quick part of the tests run from the sdist, where no source tree is near.
-QUICK := test_package test_docs test_jaxopt
+QUICK := test_package test_docs test_jaxopt test_retracing
 
 test-min test-latest: test-%: $(VENV)/.build
 	rm -rf build/$* && mkdir -p build/$*

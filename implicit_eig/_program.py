@@ -110,7 +110,8 @@ def _key(jaxpr: Jaxpr) -> Hashable:
 
     def atom(x: Any) -> Hashable:
         if isinstance(x, Literal):
-            return "literal", x.aval, _static(x.val)
+            # A number, or an array of a type of JAX's own: by what it says.
+            return "literal", x.aval, np.asarray(x.val).tobytes()
         return number.setdefault(x, len(number)), x.aval
 
     def atoms(xs: Sequence[Any]) -> Hashable:

@@ -40,7 +40,7 @@ def root(rule: Rule) -> Root:
         leaves, structure = jtu.tree_flatten((given, options))
         dynamic = [x for x in leaves if eqx.is_array(x)]
         static = tuple(None if eqx.is_array(x) else x for x in leaves)
-        step = _Step(promoting(rule), rule, treedef, structure, static)
+        step = _Step(rule, treedef, structure, static)
         out = _root_p.bind(*arrays, *dynamic, step=step, count=len(arrays))
         return jtu.tree_unflatten(treedef, out)
 
@@ -52,7 +52,6 @@ def root(rule: Rule) -> Root:
 class _Step:
     """The rule for flat lists, of a batch with as many axes as there are `batches`."""
 
-    run: Rule = dataclasses.field(compare=False)
     rule: Rule
     found: Any
     given: Any
@@ -98,7 +97,7 @@ class _Step:
         if jtu.tree_leaves(t_options):
             raise TypeError("The options of a root have no derivatives.")
         found, t_found = (jtu.tree_unflatten(self.found, x) for x in (found, t_found))
-        out = self.run(found, t_found, given, t_given, **options)
+        out = promoting(self.rule)(found, t_found, given, t_given, **options)
         return self.found.flatten_up_to(out)
 
 

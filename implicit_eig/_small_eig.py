@@ -299,12 +299,11 @@ def _tangents(
             rest = jtu.tree_map(jnp.subtract, rhs(), image(x))
             return jtu.tree_map(jnp.add, x, inverse(rest))
 
-        def more(known: tuple) -> tuple:
-            zero = jtu.tree_map(jnp.zeros_like, known)
-            return jax.lax.fori_loop(0, 3, round, zero)
+        def in_rounds(x: tuple) -> tuple:
+            return jax.lax.fori_loop(0, 3, round, jtu.tree_map(jnp.zeros_like, x))
 
         known = inverse(first)
-        return known, only_if(skewed, more, known)
+        return known, only_if(skewed, in_rounds, known)
 
     eps = float(jnp.finfo(w.dtype).eps)
     norm = jnp.linalg.norm(fixed[0])
