@@ -219,7 +219,7 @@ def _solved(
     fallback = adjoint is None or adjoint.falls_back
     if is_compiling():
         return _solved_once(problem, throw, fallback, options)[0], problem
-    counts, start = {}, problem.v0
+    counts, start, first = {}, problem.v0, problem.eigensolver
     for eigensolver in problem.eigensolvers():
         if eigensolver is not problem.eigensolver:
             problem = problem.by(eigensolver, adjoint, start)
@@ -231,7 +231,9 @@ def _solved(
         code = value_of(solution.result._value)
         if code is None or not np.any(code == RESULTS.not_converged._value):
             break
-    return dataclasses.replace(solution, stats=counts), problem
+    if problem.eigensolver is not first:
+        solution = dataclasses.replace(solution, stats=counts)
+    return solution, problem
 
 
 # Of several runs.

@@ -81,7 +81,8 @@ def raise_unless_successful(
         # One check a member: `Enumeration.error_if` takes the largest index over a batch,
         # and an empty batch has none.
         return raise_if(found, *((found.result == f, RESULTS[f]) for f in FAILURES))
-    failed = ~np.isin(codes, _GOOD)
+    failed = np.asarray([int(code) not in _GOOD for code in codes.flat], bool)
+    failed = failed.reshape(codes.shape)
     if failed.any():
         at = np.unravel_index(int(np.argmax(failed)), failed.shape)
         sentence = _SENTENCES[int(codes[at])]
@@ -93,7 +94,7 @@ def raise_unless_successful(
     return found
 
 
-_GOOD = [int(r._value) for r in NO_FAILURES]
+_GOOD = {int(r._value) for r in NO_FAILURES}
 _SENTENCES = {int(r._value): RESULTS[r] for r in FAILURES}
 
 

@@ -23,7 +23,13 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 from jax.core import Tracer
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
+from jax.extend.core import (
+    ClosedJaxpr,
+    get_opaque_trace_state,
+    Jaxpr,
+    Literal,
+    Var,
+)
 from jaxtyping import Array, PyTree
 
 
@@ -310,9 +316,11 @@ def is_plain(x: Any) -> bool:
     return not isinstance(_below(x), Tracer)
 
 
-_ZERO = np.zeros(())
+_ZERO, _OUTSIDE = np.zeros(()), get_opaque_trace_state()
 
 
 def is_compiling() -> bool:
     """Whether what is called now becomes part of a compiled program."""
+    if get_opaque_trace_state() == _OUTSIDE:  # no transformation: the quick answer
+        return False
     return not is_plain(jax.device_put(_ZERO))

@@ -21,6 +21,7 @@ from .._krylov import (
 )
 from .._operator import complex_dtype, Pencil
 from .._progress_meter import AbstractProgressMeter, NoProgressMeter
+from .._record import quick
 from .._solution import RESULTS
 from .._transformation import (
     AbstractTransformation,
@@ -99,6 +100,7 @@ class KrylovSchur(AbstractEigensolver):
         default = max(10 * eps, min(eps ** (2 / 3), 1e-6))
         return default if self.rtol is None else self.rtol
 
+    @quick
     def dimension(self, n: int, k: int) -> int:
         """The Krylov dimension used for k pairs of an operator of order n."""
         m = self._default(k) if self.krylov_dim is None else self.krylov_dim
@@ -108,6 +110,7 @@ class KrylovSchur(AbstractEigensolver):
             )
         return min(m, n - 1)
 
+    @quick
     def suits(self, n: int, k: int) -> bool:
         """Whether a Krylov space is less than the whole space: otherwise take `Dense`,
         which needs no more products, and then knows all eigenvalues."""

@@ -29,7 +29,7 @@ from .._linear_solver import (
 from .._linear_solver.system import times
 from .._numerics import inv
 from .._operator import as_operator, complex_dtype, Pencil, times_real
-from .._record import record
+from .._record import quick, record
 from .._transformation import AbstractTransformation, Inverse, ShiftInverted
 from .._which import AbstractSelection, Known
 
@@ -96,6 +96,7 @@ class ImplicitAdjoint(eqx.Module):
         """Whether GMRES takes over where the default solver misses its tolerance."""
         return self.linear_solver is None and self.max_steps is None
 
+    @quick
     def bind(
         self,
         pencil: Pencil,
@@ -126,6 +127,7 @@ class ImplicitAdjoint(eqx.Module):
         rtol = eps ** (2 / 3) if self.rtol is None else self.rtol
         return SylvesterSolve(solver, preconditioner, selection, k, rtol)
 
+    @quick
     def _choose(
         self, pencil: Pencil, eigensolver: AbstractEigensolver | None
     ) -> AbstractSylvesterSolver:

@@ -25,6 +25,9 @@ def complex_dtype(dtype: DTypeLike) -> np.dtype:
     return np.result_type(dtype, np.complex64)
 
 
+_LEAF = jtu.tree_structure(0)
+
+
 @dataclass(frozen=True)
 class Domain:
     """The vector space an operator acts on: a pytree of arrays of one dtype."""
@@ -36,6 +39,15 @@ class Domain:
     def of(cls, structure: PyTree[jax.ShapeDtypeStruct]) -> "Domain":
         leaves, treedef = jtu.tree_flatten(structure)
         return cls(tuple(jax.ShapeDtypeStruct(s.shape, s.dtype) for s in leaves), treedef)
+
+    @classmethod
+    def of_operator(cls, operator: lx.AbstractLinearOperator) -> "Domain":
+        """That of its input; without lineax's method of a plain matrix, which every plain
+        call would wait for."""
+        if type(operator) is lx.MatrixLinearOperator:
+            shape, dtype = operator.matrix.shape[-1:], operator.matrix.dtype
+            return cls((jax.ShapeDtypeStruct(shape, dtype),), _LEAF)
+        return cls.of(operator.in_structure())
 
     @property
     def n(self) -> int:
@@ -73,7 +85,7 @@ class Pencil:
 
     def __post_init__(self):
         if self.domain is None:
-            object.__setattr__(self, "domain", Domain.of(self.operator.in_structure()))
+            object.__setattr__(self, "domain", Domain.of_operator(self.operator))
 
     @property
     def n(self) -> int:
