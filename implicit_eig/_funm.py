@@ -166,6 +166,23 @@ def _circle(dtype: Any) -> Complex[Array, " points"]:
     return jnp.asarray(np.exp(2j * np.pi * np.arange(_POINTS) / _POINTS), dtype)
 
 
+def _norms_of_powers(
+    a: Complex[Array, "n n"], norm: Callable[[Array], Array]
+) -> Float[Array, "n terms"]:
+    """νⱼ = ‖aʲ‖ of each row's cluster, from above."""
+    powers = [a]
+    for _ in range(_STEP - 1):
+        powers.append(powers[-1] @ a)
+    one = jnp.ones(len(a), a.real.dtype)
+    norms = jnp.stack([one, *map(norm, powers[:-1])], axis=1)
+    # For the others from those of the eighth power and of its squares.
+    square = powers[-1]
+    while norms.shape[1] < _TERMS:
+        norms = jnp.concatenate([norms, norms * norm(square)[:, None]], axis=1)
+        square = square @ square
+    return norms[:, :_TERMS]
+
+
 def _radius(
     f: Callable[[Array], Array], d: Complex[Array, "n n"], same: Bool[Array, "n n"]
 ) -> tuple[Float[Array, " n"], Bool[Array, " n"]]:
@@ -190,17 +207,7 @@ def _radius(
 
     scale = norm(shifted)
     scale = jnp.where(scale > 0, scale, 1)
-    shifted = shifted / scale[:, None].astype(d.dtype)
-    powers = [shifted]
-    for _ in range(_STEP - 1):
-        powers.append(powers[-1] @ shifted)
-    norms = jnp.stack([jnp.ones_like(scale), *map(norm, powers[:-1])], axis=1)
-    # νⱼ for the others from those of the eighth power and of its squares.
-    square = powers[-1]
-    while norms.shape[1] < _TERMS:
-        norms = jnp.concatenate([norms, norms * norm(square)[:, None]], axis=1)
-        square = square @ square
-    norms = norms[:, :_TERMS]
+    norms = _norms_of_powers(shifted / scale[:, None].astype(d.dtype), norm)
     # Σ_{a+b=j−1} νₐν_b and Σ_{a+b+c=j−2} νₐν_bν_c, by matrices of shifted rows.
     lag = np.arange(_TERMS)[:, None] - np.arange(_TERMS)[None, :] - 1
     shift = jnp.where(lag >= 0, norms[:, np.maximum(lag, 0)], 0)

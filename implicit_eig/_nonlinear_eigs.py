@@ -310,11 +310,9 @@ def _nonlinear_eigs(
         )
         u = None
         if left:
-            fixed = stop((operator, z, v))
-            pencil = fixed[0].pencil(fixed[1])
-            x = jnp.where(active, fixed[2], 0)[:, None]
+            fixed, x = stop((operator.pencil(z), jnp.where(active, v, 0)[:, None]))
             zero = jnp.zeros((1, 1), x.dtype)
-            u = left_vector(pencil, x, zero, active[None], solve)[:, 0]
+            u = left_vector(fixed, x, zero, active[None], solve)[:, 0]
         return z, v + mark.astype(v.dtype), u, found
 
     errors = jnp.where(found.active, found.errors, 0)
@@ -342,16 +340,7 @@ def _nonlinear_eigs(
         values, right = (x + nothing_where(failed, x.dtype) for x in (values, right))
     left_vectors = condition = None
     if left:
-
-        def dual(z: Array, u: Array, v: Array) -> Array:
-            """uᴴ T′(z) v = −1."""
-            image = stop(operator).pencil(z).mass_mm(v[:, None])[:, 0]
-            return u / jnp.sum(u.conj() * image).conj()
-
-        left_vectors = jax.vmap(dual)(found.eigenvalues, lefts, stop(right).T).T
-        condition = jnp.linalg.norm(left_vectors, axis=0)
-        condition = condition * jnp.linalg.norm(stop(right), axis=0)
-        left_vectors = nan_tangent(left_vectors, jnp.full(missing.shape, True))
+        left_vectors, condition = _duals(operator, found.eigenvalues, lefts, right)
         left_vectors = operator.domain.unflatten(left_vectors)
     solution = Solution(
         eigenvalues=values,
@@ -363,6 +352,24 @@ def _nonlinear_eigs(
         result=result,
     )
     return solution, signal
+
+
+def _duals(
+    operator: NonlinearOperator,
+    values: Complex[Array, " k"],
+    left: Complex[Array, "k n"],
+    right: Complex[Array, "n k"],
+) -> tuple[Complex[Array, "n k"], Float[Array, " k"]]:
+    """Left vectors with uᴴ T′(z) v = −1, of which no derivative is known; and κ."""
+    operator, right = stop((operator, right))
+
+    def dual(z: Array, u: Array, v: Array) -> Array:
+        image = operator.pencil(z).mass_mm(v[:, None])[:, 0]
+        return u / jnp.sum(u.conj() * image).conj()
+
+    duals = jax.vmap(dual)(values, left, right.T).T
+    condition = jnp.linalg.norm(duals, axis=0) * jnp.linalg.norm(right, axis=0)
+    return nan_tangent(duals, jnp.full(values.shape, True)), condition
 
 
 def _is_sparse(operator: lx.AbstractLinearOperator) -> bool:

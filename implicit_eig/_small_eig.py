@@ -293,17 +293,9 @@ def _tangents(
 
     def refined(rhs: Callable, first: tuple, image: Callable, inverse: Callable) -> tuple:
         """The solution for `first`; and, of use where vectors are `skewed`, the one for
-        `rhs()` in three rounds."""
-
-        def round(_, x: tuple) -> tuple:
-            rest = jtu.tree_map(jnp.subtract, rhs(), image(x))
-            return jtu.tree_map(jnp.add, x, inverse(rest))
-
-        def in_rounds(x: tuple) -> tuple:
-            return jax.lax.fori_loop(0, 3, round, jtu.tree_map(jnp.zeros_like, x))
-
+        `rhs()`."""
         known = inverse(first)
-        return known, only_if(skewed, in_rounds, known)
+        return known, only_if(skewed, lambda x: _in_rounds(rhs, image, inverse, x), known)
 
     eps = float(jnp.finfo(w.dtype).eps)
     norm = jnp.linalg.norm(fixed[0])
@@ -335,6 +327,16 @@ def _tangents(
         lambda _, ct: solve_transposed(ct),
     )
     return joined(*solution)
+
+
+def _in_rounds(rhs: Callable, image: Callable, inverse: Callable, like: tuple) -> tuple:
+    """The solution for `rhs()`, refined twice."""
+
+    def round(_, x: tuple) -> tuple:
+        rest = jtu.tree_map(jnp.subtract, rhs(), image(x))
+        return jtu.tree_map(jnp.add, x, inverse(rest))
+
+    return jax.lax.fori_loop(0, 3, round, jtu.tree_map(jnp.zeros_like, like))
 
 
 def _product(t: Inexact[Array, "m m"], w: Complex[Array, "m m"]) -> Complex[Array, "m m"]:

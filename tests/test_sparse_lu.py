@@ -64,7 +64,7 @@ def shuffled(a):
 
 def factor(a, ordering=None):
     a = sp.coo_array(a)
-    return sparse_lu._splu(a.data, a.row, a.col, a.shape[0], ordering)
+    return sparse_lu.factorise(a.data, a.row, a.col, a.shape[0], ordering)
 
 
 def backward_error(a, f, trans="N"):
@@ -137,7 +137,7 @@ DIFFICULT = {
 }
 
 
-@pytest.mark.parametrize("ordering", [None, *sparse_lu._ORDERINGS])
+@pytest.mark.parametrize("ordering", [None, *sparse_lu.ORDERINGS])
 @pytest.mark.parametrize("dtype", [np.float64, np.complex128, np.float32])
 @pytest.mark.parametrize("name", DIFFICULT)
 def test_what_has_no_pivots_on_the_diagonal_is_solved(name, dtype, ordering):
@@ -182,7 +182,7 @@ def test_a_matrix_without_an_inverse_has_no_factor():
     a = sp.csr_array(grid(5))
     empty = sp.diags_array((np.arange(25) != 7) * 1.0)
     for singular in (a @ empty, empty @ a, sp.csr_array(np.ones((3, 3))), a * np.nan):
-        for ordering in (None, *sparse_lu._ORDERINGS):
+        for ordering in (None, *sparse_lu.ORDERINGS):
             assert factor(singular, ordering) is None
 
 
@@ -214,13 +214,13 @@ def large(monkeypatch):
     gc.collect()
     monkeypatch.setattr(sparse_lu, "_SMALL", 0)
     monkeypatch.setattr(sparse_lu, "_factors", sparse_lu._Factors())
-    made, factorise = [], sparse_lu._splu
+    made, factorise = [], sparse_lu.factorise
 
     def counted(*args):
         made.append(1)
         return factorise(*args)
 
-    monkeypatch.setattr(sparse_lu, "_splu", counted)
+    monkeypatch.setattr(sparse_lu, "factorise", counted)
     return lambda: (len(made), len(sparse_lu._factors.alive))
 
 

@@ -1,9 +1,8 @@
 """Finds the block (X, L) of the selected pairs. No derivatives."""
 
 from .arpack import Arpack as Arpack
-from .base import (
-    AbstractEigensolver as AbstractEigensolver,
-    combine as combine,
+from .base import AbstractEigensolver as AbstractEigensolver
+from .block import (
     InvariantBlock as InvariantBlock,
     nonfinite as nonfinite,
     Spectrum as Spectrum,
@@ -11,4 +10,5 @@ from .base import (
 )
 from .dense import Dense as Dense
 from .krylov_schur import KrylovSchur as KrylovSchur
+from .rayleigh_ritz import combine as combine
 from .shift_invert import ShiftInvert as ShiftInvert

@@ -14,7 +14,8 @@ from .._krylov import start_vector
 from .._operator import complex_dtype, entries, Pencil
 from .._solution import RESULTS
 from .._which import AbstractSelection, Named, Nearest
-from .base import AbstractEigensolver, InvariantBlock, nonfinite
+from .base import AbstractEigensolver
+from .block import InvariantBlock, nonfinite
 
 
 class Arpack(AbstractEigensolver):
@@ -101,9 +102,8 @@ class Arpack(AbstractEigensolver):
         if sigma is not None:
             finite = finite & jnp.isfinite(sigma)
         small = self.krylov_dim is not None and self.krylov_dim < max(2 * k + 1, 20)
-        loose = asked > eps**0.5
         extreme = sigma is not None or selection.is_extreme(pencil.is_real)
-        if small or loose or not extreme:
+        if small or asked > eps**0.5 or not extreme:
             # Of a Krylov space what is said of `KrylovSchur` is true here too.
             good = block.result == RESULTS.successful
             result = RESULTS.where(good, RESULTS.unconfirmed, block.result)
@@ -136,8 +136,8 @@ def _entries(pencil: Pencil):
     return known
 
 
-def _eigs(values, rows, columns, v0, sigma, *, k, which, targeted, tol, ncv, maxiter):
-    """Batches, one after the other."""
+def _eigs(values, rows, columns, v0, sigma, *, k, targeted, **options):
+    """Batches, one after the other; `options` are SciPy's."""
     leading = [x.shape[:-1] for x in (values, rows, columns, v0)]
     shape = np.broadcast_shapes(*leading, sigma.shape)
     values, rows, columns, v0 = (
@@ -157,10 +157,7 @@ def _eigs(values, rows, columns, v0, sigma, *, k, which, targeted, tol, ncv, max
             v0[at],
             sigma[at] if targeted else None,
             k=k,
-            which=which,
-            tol=tol,
-            ncv=ncv,
-            maxiter=maxiter,
+            **options,
         )
         size = min(found[0].size, p)
         w[(*at, slice(size))] = found[0][:size]
@@ -169,7 +166,7 @@ def _eigs(values, rows, columns, v0, sigma, *, k, which, targeted, tol, ncv, max
     return w, v, products
 
 
-def _one(values, rows, columns, v0, sigma, *, k, which, tol, ncv, maxiter):
+def _one(values, rows, columns, v0, sigma, *, k, **options):
     """Eigenvalues, vectors and the number of products (of solves, with a target). For
     real matrices partners stand side by side, none is alone."""
     import scipy.sparse
@@ -198,7 +195,6 @@ def _one(values, rows, columns, v0, sigma, *, k, which, tol, ncv, maxiter):
         return apply(x.astype(dtype))
 
     operator = spla.LinearOperator((n, n), counted, dtype=dtype)
-    options = {"which": which, "tol": tol, "ncv": ncv, "maxiter": maxiter}
     try:
         w, v = spla.eigs(operator, k, v0=v0.astype(dtype), **options)
     except spla.ArpackNoConvergence as error:

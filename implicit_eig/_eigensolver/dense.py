@@ -15,16 +15,10 @@ from .._operator import of_moderate_size, Pencil, SparseOperator, times_real
 from .._program import holds_function
 from .._solution import RESULTS
 from .._which import AbstractSelection
-from .base import (
-    AbstractEigensolver,
-    choose,
-    galerkin,
-    InvariantBlock,
-    nonfinite,
-    Spectrum,
-    without,
-)
+from .base import AbstractEigensolver
+from .block import choose, InvariantBlock, nonfinite, Spectrum, without
 from .dense_pencil import eig_of_pencil, PencilEig
+from .rayleigh_ritz import galerkin
 
 
 class Dense(AbstractEigensolver):

@@ -32,7 +32,9 @@ from .._transformation import (
     ShiftedPencil,
 )
 from .._which import AbstractSelection
-from .base import AbstractEigensolver, galerkin, InvariantBlock, nonfinite, without
+from .base import AbstractEigensolver
+from .block import InvariantBlock, nonfinite, without
+from .rayleigh_ritz import galerkin
 
 
 class KrylovSchur(AbstractEigensolver):

@@ -22,7 +22,8 @@ from .._transformation import (
     ShiftInverted,
 )
 from .._which import AbstractSelection, as_shift, rescaled_shift
-from .base import AbstractEigensolver, without
+from .base import AbstractEigensolver
+from .block import without
 from .krylov_schur import KrylovSchur
 
 

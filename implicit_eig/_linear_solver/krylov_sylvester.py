@@ -15,7 +15,7 @@ import dataclasses
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Inexact, Int
 
 from .._eigensolver.krylov_schur import KrylovSchur
 from .._krylov import krylov_schur
@@ -64,6 +64,16 @@ class KrylovSylvester(AbstractSylvesterSolver):
     def _run(self, rtol: float | None) -> KrylovSchur:
         return KrylovSchur(rtol, self.krylov_dim, self.max_restarts, self.repeated)
 
+    def _distance(self, matrix: Inexact[Array, "m m"]) -> Float[Array, ""]:
+        """α. Y is about F over the distance to the rest of the spectrum: with α of that
+        size both parts of (Y, I/α) are alike, and neither is lost in rounding errors. It
+        is what residuals are measured by too, where an eigenvalue is next to 0."""
+        scale = jnp.max(jnp.abs(matrix))
+        if self._gap is not None:
+            gap = jnp.maximum(self._gap, jnp.finfo(scale.dtype).eps ** 0.5 * scale)
+            scale = jnp.where(jnp.isfinite(gap), gap, scale)
+        return jnp.where(scale > 0, scale, 1)
+
     def solve(
         self, system, rhs, *, selection, k, preconditioner, transformation=None, rtol
     ):
@@ -85,17 +95,9 @@ class KrylovSylvester(AbstractSylvesterSolver):
         active = system.active
         both = active[:, None] & active[None, :]
         size = jnp.max(jnp.linalg.norm(rhs, axis=0))
-        size = jnp.where(size > 0, size, 1)
-        # Y is about F over the distance to the rest of the spectrum. With α of that size
-        # both parts of (Y, I/α) are alike, and neither is lost in rounding errors. It is
-        # what residuals are measured by too, where an eigenvalue is next to 0.
-        scale = jnp.max(jnp.abs(matrix))
-        if self._gap is not None:
-            gap = jnp.maximum(self._gap, jnp.finfo(size.dtype).eps ** 0.5 * scale)
-            scale = jnp.where(jnp.isfinite(gap), gap, scale)
-        scale = jnp.where(scale > 0, scale, 1)
-        least = scale
-        scale, size = scale.astype(rhs.dtype), size.astype(rhs.dtype)
+        size = jnp.where(size > 0, size, 1).astype(rhs.dtype)
+        least = self._distance(matrix)
+        scale = least.astype(rhs.dtype)
         right = rhs * (scale / size)
 
         def augmented(z):

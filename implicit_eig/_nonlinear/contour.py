@@ -81,28 +81,10 @@ class Contour(eqx.Module):
         center, radius = center.astype(dtype), radius.astype(probes.real.dtype)
         units = (nodes - center) / radius.astype(dtype)
         powers = jnp.stack([units**i for i in range(2 * moments)], axis=1)
-        found = jnp.einsum("z,zp,znl->pnl", weights, powers, images)
-
-        def hankel(first: int) -> Array:
-            rows = [
-                jnp.concatenate([found[first + i + j] for j in range(moments)], axis=1)
-                for i in range(moments)
-            ]
-            return jnp.concatenate(rows)
-
-        u, s, vh = jnp.linalg.svd(hankel(0), full_matrices=False)
-        kept = s > 1e3 * float(jnp.finfo(dtype).eps) * s[0]
-        inside = (
-            u.conj().T @ hankel(1) @ vh.conj().T / jnp.where(kept, s, 1).astype(dtype)
+        values, vectors = _pairs_of_moments(
+            jnp.einsum("z,zp,znl->pnl", weights, powers, images)
         )
-        both = kept[:, None] & kept[None, :]
-        # What is not kept is put outside.
-        far = 10 * jnp.eye(s.size, dtype=dtype)
-        values, y = jnp.linalg.eig(jnp.where(both, inside, far))
         values = center + radius.astype(dtype) * values
-        vectors = u[:n] @ y
-        size = jnp.linalg.norm(vectors, axis=0)
-        vectors = vectors / jnp.where(size > 0, size, 1).astype(dtype)
 
         def polished(pair: tuple) -> tuple[Array, Array, Array, Array]:
             z, v = pair
@@ -126,6 +108,32 @@ class Contour(eqx.Module):
             jnp.sum(weights * traces),
             jnp.asarray(self.num_nodes),
         )
+
+
+def _pairs_of_moments(
+    found: Complex[Array, "p n l"],
+) -> tuple[Complex[Array, " q"], Complex[Array, "n q"]]:
+    """Eigenvalues, in units of the region and 10 where there are fewer, and unit vectors:
+    of the block Hankel matrices of p moments (Beyn 2012, section 5)."""
+    half, n, dtype = found.shape[0] // 2, found.shape[1], found.dtype
+
+    def hankel(first: int) -> Array:
+        rows = [
+            jnp.concatenate([found[first + i + j] for j in range(half)], axis=1)
+            for i in range(half)
+        ]
+        return jnp.concatenate(rows)
+
+    u, s, vh = jnp.linalg.svd(hankel(0), full_matrices=False)
+    kept = s > 1e3 * float(jnp.finfo(dtype).eps) * s[0]
+    inside = u.conj().T @ hankel(1) @ vh.conj().T / jnp.where(kept, s, 1).astype(dtype)
+    both = kept[:, None] & kept[None, :]
+    # What is not kept is put outside.
+    far = 10 * jnp.eye(s.size, dtype=dtype)
+    values, y = jnp.linalg.eig(jnp.where(both, inside, far))
+    vectors = u[:n] @ y
+    size = jnp.linalg.norm(vectors, axis=0)
+    return values, vectors / jnp.where(size > 0, size, 1).astype(dtype)
 
 
 def _twice(

@@ -25,6 +25,7 @@ from jaxtyping import Array, Bool, Inexact, Int
 
 from .._host import host_call
 from .._operator import entries
+from .superlu import Factor, factorise, ORDERINGS
 
 
 @functools.cache
@@ -136,132 +137,6 @@ def _leave(calls) -> None:
 _SMALL = 2**20
 
 
-class _Factor:
-    """P R A C Q = L U, with scales R and C; `refined`: by a step of refinement."""
-
-    def __init__(self, lu, matrix, rows, columns, refined: bool = False):
-        self.lu, self.rows, self.columns = lu, rows[:, None], columns[:, None]
-        self.matrix = matrix if refined else None  # R A C
-        self.size = lu.nnz + (matrix.nnz if refined else 0)
-        self.size *= matrix.data.itemsize + matrix.indices.itemsize
-
-    def solve(self, b: np.ndarray, trans: str) -> np.ndarray:
-        left, right = self.rows, self.columns
-        if trans == "T":
-            left, right = right, left
-        return right * self.solve_scaled(left * b, trans)
-
-    def solve_scaled(self, b: np.ndarray, trans: str = "N") -> np.ndarray:
-        b = np.asfortranarray(b)
-        x = self.lu.solve(b, trans)
-        if self.matrix is not None:
-            matrix = self.matrix.T if trans == "T" else self.matrix
-            x += self.lu.solve(np.asfortranarray(b - matrix @ x), trans)
-        return x
-
-
-# Pivots on the diagonal are taken down to this part of the largest: on meshes, grids,
-# graphs and generators, symmetric or not and however numbered, they keep the fill of
-# minimum degree, the least there is. What that costs in accuracy is looked at, and mended
-# by a step of refinement.
-_DIAGONAL_PIVOT = 1e-3
-_ACCURATE = 16  # units of rounding
-_ORDERINGS = "colamd", "mmd", "natural"
-
-
-def _splu(values, rows, columns, n: int, ordering: str | None = None) -> _Factor | None:
-    """The factor, or `None` of a matrix that is singular or not finite."""
-    import scipy.sparse as sp
-
-    if not np.isfinite(values).all():
-        return None
-    matrix = sp.csc_array((values, (rows, columns)), shape=(n, n))
-    matrix.eliminate_zeros()
-    scales = _equilibrate(matrix)
-    if scales is None:
-        return None
-    hub = _has_a_hub(matrix)
-    if ordering is None:
-        # Saddle points, descriptor pencils: pivots leave the diagonal, and COLAMD fills
-        # less; but it takes AᵀA, where each row through a hub is a dense block.
-        small = np.abs(matrix.diagonal()) < _DIAGONAL_PIVOT
-        ordering = "mmd" if hub or np.mean(small) < 0.05 else "colamd"
-    if ordering == "mmd":
-        lu = _superlu(matrix, "MMD_AT_PLUS_A", diag_pivot_thresh=_DIAGONAL_PIVOT)
-        for refined in () if lu is None else (False, True):
-            factor = _Factor(lu, matrix, *scales, refined)
-            if _backward_error(factor, matrix) < _ACCURATE * np.finfo(matrix.dtype).eps:
-                return factor
-        ordering = "mmd_at_plus_a" if hub else "colamd"
-    lu = _superlu(matrix, ordering.upper())
-    return None if lu is None else _Factor(lu, matrix, *scales)
-
-
-def _superlu(matrix, permutation: str, **options):
-    """Without relaxed supernodes, whose padding is most of the factor where columns stand
-    in no order. Not by SuperLU's symmetric mode, which dies of zeros on the diagonal."""
-    from scipy.sparse.linalg import splu
-
-    try:
-        return splu(matrix, permc_spec=permutation, relax=1, **options)
-    except RuntimeError as error:
-        if "singular" in str(error):
-            return None
-        raise
-
-
-def _equilibrate(matrix) -> tuple[np.ndarray, np.ndarray] | None:
-    """Scales rows and columns in place, by powers of two: the logarithms of all entries
-    near to zero in the mean (Curtis and Reid 1972), which finds the units that rows and
-    columns were given; then the largest entry of each to about 1. `None` where a row or a
-    column is empty."""
-    size = np.maximum(np.abs(matrix.data.real), np.abs(matrix.data.imag))
-    i, starts, counts = matrix.indices, matrix.indptr[:-1], np.diff(matrix.indptr)
-    in_row = np.bincount(i, minlength=matrix.shape[0])
-    if not (counts.all() and in_row.all()):
-        return None
-    size, exponent = np.frexp(size)
-    columns = np.zeros(counts.size)
-    for _ in range(_SWEEPS):
-        rows = -np.bincount(i, exponent + np.repeat(columns, counts)) / in_row
-        columns = -np.add.reduceat(exponent + rows[i], starts) / counts
-    rows, columns = (np.rint(x).astype(np.int32) for x in (rows, columns))
-    exponent += rows[i] + np.repeat(columns, counts)
-    largest = np.full(counts.size, np.iinfo(np.int32).min)
-    np.maximum.at(largest, i, exponent)
-    rows, exponent = rows - largest, exponent - largest[i]
-    largest = np.maximum.reduceat(exponent, starts)
-    columns, exponent = columns - largest, exponent - np.repeat(largest, counts)
-    # As far as the dtype has these powers.
-    most = np.finfo(size.dtype).maxexp - 2
-    rows, columns = (
-        np.ldexp(np.ones(1, size.dtype), np.clip(x, -most, most)) for x in (rows, columns)
-    )
-    matrix.data = matrix.data * rows[i] * np.repeat(columns, counts)
-    return rows, columns
-
-
-_SWEEPS = 5
-
-
-def _has_a_hub(matrix) -> bool:
-    longest = max(np.diff(matrix.indptr).max(), np.bincount(matrix.indices).max())
-    return longest > 2 * matrix.shape[0] ** 0.5
-
-
-def _backward_error(factor: _Factor, matrix) -> float:
-    """Of two solves: for a random solution, and for a random right side."""
-    random = np.random.default_rng(0).normal(size=(matrix.shape[0], 2))
-    b = random.astype(matrix.dtype)
-    b[:, 0] = matrix @ b[:, 0]
-    with np.errstate(all="ignore"):
-        x = factor.solve_scaled(b)
-        residual = np.abs(matrix @ x - b).max(axis=0)
-        norm = np.bincount(matrix.indices, np.abs(matrix.data)).max()
-        size = norm * np.abs(x).max(axis=0) + np.abs(b).max(axis=0)
-        return (residual / size).max()
-
-
 class _Factorise(_Place):
     def __call__(self, values, rows, columns, *, n: int, ordering: str | None):
         shape = np.broadcast_shapes(*(x.shape[:-1] for x in (values, rows, columns)))
@@ -270,7 +145,7 @@ class _Factorise(_Place):
         )
         numbers = np.empty(shape, np.int32)
         for at in np.ndindex(shape):
-            factor = _splu(values[at], rows[at], columns[at], n, ordering)
+            factor = factorise(values[at], rows[at], columns[at], n, ordering)
             numbers[at] = _SINGULAR if factor is None else _factors.new()
             if factor is not None:
                 _factors.put(int(numbers[at]), factor)
@@ -297,7 +172,7 @@ def _solve_block(number: int, b, x, there, trans: str):
     return _solution(factor, b, trans).reshape(x.shape), there
 
 
-def _solution(factor: _Factor | None, b, trans: str) -> np.ndarray:
+def _solution(factor: Factor | None, b, trans: str) -> np.ndarray:
     if factor is None:
         return np.full_like(b, np.nan)
     return factor.solve(b.reshape(-1, b.shape[-1]).T, trans).T.reshape(b.shape)
@@ -323,7 +198,7 @@ class _SolveAgain(_Place):
             factor = None if one == _SINGULAR else _factors.get(one)
             if factor is None and one != _SINGULAR:
                 _factors.missed(one)
-                factor = _splu(values[at], rows[at], columns[at], n, ordering)
+                factor = factorise(values[at], rows[at], columns[at], n, ordering)
                 _factors.put(one, factor)
                 made.append(one)
             x[at] = _solution(factor, b[at], trans)
@@ -383,8 +258,8 @@ class SparseLU(lx.AbstractLinearSolver[_State]):
     ordering: str | None = eqx.field(static=True, default=None)
 
     def __check_init__(self):
-        if self.ordering is not None and self.ordering not in _ORDERINGS:
-            names = ", ".join(f'"{name}"' for name in _ORDERINGS)
+        if self.ordering is not None and self.ordering not in ORDERINGS:
+            names = ", ".join(f'"{name}"' for name in ORDERINGS)
             raise ValueError(
                 f"`ordering` must be None or one of {names}; got {self.ordering!r}."
             )

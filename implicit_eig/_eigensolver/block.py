@@ -1,0 +1,369 @@
+"""What an eigensolver returns: the selected pairs as one invariant block."""
+
+import dataclasses
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, Int
+
+from .._batch import only_if
+from .._krylov import leading, nearest_outside, schur_basis
+from .._operator import complex_dtype, Pencil, safe_norm, times_real
+from .._solution import RESULTS
+from .._transformation import AbstractTransformation
+from .._which import AbstractSelection, order
+from .rayleigh_ritz import biorthogonal, galerkin, left_defect, norms as norms_of
+
+
+class Spectrum(eqx.Module):
+    """All pairs of `A v = λ B v`, with `Uᴴ B V = I`."""
+
+    eigenvalues: Complex[Array, " n"]
+    right: Complex[Array, "n n"]  # V
+    left: Complex[Array, "n n"]  # U
+    selected: Bool[Array, " n"]
+    norm: Float[Array, ""]  # of A
+
+    def transpose(self) -> "Spectrum":
+        """That of the transposed pencil."""
+        right, left = self.left.conj(), self.right.conj()
+        return Spectrum(self.eigenvalues, right, left, self.selected, self.norm)
+
+
+class InvariantBlock(eqx.Module):
+    """The selected pairs as one block: `A X = B X L`, and `L W = W diag(λ)`.
+
+    Columns stand best first, those that are not `active` last. There may be more than k
+    of them: for a real operator X and L are real, so a conjugate pair whose second
+    member is not wanted is kept whole.
+
+    **Attributes:**
+
+    - `basis`: X, shape `(n, m)`, orthonormal columns.
+    - `matrix`: L, shape `(m, m)`. Active columns span an invariant subspace of their
+        own, so L has no entries below them.
+    - `eigenvalues`, `coordinates`: λ and W. Active columns of W are zero in rows that
+        are not active.
+    - `left_basis`: C with `Cᴴ A = L Cᴴ B` and `Cᴴ B X = I` on active columns, or `None`.
+    - `active`: whether a column may be differentiated: wanted (or the partner of a
+        wanted one) and converged.
+    - `residuals`: `‖A v − λ B v‖ / ‖v‖` of the pairs.
+    - `norm`, `mass_norm`: estimates of `‖A‖` and `‖B‖`.
+    - `outside`: for each column, of the eigenvalues at hand that are not in the block (of
+        a Krylov run, Ritz values) the nearest one, NaN where there is none; or `None`.
+    - `transformation`: that of the Krylov run which found the pairs; solvers of their
+        derivatives use it, and its factor, again.
+    - `spectrum`: all pairs, where the eigensolver found them all, for the same use.
+    - `position`: for each column, the place its pair had among those that `of` was given.
+    """
+
+    basis: Inexact[Array, "n m"]
+    matrix: Inexact[Array, "m m"]
+    eigenvalues: Complex[Array, " m"]
+    coordinates: Complex[Array, "m m"]
+    left_basis: Inexact[Array, "n m"] | None
+    active: Bool[Array, " m"]
+    residuals: Float[Array, " m"]
+    norm: Float[Array, ""]
+    stats: dict[str, Any]
+    result: RESULTS
+    transformation: AbstractTransformation | None = None
+    spectrum: Spectrum | None = None
+    outside: Complex[Array, " m"] | None = None
+    mass_norm: Float[ArrayLike, ""] = 1.0
+    position: Int[Array, " m"] | None = None
+
+    @classmethod
+    def from_pairs(
+        cls,
+        pencil: Pencil,
+        selection: AbstractSelection,
+        k: int,
+        eigenvalues: Inexact[Array, " p"],
+        eigenvectors: Inexact[Array, "n p"],
+        *,
+        left: Inexact[Array, "n p"] | None = None,
+        rtol: float | None = None,
+        stats: dict[str, Any] | None = None,
+    ) -> "InvariantBlock":
+        """The k best of p ≥ k eigenpairs found in any way, of which those count as
+        converged that have a residual of at most `rtol · |λ| ‖B‖` (default: `sqrt(eps)`),
+        or of rounding. Real or complex, of any scale; NaN where there is none.
+
+        For a real pencil conjugate partners must stand side by side, the positive
+        imaginary part first, as `geev` gives them; give p > k where the pair at k may be
+        cut. `left` are left eigenvectors, `uᴴ A = λ uᴴ B`, in the same order. Without
+        them `eigs(left=True)` refuses the eigensolver.
+        """
+        w, v, left = _as_complex(pencil, k, eigenvalues, eigenvectors, left)
+        is_real = pencil.is_real and selection.keeps_pairs
+        there = jnp.all(jnp.isfinite(v), axis=0) & jnp.isfinite(w)
+        w, sound = jnp.where(there, w, jnp.nan), there
+        if is_real:
+            w, v, left, paired = _in_pairs(w, v, left)
+            sound = there & paired
+        eps = float(jnp.finfo(w.dtype).eps)
+        accuracy = 10 * eps * jnp.max(jnp.where(there, jnp.abs(w), 0))
+        accuracy = jnp.broadcast_to(accuracy, w.shape)
+        perm, second, wanted = choose(selection, k, w, v, is_real, accuracy)
+        rtol = eps**0.5 if rtol is None else rtol
+        outside, there = nearest_outside(w, perm, wanted), there[perm]
+        sound = sound[perm]
+        # Something to stand for a vector that does not exist.
+        start = jax.random.normal(jax.random.key(0), v.shape, v.real.dtype)[
+            :, : perm.size
+        ]
+        v = jnp.where(there, v[:, perm], start.astype(v.dtype))
+        basis = schur_basis(v, second, is_real)
+        if left is not None:
+            dual = jnp.where(there, left[:, perm], start.astype(v.dtype))
+            left_basis = schur_basis(dual, second, is_real)
+            left = left_basis, left_basis.conj().T.astype(dual.dtype) @ dual
+        block = cls.of(
+            pencil,
+            basis,
+            w[perm],
+            basis.conj().T.astype(v.dtype) @ v,
+            k=k,
+            second=second,
+            wanted=wanted,
+            usable=sound,
+            rtol=rtol,
+            left=left,
+            outside=outside,
+        )
+        counts = {"num_matvecs": 0, "num_restarts": 0} | ({} if stats is None else stats)
+        counts = {name: jnp.asarray(count) for name, count in counts.items()}
+        return dataclasses.replace(block, stats=block.stats | counts)
+
+    @classmethod
+    def of(
+        cls,
+        pencil: Pencil,
+        basis: Inexact[Array, "n m"],
+        eigenvalues: Complex[Array, " m"],
+        coordinates: Complex[Array, "m m"],
+        *,
+        k: int,
+        second: Bool[Array, " m"],
+        wanted: Bool[Array, " m"],
+        usable: Bool[Array, " m"],
+        rtol: float,
+        slack: float = 1e3,
+        scale: Float[Array, ""] | None = None,
+        norms: tuple[Float[Array, ""], Float[Array, ""]] | None = None,
+        measured: tuple[Inexact[Array, "m m"], Float[Array, " m"]] | None = None,
+        left: tuple[Inexact[Array, "n m"], Complex[Array, "m m"]] | None = None,
+        outside: Complex[Array, " m"] | None = None,
+        judge: bool = True,
+    ) -> "InvariantBlock":
+        """The block of pairs (λ, X W), X any orthonormal columns: the one place where
+        what this class promises is made true.
+
+        A pair is `active` when it is `wanted`, `usable`, has a residual of `rtol |λ| ‖B‖`
+        (or of `rtol scale ‖B‖`) or of rounding, `slack · eps ‖A‖`, and so has its
+        partner, of which the later one is `second`. Residuals come first: one that is no
+        eigenpair has no part in the span of the others, which come before it.
+
+        `norms` are those of A and B, by default estimated by products with X and a random
+        vector; `measured` are L and the residuals, where they are known. `left` are an
+        orthonormal basis and the coordinates of the left vectors in it; where they are
+        none the result is `left_not_found`, and no column is active. Without `judge` all
+        that are wanted and usable are active, and stand first as they are.
+        """
+        coordinates = leading(wanted, coordinates)
+        there = jnp.isfinite(eigenvalues)
+        values = jnp.where(there, eigenvalues, 0)
+        if measured is None:
+            matrix, residuals, ax, bx = galerkin(pencil, basis, values, coordinates)
+            if norms is None:
+                norms = norms_of(pencil, ax, bx)
+        else:
+            matrix, residuals = measured
+        norm, mass_norm = norms
+        rounding = slack * float(jnp.finfo(norm.dtype).eps) * norm
+        scale = jnp.abs(values) if scale is None else scale
+        enough = jnp.maximum(rtol * scale * mass_norm, rounding)
+        enough = jnp.broadcast_to(enough, residuals.shape)
+        residuals = jnp.where(there, residuals, jnp.nan)
+        active, position = wanted & usable & there, None
+        if judge:
+            active = _both_or_none(active & (residuals <= enough), second)
+        complete = jnp.all(active | ~wanted)
+        result = RESULTS.where(complete, RESULTS.successful, RESULTS.not_converged)
+        if judge:
+            index = jnp.arange(second.size)
+            active, position, second, eigenvalues, residuals, enough, outside = (
+                _active_first(
+                    active, index, second, eigenvalues, residuals, enough, outside
+                )
+            )
+            basis, matrix, coordinates, left = only_if(
+                jnp.any(position != index),
+                lambda x: _in_front(*x, position, second),
+                (basis, matrix, coordinates, left),
+            )
+        matrix, coordinates = (leading(active, x) for x in (matrix, coordinates))
+        dual = None
+        if left is not None:
+            dual = biorthogonal(pencil, left[0], basis, active)
+        block = cls(
+            basis=basis,
+            matrix=matrix,
+            eigenvalues=eigenvalues,
+            coordinates=coordinates,
+            left_basis=dual,
+            active=active,
+            residuals=residuals,
+            norm=norm,
+            mass_norm=mass_norm,
+            stats={"num_converged": jnp.sum(active[:k])},
+            result=result,
+            outside=outside,
+            position=position,
+        )
+        if left is None or not judge:
+            return block
+        defect = left_defect(pencil, dual, matrix, active)
+        size = jnp.max(jnp.where(active, safe_norm(dual), 0))
+        enough = 10 * jnp.max(jnp.where(active, enough, 0)) * size
+        unlike = ~(defect <= enough) & (result == RESULTS.successful)
+        return without(block, unlike, RESULTS.left_not_found)
+
+
+def choose(
+    selection: AbstractSelection,
+    k: int,
+    eigenvalues: Complex[Array, " p"],
+    eigenvectors: Complex[Array, "n p"],
+    is_real: bool,
+    accuracy: Float[Array, " p"],
+) -> tuple[Int[Array, " m"], Bool[Array, " m"], Bool[Array, " m"]]:
+    """The k best, and of a real operator one more: their indices, which are second of a
+    pair, which are wanted (the last one may be there for nothing)."""
+    m = min(k + 1, eigenvalues.size) if is_real else k
+    target, overlaps = selection.target(), None
+    if target is not None:
+        overlaps = jnp.abs(target.conj().astype(eigenvectors.dtype) @ eigenvectors)
+    found = order(selection, eigenvalues, overlaps, is_real, accuracy)
+    second = found.second[:m]
+    return found.permutation[:m], second, (jnp.arange(m) < k) | second
+
+
+def _both_or_none(
+    active: Bool[Array, " m"], second: Bool[Array, " m"]
+) -> Bool[Array, " m"]:
+    """Of conjugate partners, of which the later one is `second`."""
+    pair = jnp.arange(second.size) - second.astype(int)
+    apart = pair[:, None] != pair[None, :]
+    return jnp.all(active[None, :] | apart, axis=1)
+
+
+def _active_first(active: Bool[Array, " m"], *columns: Array | None) -> list:
+    """What belongs to active pairs before what belongs to the others."""
+    there = [x for x in columns if x is not None]
+    behind, *there = jax.lax.sort((~active, *there), is_stable=True)
+    rest = iter(there)
+    return [~behind, *(None if x is None else next(rest) for x in columns)]
+
+
+def _in_front(
+    basis: Inexact[Array, "n m"],
+    matrix: Inexact[Array, "m m"],
+    coordinates: Complex[Array, "m m"],
+    left: tuple[Inexact[Array, "n m"], Complex[Array, "m m"]] | None,
+    position: Int[Array, " m"],
+    second: Bool[Array, " m"],
+):
+    """The same span, whose leading columns span the first pairs in the order `position`,
+    in which those are `second` that are so."""
+    is_real = not jnp.iscomplexobj(basis)
+    order = position[None, :] == jnp.arange(position.size)[:, None]
+
+    def turned(basis: Array, coordinates: Array) -> tuple[Array, Array, Array]:
+        coordinates = coordinates @ order.astype(coordinates.dtype)
+        turn = schur_basis(coordinates, second, is_real)
+        return basis @ turn, turn.conj().T.astype(coordinates.dtype) @ coordinates, turn
+
+    basis, coordinates, turn = turned(basis, coordinates)
+    left = None if left is None else turned(*left)[:2]
+    return basis, turn.conj().T @ matrix @ turn, coordinates, left
+
+
+def _as_complex(
+    pencil: Pencil,
+    k: int,
+    eigenvalues: Inexact[Array, " p"],
+    eigenvectors: Inexact[Array, "n p"],
+    left: Inexact[Array, "n p"] | None,
+) -> tuple[Complex[Array, " p"], Complex[Array, "n p"], Complex[Array, "n p"] | None]:
+    """Of one dtype, vectors of unit norm; refused by name."""
+    dtype = complex_dtype(pencil.dtype)
+    w = jnp.asarray(eigenvalues)
+    if w.ndim != 1 or w.size < k:
+        raise ValueError(f"`eigenvalues` must have shape (p,), p ≥ {k}; got {w.shape}.")
+    vectors = []
+    for name, v in (("eigenvectors", eigenvectors), ("left", left)):
+        if v is None:
+            vectors.append(None)
+            continue
+        v = jnp.asarray(v)
+        if v.shape != (pencil.n, w.size):
+            raise ValueError(
+                f"`{name}` must have shape {(pencil.n, w.size)}; got {v.shape}."
+            )
+        v, size = v.astype(dtype), safe_norm(v)
+        vectors.append(
+            times_real(v, (1 / jnp.where(size > 0, size, 1)).astype(v.real.dtype))
+        )
+    return w.astype(dtype), *vectors
+
+
+def _in_pairs(w, v, left):
+    """Of a real pencil: what stands for a conjugate pair is one, what else has no
+    imaginary part to speak of is real. And which are neither: these are no eigenpairs,
+    and keep their place by the real part."""
+    eps = float(jnp.finfo(w.dtype).eps)
+    up, down = w.imag > 0, w.imag < 0
+    before, after = jnp.roll(w, 1), jnp.roll(w, -1)
+    near = eps**0.5 * jnp.abs(w)
+    up = up & (jnp.abs(after - w.conj()) <= near) & (after.imag < 0)
+    down = down & jnp.roll(up, 1)
+    lone = ~up & ~down
+    sound = ~lone | (jnp.abs(w.imag) <= near)
+    w = jnp.where(lone, w.real.astype(w.dtype), jnp.where(down, before.conj(), w))
+
+    def paired(x):
+        # A real vector may have come with a phase.
+        top = jnp.argmax(jnp.abs(x), axis=0)
+        top = jnp.take_along_axis(x, top[None], axis=0)
+        size = jnp.abs(top)
+        phase = jnp.where(size > 0, top.conj(), 1) / jnp.where(size > 0, size, 1).astype(
+            x.dtype
+        )
+        real = (x * phase).real.astype(x.dtype)
+        return jnp.where(lone, real, jnp.where(down, jnp.roll(x, 1, axis=1).conj(), x))
+
+    return w, paired(v), None if left is None else paired(left), sound
+
+
+def without(
+    block: InvariantBlock, useless: Bool[Array, ""], result: RESULTS
+) -> InvariantBlock:
+    """The block, reported by `result` and without derivatives where it is `useless`."""
+    return eqx.tree_at(
+        lambda b: (b.active, b.result),
+        block,
+        (block.active & ~useless, RESULTS.where(useless, result, block.result)),
+    )
+
+
+def nonfinite(block: InvariantBlock, useless: Bool[Array, ""]) -> InvariantBlock:
+    """The block, or NaN where it is `useless`."""
+    nan = jnp.where(useless, jnp.nan, 0).astype(block.residuals.dtype)
+    names = "basis", "eigenvalues", "residuals"
+    found = {name: getattr(block, name) for name in names}
+    found = {name: x + nan.astype(x.dtype) for name, x in found.items()}
+    return without(dataclasses.replace(block, **found), useless, RESULTS.nonfinite)
