@@ -33,10 +33,12 @@ test-slow: $(VENV)/.test
 # OpenBLAS, whose LAPACK JAX calls too. Each of these needs a processor that has its
 # instructions.
 KERNELS := Haswell Zen SkylakeX Nehalem
-LAPACK  := test_attach test_control_flow test_covariance test_defective test_dense_adjoint \
-	test_diagnostics test_eig test_existence test_failure test_gauge test_gauge_guard \
-	test_generalized test_krylov_extremes test_published test_selection test_shift_invert \
-	test_sparse_lu test_subspace
+LAPACK  := derivatives/test_attach derivatives/test_control_flow \
+	derivatives/test_covariance derivatives/test_defective derivatives/test_dense_adjoint \
+	derivatives/test_diagnostics derivatives/test_existence derivatives/test_gauge \
+	derivatives/test_gauge_guard derivatives/test_subspace pairs/test_eig \
+	pairs/test_generalized pairs/test_krylov_extremes pairs/test_published \
+	pairs/test_selection pairs/test_shift_invert pairs/test_sparse_lu program/test_failure
 
 test-kernels: $(KERNELS:%=kernel-%)
 
@@ -46,13 +48,14 @@ kernel-%: $(VENV)/.test
 
 # The wheel, installed with the lowest and the newest dependencies that pyproject.toml
 # allows, and a quick part of the tests run from the sdist, where no source tree is near.
-QUICK := test_package test_docs test_jaxopt test_retracing
+QUICK := repository/test_package repository/test_docs derivatives/test_jaxopt \
+	program/test_retracing
 
 test-min test-latest: test-%: $(VENV)/.build
 	rm -rf build/$* && mkdir -p build/$*
 	$(BIN)/python -m build --outdir build/$*/dist .
 	touch build/$*/constraints.txt
-	test $* = latest || $(BIN)/python tests/lowest.py > build/$*/constraints.txt
+	test $* = latest || $(BIN)/python tools/lowest.py > build/$*/constraints.txt
 	$(PYTHON) -m venv build/$*/venv
 	build/$*/venv/bin/python -m pip install --quiet --disable-pip-version-check \
 		--constraint build/$*/constraints.txt "$$(echo build/$*/dist/*.whl)[all,test]"

@@ -41,11 +41,11 @@ import numpy as np
 
 import implicit_eig as ieig
 from implicit_eig._krylov.arnoldi import orthogonalise as krylov_orthogonalise
+from tools.host_work import host_work, table
 
 from . import dense, problems, report
 from .__main__ import provenance
 from .harness import statistics
-from .host_work import host_work, table
 
 
 K, DIM, RTOL, ROUNDS = 6, 20, 1e-9, 5

@@ -26,23 +26,16 @@ from ._gauge import (
     AbstractGauge as AbstractGauge,
     Bilinear as Bilinear,
     Functional as Functional,
+    GaugeDependenceWarning as GaugeDependenceWarning,
     Lapack as Lapack,
     LargestReal as LargestReal,
     UnitNorm as UnitNorm,
 )
-from ._gauge_guard import GaugeDependenceWarning as GaugeDependenceWarning
 from ._gauge_invariance import (
     check_gauge_invariance as check_gauge_invariance,
     GaugeReport as GaugeReport,
 )
-from ._implicit import ImplicitAdjoint as ImplicitAdjoint
-from ._linear_solver import (
-    AbstractSylvesterSolver as AbstractSylvesterSolver,
-    DeflatedGMRES as DeflatedGMRES,
-    JaxoptSolver as JaxoptSolver,
-    KrylovSylvester as KrylovSylvester,
-    ProjectedSylvester as ProjectedSylvester,
-)
+from ._linear_solver import JaxoptSolver as JaxoptSolver, KLU as KLU, SparseLU as SparseLU
 from ._nonlinear import (
     AbstractRegion as AbstractRegion,
     Contour as Contour,
@@ -66,13 +59,19 @@ from ._progress_meter import (
     TqdmProgressMeter as TqdmProgressMeter,
 )
 from ._residual import eigenpair_residual as eigenpair_residual
+from ._rule import ImplicitAdjoint as ImplicitAdjoint
 from ._solution import RESULTS as RESULTS, Solution as Solution
-from ._subspace import invariant_subspace as invariant_subspace, Subspace as Subspace
-from ._transformation import KLU as KLU, SparseLU as SparseLU
-from ._which import (
+from ._spectral import (
     AbstractSelection as AbstractSelection,
     Nearest as Nearest,
     Overlap as Overlap,
+)
+from ._subspace import invariant_subspace as invariant_subspace, Subspace as Subspace
+from ._sylvester import (
+    AbstractSylvesterSolver as AbstractSylvesterSolver,
+    DeflatedGMRES as DeflatedGMRES,
+    KrylovSylvester as KrylovSylvester,
+    ProjectedSylvester as ProjectedSylvester,
 )
 
 

@@ -13,7 +13,6 @@ from ._eigensolver import InvariantBlock, nonfinite, without
 from ._eigs import solution_of_block, watched_solution
 from ._failure import check_throw, raise_unless_successful, reported, watched
 from ._gauge import AbstractGauge, as_gauge
-from ._implicit import ImplicitAdjoint, solve_bordered, SylvesterSolve
 from ._operator import (
     as_pencil,
     complex_dtype,
@@ -22,11 +21,11 @@ from ._operator import (
     safe_norm,
     times_real,
 )
-from ._pairs import check_ties, Ties
 from ._problem import check_adjoint, stop
 from ._program import Program
+from ._rule import check_ties, ImplicitAdjoint, solve_bordered, SylvesterSolve, Ties
 from ._solution import RESULTS, Solution
-from ._which import Known
+from ._spectral import Known
 
 
 def attach(

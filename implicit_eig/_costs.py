@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Complex, Float
 from ._eig import eigvals
 from ._eigs import eigs
 from ._operator import as_matrix
-from ._pairs import default_tie_rtol
+from ._rule import default_tie_rtol
 
 
 def spectral_abscissa(

@@ -10,12 +10,12 @@ import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, Complex, Float, Inexact, PyTree
 
-from ._implicit import ImplicitAdjoint, left_vector, separation, SylvesterSolve
 from ._operator import as_pencil, complex_dtype, Pencil
 from ._problem import check_adjoint, stop
 from ._program import Program
+from ._rule import ImplicitAdjoint, left_vector, separation, SylvesterSolve
 from ._solution import has_values, number, shapes, Solution, table
-from ._which import Known
+from ._spectral import Known
 
 
 class Diagnostics(eqx.Module):

@@ -7,21 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Complex, Inexact
 
-from ._gauge import AbstractGauge, as_gauge, vanishing
-from ._gauge_guard import watched_phases, without_gauge
-from ._missing import nan_tangent
+from ._ad import nan_tangent, root
+from ._gauge import AbstractGauge, as_gauge, vanishing, watched_phases, without_gauge
 from ._numerics import eig_by_qr
-from ._operator import (
-    as_matrix,
-    complex_dtype,
-    Domain,
-    of_moderate_size,
-    times_real,
-)
-from ._pairs import check_ties, default_tie_rtol, Ties
+from ._operator import as_matrix, complex_dtype, Domain, of_moderate_size, times_real
 from ._program import Program
-from ._root import root
-from ._small_eig import blur, eigen_of_block, tied
+from ._rule import blur, check_ties, default_tie_rtol, eigen_of_block, tied, Ties
 
 
 Method = Literal["lapack", "qr"]

@@ -8,15 +8,14 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Inexact
 
-from ._gauge import AbstractGauge, as_gauge
-from ._gauge_guard import watched_phases
+from ._gauge import AbstractGauge, as_gauge, watched_phases
 from ._hermitian import hermitian_root, MassOrthonormal, pairs_of_hermitian
 from ._hermitian.block import crooked
 from ._hermitian.pairs import ties_of
 from ._hermitian.runs import hermitian_pairs
 from ._operator import as_matrix, Domain, Pencil
-from ._pairs import check_ties, default_tie_rtol, Ties
 from ._program import Program, value_of
+from ._rule import check_ties, default_tie_rtol, Ties
 
 
 class EighResult(NamedTuple):

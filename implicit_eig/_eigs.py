@@ -9,20 +9,26 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Inexact, PyTree
 
+from ._ad import nan_tangent, nothing_where
 from ._check import check_flag, check_integer
 from ._eigensolver import AbstractEigensolver, InvariantBlock
 from ._failure import check_throw, raise_unless_successful, reported, watched
-from ._gauge import AbstractGauge, as_gauge
-from ._gauge_guard import watched_phases
-from ._implicit import block_root, ImplicitAdjoint, SylvesterSolve
-from ._missing import nan_tangent, nothing_where
+from ._gauge import AbstractGauge, as_gauge, watched_phases
 from ._nonlinear import Inside
 from ._nonlinear_eigs import eigs_inside
 from ._operator import as_pencil, complex_dtype, Pencil, safe_norm, Scaling
-from ._pairs import accuracy_of, check_ties, pairs_of_block, Ties
 from ._problem import Problem
 from ._program import is_compiling, Program, value_of
 from ._progress_meter import AbstractProgressMeter, NoProgressMeter
+from ._rule import (
+    accuracy_of,
+    block_root,
+    check_ties,
+    ImplicitAdjoint,
+    pairs_of_block,
+    SylvesterSolve,
+    Ties,
+)
 from ._second_try import FoundPairs, SecondTry
 from ._solution import is_good, RESULTS, Solution
 

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, ArrayLike, Float, Inexact, PyTree
 
+from ._ad import nothing_where
 from ._check import check_integer
 from ._eigensolver import AbstractEigensolver, Dense, KrylovSchur, ShiftInvert
 from ._failure import check_throw, raise_unless_successful, reported, watched
-from ._gauge import AbstractGauge, as_gauge
-from ._gauge_guard import watched_phases
+from ._gauge import AbstractGauge, as_gauge, watched_phases
 from ._hermitian import (
     dense_block,
     hermitian_part,
@@ -26,16 +26,14 @@ from ._hermitian import (
     ties_of,
     without,
 )
-from ._implicit import ImplicitAdjoint, SylvesterSolve
-from ._missing import nothing_where
 from ._operator import as_pencil, Pencil
-from ._pairs import accuracy_of, check_ties, Ties
 from ._problem import check_adjoint, check_start, SMALL, stop
 from ._program import Program
 from ._progress_meter import AbstractProgressMeter, NoProgressMeter
 from ._record import record
+from ._rule import accuracy_of, check_ties, ImplicitAdjoint, SylvesterSolve, Ties
 from ._solution import NO_FAILURES, RESULTS, Solution
-from ._which import (
+from ._spectral import (
     AbstractSelection,
     as_selection,
     as_shift,

@@ -21,7 +21,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, PyTree
 
-from ._linear_map import linear_map
+from ._ad import linear_map
 from ._program import is_plain, value_of, visible
 from ._solution import FAILURES, NO_FAILURES, RESULTS
 

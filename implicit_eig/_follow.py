@@ -9,16 +9,15 @@ import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, Bool, Complex, Float, PyTree
 
+from ._ad import nan_tangent
 from ._assignment import assignment
 from ._check import check_integer
 from ._eigs import eigs
 from ._failure import check_throw, raise_unless_successful
 from ._gauge import UnitNorm
-from ._missing import nan_tangent
 from ._operator import as_pencil, complex_dtype, Domain, safe_norm
-from ._pairs import default_tie_rtol
 from ._program import Program, TracedFunction
-from ._small_eig import tied
+from ._rule import default_tie_rtol, tied
 from ._solution import is_good, RESULTS, Solution
 
 

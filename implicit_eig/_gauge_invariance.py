@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Complex, Float, Inexact
 
 from ._eigs import eigs
-from ._gauge_guard import relative_dependence, tolerance, Vectors
+from ._gauge import relative_dependence, tolerance, Vectors
 from ._solution import Solution
 
 

@@ -10,14 +10,11 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Complex, Float, PyTree
 
+from ._ad import nan_tangent, nothing_where
 from ._batch import each
 from ._check import check_flag, check_integer
 from ._failure import check_throw, raise_unless_successful, reported, watched
-from ._gauge import AbstractGauge, as_gauge, vanishing
-from ._gauge_guard import watched_phases, without_gauge
-from ._implicit import ImplicitAdjoint, left_vector, SylvesterSolve
-from ._linear_solver import Columnwise, DeflatedGMRES
-from ._missing import nan_tangent, nothing_where
+from ._gauge import AbstractGauge, as_gauge, vanishing, watched_phases, without_gauge
 from ._nonlinear import (
     AbstractRegion,
     Contour,
@@ -30,8 +27,10 @@ from ._nonlinear.newton import inverse_at, norm_at
 from ._operator import Domain, entries, Pencil
 from ._problem import check_adjoint, stop
 from ._program import Program
+from ._rule import ImplicitAdjoint, left_vector, SylvesterSolve
 from ._solution import RESULTS, Solution
-from ._which import check_vector, Nearest
+from ._spectral import check_vector, Nearest
+from ._sylvester import Columnwise, DeflatedGMRES
 
 
 def nonlinear_eigs(

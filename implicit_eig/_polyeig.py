@@ -12,7 +12,6 @@ from ._batch import each
 from ._check import check_flag, check_integer
 from ._eigensolver import KrylovSchur
 from ._failure import check_throw
-from ._implicit import ImplicitAdjoint
 from ._nonlinear import Newton, NonlinearOperator
 from ._nonlinear.companion import (
     dense_companion,
@@ -24,8 +23,9 @@ from ._nonlinear.newton import inverse_at
 from ._nonlinear_eigs import Found, NonlinearProblem, solution_of
 from ._operator import as_operator
 from ._problem import check_adjoint, stop
+from ._rule import ImplicitAdjoint
 from ._solution import RESULTS, Solution
-from ._which import AbstractSelection, as_selection, as_shift, Nearest
+from ._spectral import AbstractSelection, as_selection, as_shift, Nearest
 
 
 def polyeig(

@@ -20,7 +20,6 @@ from ._eigensolver import (
     nonfinite,
     ShiftInvert,
 )
-from ._implicit import ImplicitAdjoint, SylvesterSolve
 from ._operator import (
     as_pencil,
     Domain,
@@ -31,8 +30,9 @@ from ._operator import (
 )
 from ._progress_meter import AbstractProgressMeter
 from ._record import record
+from ._rule import ImplicitAdjoint, SylvesterSolve
 from ._solution import RESULTS
-from ._which import (
+from ._spectral import (
     AbstractSelection,
     as_selection,
     as_shift,

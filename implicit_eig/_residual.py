@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Inexact, PyTree
 
 from ._operator import as_pencil, Domain
-from ._which import check_vector
+from ._spectral import check_vector
 
 
 def eigenpair_residual(

@@ -23,14 +23,14 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Num, PyTree
 
+from ._ad import linear_map
 from ._eigensolver import InvariantBlock
-from ._implicit import SylvesterSolve
 from ._krylov import default_start
-from ._linear_map import linear_map
-from ._linear_solver import AbstractSylvesterSolver, DeflatedGMRES
 from ._problem import Problem, stop
 from ._program import is_plain, Program, visible
-from ._transformation import ShiftInverted
+from ._rule import SylvesterSolve
+from ._spectral import ShiftInverted
+from ._sylvester import AbstractSylvesterSolver, DeflatedGMRES
 
 
 _log = logging.getLogger("implicit_eig")

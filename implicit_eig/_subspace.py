@@ -10,28 +10,23 @@ import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, PyTree
 
+from ._ad import nan_tangent, nothing_where
 from ._check import check_flag
 from ._eigensolver import AbstractEigensolver, Dense, InvariantBlock, ShiftInvert, without
 from ._failure import check_throw, raise_unless_successful, reported, watched
-from ._implicit import block_root, ImplicitAdjoint, separation as separation_of
-from ._missing import nan_tangent, nothing_where
 from ._operator import Domain, Pencil
-from ._pairs import accuracy_of
 from ._problem import Problem, stop
 from ._program import Program, value_of
 from ._progress_meter import AbstractProgressMeter, NoProgressMeter
-from ._small_eig import eigen_of_block
-from ._solution import (
-    has_values,
-    is_good,
-    number,
-    RESULTS,
-    shapes,
-    summary,
-    table,
+from ._rule import (
+    accuracy_of,
+    block_root,
+    eigen_of_block,
+    ImplicitAdjoint,
+    separation as separation_of,
 )
-from ._transformation import factorises
-from ._which import check_vector
+from ._solution import has_values, is_good, number, RESULTS, shapes, summary, table
+from ._spectral import check_vector, factorises
 
 
 class _Spectrum(eqx.Module):

@@ -1,9 +1,9 @@
-"""Writes the part of docs/design.md that follows from the imports: the list of layers, and
-the picture docs/images/design.svg.
+"""Writes what of docs/design.md follows from the imports: the list of layers, and the
+picture docs/images/design.svg.
 
     python -m tools.design
 
-`tests/test_architecture.py` holds both to what the imports are.
+`tests/repository/test_architecture.py` holds both to what the imports are.
 """
 
 import ast
@@ -17,7 +17,7 @@ PACKAGE = ROOT / "implicit_eig"
 PAGE = ROOT / "docs" / "design.md"
 PICTURE = ROOT / "docs" / "images" / "design.svg"
 
-BOX, HIGH, GAP, ROW = 134, 34, 12, 62
+BOX, HIGH, GAP, ROW = 150, 34, 12, 62
 
 
 def imports() -> dict[str, set[str]]:
@@ -36,7 +36,7 @@ def imports() -> dict[str, set[str]]:
 
 
 def layers() -> list[list[str]]:
-    """Units by the longest chain of imports below them; an error where there is a circle."""
+    """Units by the longest chain of imports below them; refuses a circle."""
     left, rows = imports(), []
     while left:
         row = sorted(unit for unit, others in left.items() if not others & left.keys())
@@ -98,10 +98,13 @@ def picture() -> str:
         (x, y), (u, v) = at[unit], at[other]
         x, u, y = x + BOX / 2, u + BOX / 2, y + HIGH
         bend = (v - y) / 2
-        out.append(f'<path d="M{x:g} {y:g}C{x:g} {y + bend:g} {u:g} {v - bend:g} {u:g} {v:g}"/>')
-    imported = set().union(*imports().values())
+        curve = f"{x:g} {y + bend:g} {u:g} {v - bend:g} {u:g} {v:g}"
+        out.append(f'<path d="M{x:g} {y:g}C{curve}"/>')
+    public = (PACKAGE / "__init__.py").read_text()
+    functions = {u for u in at if f"import {u.lstrip('_')} as" in public}
+    inner = set().union(*imports().values()) - functions
     for unit, (x, y) in sorted(at.items()):
-        kind = "inner" if unit in imported else "public"
+        kind = "inner" if unit in inner else "public"
         out.append(
             f'<g class="{kind}"><title>{html.escape(purpose(unit))}</title>'
             f'<rect x="{x:g}" y="{y:g}" width="{BOX}" height="{HIGH}" rx="5"/>'

@@ -13,7 +13,7 @@ from .._host import host_call
 from .._krylov import start_vector
 from .._operator import complex_dtype, entries, Pencil
 from .._solution import RESULTS
-from .._which import AbstractSelection, Named, Nearest
+from .._spectral import AbstractSelection, Named, Nearest
 from .base import AbstractEigensolver
 from .block import InvariantBlock, nonfinite
 

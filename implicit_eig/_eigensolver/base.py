@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Inexact
 
 from .._operator import Pencil
 from .._progress_meter import AbstractProgressMeter
-from .._which import AbstractSelection
+from .._spectral import AbstractSelection
 from .block import InvariantBlock
 
 

@@ -12,8 +12,7 @@ from .._batch import only_if
 from .._krylov import leading, nearest_outside, schur_basis
 from .._operator import complex_dtype, Pencil, safe_norm, times_real
 from .._solution import RESULTS
-from .._transformation import AbstractTransformation
-from .._which import AbstractSelection, order
+from .._spectral import AbstractSelection, AbstractTransformation, order
 from .rayleigh_ritz import biorthogonal, galerkin, left_defect, norms as norms_of
 
 

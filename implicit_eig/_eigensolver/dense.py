@@ -14,7 +14,7 @@ from .._krylov import default_start, leading, nearest_outside, schur_basis
 from .._operator import of_moderate_size, Pencil, SparseOperator, times_real
 from .._program import holds_function
 from .._solution import RESULTS
-from .._which import AbstractSelection
+from .._spectral import AbstractSelection
 from .base import AbstractEigensolver
 from .block import choose, InvariantBlock, nonfinite, Spectrum, without
 from .dense_pencil import eig_of_pencil, PencilEig

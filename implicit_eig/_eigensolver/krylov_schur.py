@@ -23,7 +23,8 @@ from .._operator import complex_dtype, Pencil
 from .._progress_meter import AbstractProgressMeter, NoProgressMeter
 from .._record import quick
 from .._solution import RESULTS
-from .._transformation import (
+from .._spectral import (
+    AbstractSelection,
     AbstractTransformation,
     default_linear_solver,
     Direct,
@@ -31,7 +32,6 @@ from .._transformation import (
     MassInverted,
     ShiftedPencil,
 )
-from .._which import AbstractSelection
 from .base import AbstractEigensolver
 from .block import InvariantBlock, nonfinite, without
 from .rayleigh_ritz import galerkin

@@ -14,14 +14,16 @@ from .._krylov import default_start, norm_estimate, start_vector
 from .._operator import as_operator, complex_dtype, Pencil
 from .._progress_meter import AbstractProgressMeter
 from .._solution import RESULTS
-from .._transformation import (
+from .._spectral import (
+    AbstractSelection,
+    as_shift,
     default_linear_solver,
     Inverse,
+    rescaled_shift,
     shift_dtype,
     ShiftedPencil,
     ShiftInverted,
 )
-from .._which import AbstractSelection, as_shift, rescaled_shift
 from .base import AbstractEigensolver
 from .block import without
 from .krylov_schur import KrylovSchur

@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Inexact
 from .._eigensolver import InvariantBlock
 from .._operator import complex_dtype, Pencil
 from .._solution import RESULTS
-from .._transformation import AbstractTransformation
+from .._spectral import AbstractTransformation
 
 
 class HermitianBlock(eqx.Module):

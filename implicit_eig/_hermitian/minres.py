@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Inexact, Int
 
 from .._operator import times_real
-from .._transformation import AbstractTransformation
+from .._spectral import AbstractTransformation
 
 
 class Solved(NamedTuple):

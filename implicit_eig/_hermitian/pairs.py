@@ -4,11 +4,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Inexact
 
-from .._gauge import AbstractGauge, DefaultGauge, largest, phase, vanishing
-from .._gauge_guard import without_gauge
-from .._missing import absent, nan_tangent, tied_values
+from .._ad import absent, nan_tangent, tied_values
+from .._gauge import AbstractGauge, DefaultGauge, largest, phase, vanishing, without_gauge
 from .._operator import Pencil
-from .._small_eig import blur, tied
+from .._rule import blur, tied
 
 
 class MassOrthonormal(DefaultGauge):

@@ -15,12 +15,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Inexact
 
-from .._implicit.adjoint import SylvesterSolve
-from .._implicit.bordered import solve_bordered
-from .._implicit.rule import along, triangle
-from .._linear_map import joined
+from .._ad import joined, root
 from .._operator import complex_dtype, Pencil
-from .._root import root
+from .._rule.adjoint import SylvesterSolve
+from .._rule.bordered import solve_bordered
+from .._rule.rule import along, triangle
 from .minres import MinresSolve
 
 

@@ -11,7 +11,8 @@ from .._krylov.lanczos import best_first, lanczos, LanczosResult
 from .._operator import Pencil
 from .._progress_meter import AbstractProgressMeter
 from .._solution import RESULTS
-from .._transformation import (
+from .._spectral import (
+    AbstractSelection,
     AbstractTransformation,
     default_linear_solver,
     Direct,
@@ -19,7 +20,6 @@ from .._transformation import (
     MassInverted,
     ShiftedPencil,
 )
-from .._which import AbstractSelection
 from .block import asymmetry, HermitianBlock, without
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Complex, Float, Inexact, Int, PyTree
 from .._batch import one_by_one
 from .._operator import complex_dtype
 from .._progress_meter import AbstractProgressMeter, NoProgressMeter
-from .._which import AbstractSelection
+from .._spectral import AbstractSelection
 from .arnoldi import expand, KrylovDecomposition, restart
 from .basis import from_rows, norm, scaled, to_rows, vector_of
 from .ritz import leading, nearest_outside, Ritz, ritz_pairs, schur_basis, sharpened

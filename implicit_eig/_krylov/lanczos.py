@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Complex, Float, Inexact, Int
 from .._batch import one_by_one
 from .._operator import complex_dtype
 from .._progress_meter import AbstractProgressMeter, NoProgressMeter
-from .._which import AbstractSelection, BothEnds, order
+from .._spectral import AbstractSelection, BothEnds, order
 from .arnoldi import expand, KrylovDecomposition, restart
 from .basis import from_rows, inner, norm, scaled, to_rows, vector_of
 from .driver import kept

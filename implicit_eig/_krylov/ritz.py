@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Complex, Float, Inexact, Int, PyTree
 from .._batch import only_if
 from .._numerics import solve
 from .._operator import complex_dtype, of_moderate_size, times_real
-from .._which import AbstractSelection, order
+from .._spectral import AbstractSelection, order
 from .arnoldi import KrylovDecomposition
 from .basis import coefficients, from_rows, to_rows
 

@@ -1,11 +1,5 @@
-"""Who solves the bordered systems."""
+"""Linear solvers for lineax: sparse factorisations, and jaxopt's methods."""
 
-from .columnwise import Columnwise as Columnwise
-from .deflated_gmres import DeflatedGMRES as DeflatedGMRES
-from .eigenbasis import Eigenbasis as Eigenbasis
 from .jaxopt import JaxoptSolver as JaxoptSolver
-from .krylov_sylvester import KrylovSylvester as KrylovSylvester
-from .system import (
-    AbstractSylvesterSolver as AbstractSylvesterSolver,
-    ProjectedSylvester as ProjectedSylvester,
-)
+from .klu import KLU as KLU
+from .sparse_lu import SparseLU as SparseLU

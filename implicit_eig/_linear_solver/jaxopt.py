@@ -11,7 +11,7 @@ from jaxtyping import DTypeLike
 
 _State: TypeAlias = lx.AbstractLinearOperator
 
-# What is wrong with them, seen with jaxopt 0.8.5 (`tests/test_jaxopt.py`).
+# What is wrong with them, seen with jaxopt 0.8.5 (`tests/derivatives/test_jaxopt.py`).
 _NEVER = {
     name: "it needs a Hermitian positive definite matrix, and the systems of derivatives "
     "of eigenpairs are neither"

@@ -22,7 +22,7 @@ from .._krylov import krylov_schur, start_vector
 from .._operator import Domain, entries, Pencil, promises_nothing, together
 from .._progress_meter import NoProgressMeter
 from .._solution import RESULTS
-from .._which import AbstractSelection, Shifted
+from .._spectral import AbstractSelection, Shifted
 from .operator import NonlinearOperator
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Complex, Float, Int
 from .._check import check_integer, check_real
 from .._krylov import default_start, norm_estimate
 from .._operator import Pencil
-from .._transformation import default_linear_solver, Inverse, ShiftedPencil
+from .._spectral import default_linear_solver, Inverse, ShiftedPencil
 from .operator import NonlinearOperator
 
 

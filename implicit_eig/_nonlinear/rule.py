@@ -7,10 +7,10 @@ the bordered system of the pencil T(λ) + μ T′(λ) at its eigenvalue μ = 0.
 
 import jax.numpy as jnp
 
-from .._implicit import solve_bordered
-from .._implicit.rule import along
+from .._ad import root
 from .._operator import Pencil
-from .._root import root
+from .._rule import solve_bordered
+from .._rule.rule import along
 
 
 def nonlinear_root(operator, eigenvalue, vector, signal, *, active, solve):

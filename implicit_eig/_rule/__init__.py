@@ -1,0 +1,17 @@
+"""The rule: tangents of the block (X, L), and of the pairs that are made of it."""
+
+from .adjoint import ImplicitAdjoint as ImplicitAdjoint, SylvesterSolve as SylvesterSolve
+from .bordered import (
+    left_vector as left_vector,
+    separation as separation,
+    solve_bordered as solve_bordered,
+)
+from .pairs import (
+    accuracy_of as accuracy_of,
+    check_ties as check_ties,
+    default_tie_rtol as default_tie_rtol,
+    pairs_of_block as pairs_of_block,
+    Ties as Ties,
+)
+from .rule import block_root as block_root
+from .small_eig import blur as blur, eigen_of_block as eigen_of_block, tied as tied

@@ -1,0 +1,372 @@
+"""How tangents and cotangents are solved, and how their answers are judged."""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Bool, Complex, Float, Inexact
+
+from .._check import check_integer, check_real
+from .._eigensolver import (
+    AbstractEigensolver,
+    Dense,
+    InvariantBlock,
+    KrylovSchur,
+    ShiftInvert,
+)
+from .._linear_solver import JaxoptSolver
+from .._numerics import inv
+from .._operator import as_operator, complex_dtype, Pencil, times_real
+from .._record import quick, record
+from .._spectral import (
+    AbstractSelection,
+    AbstractTransformation,
+    Inverse,
+    Known,
+    ShiftInverted,
+)
+from .._sylvester import (
+    AbstractSylvesterSolver,
+    Columnwise,
+    Eigenbasis,
+    KrylovSylvester,
+    ProjectedSylvester,
+)
+from .._sylvester.system import times
+
+
+class ImplicitAdjoint(eqx.Module):
+    """Derivatives by the implicit function theorem: how the linear systems are solved.
+
+    **Arguments:**
+
+    - `linear_solver`: any `lineax.AbstractLinearSolver` (or a `JaxoptSolver`), which then
+        solves one shifted system a pair, projected to the complement of the selected
+        subspace; or `KrylovSylvester(...)` or `DeflatedGMRES(...)`, which solve all pairs
+        at once. `None` takes `KrylovSylvester` for pairs found by `KrylovSchur` or
+        `ShiftInvert`; for those of `Dense` the eigenvectors of the rest, where they are
+        well-conditioned; else `lineax.LU()`.
+    - `preconditioner`: an operator (anything `eigs` takes) approximating `(A − λB)⁻¹` on
+        the selected eigenvalues, for `DeflatedGMRES` and iterative lineax solvers that
+        know the option; it is transposed for transposed systems. Where the system is
+        real, the real part of a complex one is taken. Default: for pairs found by
+        `ShiftInvert` its factor of A − σB.
+    - `rtol`: the backward error `‖residual‖ / (‖A‖ ‖Y‖ + ‖rhs‖)` a solve must reach, in
+        Frobenius norms of the blocks of all pairs: what is asked for of a small column
+        is relative to the largest. It is refined up to twice, then fails. Default:
+        `eps^(2/3)`.
+    - `max_steps`: largest number of products with A in one run of the default
+        `KrylovSylvester`; a solver that is given carries its own.
+
+    Where the default `KrylovSylvester` misses `rtol` in a plain call, the derivative is
+    taken again by `DeflatedGMRES`, with the factor of `ShiftInvert` if there is one, in
+    a program of its own, which the logger `implicit_eig` notes (`INFO`). A compiled
+    program does not carry it, for it would nearly double the time to compile: there
+    say `linear_solver=DeflatedGMRES()`.
+
+    A solve that misses `rtol` raises, as `throw` says. Where it does not, it gives NaN:
+    in forward mode for the pairs whose own systems missed it (left vectors: for all,
+    being dual to all right ones), in reverse mode for the gradient it is part of, which
+    is a sum over the pairs. Members of a batch fail each for itself.
+    """
+
+    linear_solver: lx.AbstractLinearSolver | AbstractSylvesterSolver | None = None
+    preconditioner: lx.AbstractLinearOperator | None = None
+    rtol: float | None = eqx.field(static=True, default=None)
+    max_steps: int | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        allowed = (lx.AbstractLinearSolver, AbstractSylvesterSolver, type(None))
+        if not isinstance(self.linear_solver, allowed):
+            raise TypeError(
+                "`linear_solver` must be a lineax solver or one of this package's; got "
+                f"{self.linear_solver!r}."
+            )
+        if self.rtol is not None:
+            check_real("rtol", self.rtol)
+        if self.max_steps is not None:
+            check_integer("max_steps", self.max_steps, 1)
+            if self.linear_solver is not None:
+                raise ValueError(
+                    "Give a limit on its steps to the linear solver itself; got "
+                    f"`max_steps={self.max_steps}` beside {self.linear_solver!r}."
+                )
+
+    @property
+    def falls_back(self) -> bool:
+        """Whether GMRES takes over where the default solver misses its tolerance."""
+        return self.linear_solver is None and self.max_steps is None
+
+    @quick
+    def bind(
+        self,
+        pencil: Pencil,
+        eigensolver: AbstractEigensolver | None,
+        selection: AbstractSelection,
+        k: int,
+    ) -> "SylvesterSolve":
+        """Chooses the solver for pairs of `pencil` found by `eigensolver`."""
+        solver = self.linear_solver
+        if isinstance(solver, JaxoptSolver) and (k > 1 or not pencil.is_real):
+            # Shifted systems are complex, but for a single real pair.
+            solver.check(complex_dtype(pencil.dtype))
+        if isinstance(solver, lx.AbstractLinearSolver):
+            solver = Columnwise(solver)
+        elif solver is None:
+            solver = self._choose(pencil, eigensolver)
+        preconditioner = None
+        if self.preconditioner is not None:
+            structure = pencil.operator.in_structure()
+            operator = as_operator(self.preconditioner, structure, name="preconditioner")
+            preconditioner = Pencil(operator, None)
+            if preconditioner.n != pencil.n:
+                raise ValueError(
+                    f"`preconditioner` has order {preconditioner.n}, the operator "
+                    f"{pencil.n}."
+                )
+        eps = float(jnp.finfo(pencil.dtype).eps)
+        rtol = eps ** (2 / 3) if self.rtol is None else self.rtol
+        return SylvesterSolve(solver, preconditioner, selection, k, rtol)
+
+    @quick
+    def _choose(
+        self, pencil: Pencil, eigensolver: AbstractEigensolver | None
+    ) -> AbstractSylvesterSolver:
+        if isinstance(eigensolver, KrylovSchur):
+            run = eigensolver
+        elif isinstance(eigensolver, ShiftInvert):
+            run = eigensolver.inner
+        elif isinstance(eigensolver, Dense):
+            return _EIGENBASIS
+        elif (
+            isinstance(pencil.operator, lx.MatrixLinearOperator)
+            or pencil.mass is not None
+            or pencil.n <= 1000
+        ):
+            return Columnwise(lx.LU())
+        else:
+            run = KrylovSchur()
+        m, restarts = run.krylov_dim, run.max_restarts
+        if self.max_steps is not None:
+            restarts = max(1, self.max_steps // max(1, (m or 20) // 2))
+        return _krylov_sylvester(
+            krylov_dim=m, max_restarts=restarts, repeated=run.repeated
+        )
+
+
+# Made once: a plain call would pay for each.
+_EIGENBASIS = Eigenbasis()
+_krylov_sylvester = functools.lru_cache(KrylovSylvester)
+
+# Stands for the backward error of what is not finite.
+_NO_ANSWER = 1e30
+
+
+class Solved(NamedTuple):
+    """The solution of a system, which pairs missed their tolerance, and the backward
+    error of a block that did, zero of one that did not."""
+
+    solution: Inexact[Array, "n m"]
+    failed: Bool[Array, " m"]
+    error: Float[Array, ""]
+
+
+@record
+class SylvesterSolve:
+    """A solver with its orders: `solve(system, rhs)` solves, checks, refines, reports."""
+
+    solver: AbstractSylvesterSolver
+    preconditioner: Pencil | Inverse | None
+    selection: AbstractSelection
+    k: int = eqx.field(static=True)
+    rtol: float = eqx.field(static=True)
+    transformation: AbstractTransformation | None = None
+    norm: Float[Array, "*m"] | None = None  # ‖A‖ + |λ| ‖B‖, of each pair
+    residuals: Float[Array, " m"] | None = None
+    digits: float = eqx.field(static=True, default=0.01)  # fewer than two are none
+
+    def for_block(self, block: InvariantBlock) -> "SylvesterSolve":
+        """Once the pairs are known: with what their eigensolver leaves behind."""
+        selection, preconditioner = self.selection, self.preconditioner
+        if selection.target() is not None:
+            # Overlaps mean nothing to an augmented operator: look for the eigenvalues.
+            values = block.eigenvalues
+            selection = Known(jnp.where(block.active, values, values[0]))
+        transformation = block.transformation
+        if preconditioner is None and isinstance(transformation, ShiftInverted):
+            preconditioner = transformation.inverse
+        return dataclasses.replace(
+            self,
+            solver=self.solver.for_block(block),
+            selection=selection,
+            preconditioner=preconditioner,
+            transformation=transformation,
+            norm=block.norm
+            + jnp.where(block.active, jnp.abs(block.eigenvalues), 0) * block.mass_norm,
+            residuals=jnp.where(block.active, block.residuals, 0),
+        )
+
+    def whatever(self) -> "SylvesterSolve":
+        """The same, for which answers without a digit are answers too."""
+        solver = self.solver
+        if isinstance(solver, Columnwise):
+            solver = Columnwise(solver.linear_solver)
+        return dataclasses.replace(self, solver=solver, digits=float("inf"))
+
+    def transpose(self) -> "SylvesterSolve":
+        def transposed(x):
+            return None if x is None else x.transpose()
+
+        return dataclasses.replace(
+            self,
+            solver=self.solver.transpose(),
+            preconditioner=transposed(self.preconditioner),
+            transformation=transposed(self.transformation),
+        )
+
+    def __call__(
+        self,
+        system: ProjectedSylvester,
+        rhs: Inexact[Array, "n m"],
+        frame: "Frame | None" = None,
+    ) -> "Solved":
+        """The solution, and what of it missed the tolerance: which pairs, where the
+        `frame` of the system's matrix is given, else all or none.
+
+        A right side that is not finite has no solution and fails nothing: NaN.
+        """
+
+        def step(state):
+            y, residual, dropped, _, rounds = state
+            y = y + self.solver.solve(
+                system,
+                residual,
+                selection=self.selection,
+                k=self.k,
+                preconditioner=self.preconditioner,
+                transformation=self.transformation,
+                rtol=self.rtol,
+            )
+            # The part along the border comes from the right side's rounding only.
+            y, right = system.restrict(y), rhs
+            if frame is not None:
+                # In rounding errors of a huge answer without a digit, and of what was
+                # made of rounding errors, those of the other pairs are lost.
+                dropped = dropped | jnp.isinf(self.judge(system, y, 0 * rhs, rhs, frame))
+                y = y - frame.part(y, dropped)
+                right = rhs - frame.part(rhs, dropped)
+            residual = right - system.mm(y)
+            error = self.judge(system, y, residual, right)
+            return y, residual, dropped, error, rounds + 1
+
+        def missed(state):
+            *_, error, rounds = state
+            return (rounds == 0) | ((error > self.rtol) & (rounds < 3))
+
+        rhs = system.project(rhs)
+        finite = jnp.all(jnp.isfinite(rhs))
+        rhs = jnp.where(finite, rhs, 0)
+        asked = jnp.ones(rhs.shape[1:], bool)
+        if frame is not None:
+            asked = _asked(frame.sizes(rhs), rhs)
+        infinite = jnp.asarray(jnp.inf, rhs.real.dtype)
+        init = (jnp.zeros_like(rhs), rhs, ~asked, infinite, jnp.asarray(0))
+        y, residual, dropped, error, _ = jax.lax.while_loop(missed, step, init)
+        failed = jnp.broadcast_to(~(error <= self.rtol), asked.shape)
+        if frame is not None:
+            by_pair = self.judge(system, y, residual, rhs, frame)
+            none = asked & (dropped | jnp.isinf(by_pair))
+            failed = none | (asked & failed & ~(by_pair <= self.rtol))
+            error = jnp.where(jnp.any(none), jnp.inf, error)
+        error = jnp.where(jnp.isfinite(error), error, _NO_ANSWER)
+        error = jnp.where(jnp.any(failed), error, 0)
+        return Solved(jnp.where(finite, y, jnp.nan), failed, error)
+
+    def judge(
+        self,
+        system: ProjectedSylvester,
+        y: Inexact[Array, "n m"],
+        residual: Inexact[Array, "n m"],
+        rhs: Inexact[Array, "n m"],
+        frame: "Frame | None" = None,
+    ) -> Float[Array, "..."]:
+        """‖residual‖ / (‖A‖ ‖Y‖ + ‖rhs‖) of the whole block, or of each pair in its
+        `frame`, with a lower bound for ‖A‖; infinite where no digit is known.
+
+        Not relative to the right side alone: nearly tied neighbours make the solution,
+        not the error, large. Not column by column: a loss on one pair leaves rounding
+        errors for the others' right sides, which no solver can solve to their own size.
+        Nor below the rounding of a product with A − λB, far from whose norm the pairs may
+        be.
+
+        The pairs are those of A + E, with ‖E‖ their residual or rounding, which changes Y
+        by `sep⁻¹ ‖E‖ ‖Y‖`; and sep ≤ ‖rhs‖ / ‖Y‖. So where ‖E‖ ‖Y‖ is as large as the
+        right side, or the residual is, Y is as good as unknown: the selected eigenvalue
+        is one of the others to within rounding, or in effect so for its non-normality.
+        """
+        sizes = jnp.linalg.norm if frame is None else frame.sizes
+        size, error, right = sizes(y), sizes(residual), sizes(rhs)
+        norm = jnp.maximum(system.scale, sizes(rhs - residual) / _nonzero(size))
+        eps = float(jnp.finfo(rhs.dtype).eps)
+        known, least = eps * norm, norm
+        if self.norm is not None:
+            rounded = eps * (jnp.max(self.norm) if frame is None else self.norm)
+            known = jnp.maximum(known, rounded)
+            least = jnp.maximum(norm, 100 * rounded / self.rtol)
+        if self.residuals is not None:
+            worst = jnp.max(self.residuals)
+            known = jnp.maximum(known, worst if frame is None else self.residuals)
+        lost = jnp.maximum(known * size, error) > self.digits * right
+        lost = lost & _asked(right, rhs)
+        # In eigen-coordinates the block decouples: the derivative of pair i follows from
+        # `Y w_i` alone, which solves a system of its own with the residual `R w_i`. (Not
+        # so the columns of Y: one that failed spoils those it is coupled to.) What is
+        # asked for of a small right side is relative to the block's; but not to the
+        # block's solution, in which a column that failed may be of any size.
+        error = error / _nonzero(least * size + jnp.linalg.norm(rhs))
+        return jnp.where(lost, jnp.inf, error)
+
+
+def _nonzero(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    return jnp.where(x > 0, x, 1)
+
+
+def _asked(right: Float[Array, "..."], rhs: Inexact[Array, "n m"]) -> Bool[Array, "..."]:
+    """Which parts of a right side are more than the rounding errors of it, and of the
+    coordinates it is taken apart in."""
+    rounding = float(jnp.finfo(rhs.dtype).eps) ** 0.75
+    return right > rounding * jnp.linalg.norm(rhs)
+
+
+class Frame(eqx.Module):
+    """The eigenvectors W of a system's matrix, of unit norm, and W⁻¹."""
+
+    vectors: Complex[Array, "m m"]
+    inverse: Complex[Array, "m m"]
+
+    @classmethod
+    def of(cls, coordinates: Complex[Array, "m m"], active: Bool[Array, " m"]) -> "Frame":
+        both = active[:, None] & active[None, :]
+        w = jnp.where(both, coordinates, jnp.eye(active.size, dtype=coordinates.dtype))
+        w = times_real(w, 1 / jnp.linalg.norm(w, axis=0))
+        return cls(w, inv(w))
+
+    def transpose(self) -> "Frame":
+        """That of Lᵀ."""
+        size = jnp.linalg.norm(self.inverse, axis=1)
+        rows = times_real(self.vectors.T, size[:, None])
+        return Frame(times_real(self.inverse.T, 1 / size), rows)
+
+    def sizes(self, y: Inexact[Array, "n m"]) -> Float[Array, " m"]:
+        return jnp.linalg.norm(times(y, self.vectors), axis=0)
+
+    def part(
+        self, y: Inexact[Array, "n m"], which: Bool[Array, " m"]
+    ) -> Inexact[Array, "n m"]:
+        """What the pairs `which` contribute to Y."""
+        inside = self.vectors @ jnp.where(which[:, None], self.inverse, 0)
+        return times(y, inside) if jnp.iscomplexobj(y) else y @ inside.real

@@ -1,0 +1,30 @@
+"""Which eigenvalues are wanted, and of which operator: A, B⁻¹A or (A − σB)⁻¹B."""
+
+from .inverse import (
+    default_linear_solver as default_linear_solver,
+    factorises as factorises,
+    Inverse as Inverse,
+    shift_dtype as shift_dtype,
+    ShiftedPencil as ShiftedPencil,
+)
+from .transformation import (
+    AbstractTransformation as AbstractTransformation,
+    Direct as Direct,
+    MassInverted as MassInverted,
+    ShiftInverted as ShiftInverted,
+)
+from .which import (
+    AbstractSelection as AbstractSelection,
+    as_selection as as_selection,
+    as_shift as as_shift,
+    BothEnds as BothEnds,
+    check_direction as check_direction,
+    check_vector as check_vector,
+    Known as Known,
+    Named as Named,
+    Nearest as Nearest,
+    order as order,
+    Overlap as Overlap,
+    rescaled_shift as rescaled_shift,
+    Shifted as Shifted,
+)

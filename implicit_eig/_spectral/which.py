@@ -1,0 +1,418 @@
+"""Which eigenvalues are wanted, and in which order they come back."""
+
+import abc
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, Int, Num, PyTree
+
+from .._operator import complex_dtype, Domain, times_real
+from .._program import TracedFunction
+
+
+class AbstractSelection(eqx.Module):
+    """Ranks eigenvalues: the largest keys are wanted."""
+
+    @abc.abstractmethod
+    def keys(
+        self,
+        eigenvalues: Complex[Array, " m"],
+        overlaps: Float[Array, " m"] | None,
+        is_real: bool,
+    ) -> Float[Array, " m"]:
+        """A real key for each eigenvalue, the largest first.
+
+        `overlaps` are |⟨target, v⟩|/‖v‖ where the selection has a `target`, and
+        `is_real` tells that the operator is real, so that eigenvalues come in
+        conjugate pairs.
+        """
+
+    @property
+    def keeps_pairs(self) -> bool:
+        """Whether a real operator's conjugate pairs are wanted as pairs."""
+        return True
+
+    def target(self) -> Inexact[Array, " n"] | None:
+        """A vector whose overlaps with the eigenvectors `keys` asks for."""
+        return None
+
+    def seen(self, eigenvalues: Complex[Array, " m"]) -> Complex[Array, " m"]:
+        """The eigenvalues by whose real and imaginary parts equal keys are sorted."""
+        return eigenvalues
+
+    def is_meant(
+        self,
+        selected: Complex[Array, " k"],
+        others: Complex[Array, " k"] | None,
+        is_real: bool,
+    ) -> Bool[ArrayLike, ""]:
+        """Whether this says which eigenvalues are wanted: no target that is NaN, inf or
+        zero, no selected key that is NaN or the least there is, no other one that is the
+        largest."""
+        target = self.target()
+        if target is not None:
+            return jnp.all(jnp.isfinite(target))
+        best = self.keys(selected, None, is_real)
+        meant = jnp.all((best > -jnp.inf) | ~jnp.isfinite(selected))
+        if others is not None:
+            meant = meant & ~jnp.any(self.keys(others, None, is_real) == jnp.inf)
+        return meant
+
+    def rescaled(self, size: Float[Array, ""]) -> "AbstractSelection":
+        """Ranks λ / size as this one ranks λ."""
+        return Rescaled(self, size)
+
+    def is_extreme(self, is_real: bool) -> bool:
+        """Whether the wanted eigenvalues stand at the rim of every spectrum, where a
+        Krylov space finds them first. If not, it may have seen none that is better
+        because it has not come to see it: `RESULTS.unconfirmed`."""
+        del is_real
+        return False
+
+
+class Named(AbstractSelection):
+    name: str = eqx.field(static=True)
+
+    def keys(self, eigenvalues, overlaps, is_real):
+        del overlaps
+        # A real operator's pair shares one |imag|: both count as extreme, as in ARPACK.
+        imag = jnp.abs(eigenvalues.imag) if is_real else eigenvalues.imag
+        part = {"M": jnp.abs(eigenvalues), "R": eigenvalues.real, "I": imag}
+        key = part[self.name[1]]
+        return key if self.name[0] == "L" else -key
+
+    def is_meant(self, selected, others, is_real):
+        return True
+
+    def rescaled(self, size):
+        del size
+        return self
+
+    def is_extreme(self, is_real):
+        # The least imaginary part is one end of the spectrum, the least modulus of it
+        # is the middle.
+        return self.name != "SM" and not (self.name == "SI" and is_real)
+
+
+class BothEnds(AbstractSelection):
+    """Real eigenvalues from both ends of the spectrum in turns, the largest first. It
+    is their places that count: copies of one have different ones."""
+
+    def keys(self, eigenvalues, overlaps, is_real):
+        del overlaps, is_real
+        place = jnp.argsort(jnp.argsort(eigenvalues.real))
+        from_above, from_below = eigenvalues.size - 1 - place, place
+        return -jnp.minimum(2 * from_above, 2 * from_below + 1).astype(
+            eigenvalues.real.dtype
+        )
+
+    def is_extreme(self, is_real):
+        return True
+
+
+class _Callable(AbstractSelection):
+    fn: Callable[..., Any]
+
+    def keys(self, eigenvalues, overlaps, is_real):
+        del overlaps, is_real
+        keys = jax.vmap(self.fn)(eigenvalues)
+        if (
+            not isinstance(keys, Array)
+            or jnp.iscomplexobj(keys)
+            or keys.shape != eigenvalues.shape
+        ):
+            got = jax.tree_util.tree_map(jax.typeof, keys)
+            raise TypeError(
+                "`which(λ)` must return one real number; got "
+                f"{got} for {jax.typeof(eigenvalues)}."
+            )
+        return keys.astype(eigenvalues.real.dtype)
+
+
+class Nearest(AbstractSelection):
+    """The eigenvalues nearest to `sigma`, nearest first."""
+
+    sigma: Num[Array, ""]
+
+    def __init__(self, sigma: ArrayLike):
+        self.sigma = as_shift(sigma)
+
+    @property
+    def keeps_pairs(self):
+        # Of a pair one member is near a complex target, the other one is not.
+        return not jnp.iscomplexobj(self.sigma)
+
+    def keys(self, eigenvalues, overlaps, is_real):
+        del overlaps, is_real
+        return -jnp.abs(eigenvalues - self.sigma.astype(eigenvalues.dtype))
+
+    def rescaled(self, size):
+        return Nearest(rescaled_shift(self.sigma, size))
+
+
+def rescaled_shift(sigma: Num[Array, ""], size: Float[Array, ""]) -> Num[Array, ""]:
+    return times_real(sigma, 1 / size.astype(jnp.finfo(sigma.dtype).dtype))
+
+
+def as_shift(sigma: ArrayLike) -> Num[Array, ""]:
+    """σ as an array, refused where it is not one finite number; real where it is."""
+    sigma = jnp.asarray(sigma)
+    if sigma.shape != ():
+        raise ValueError(f"`sigma` must be one number; got shape {sigma.shape}.")
+    if not isinstance(sigma, Tracer):
+        known = np.asarray(sigma)
+        if not np.isfinite(known):
+            raise ValueError(f"`sigma` must be finite; got {sigma}.")
+        if np.iscomplexobj(known) and np.imag(known) == 0:
+            sigma = jnp.asarray(np.real(known))
+    return sigma if jnp.issubdtype(sigma.dtype, jnp.inexact) else sigma * 1.0
+
+
+class Overlap(AbstractSelection):
+    """The pairs whose eigenvectors overlap most with `v`: `|vᴴx| / (‖v‖ ‖x‖)`.
+
+    Follows one mode through a path of parameters, also where eigenvalues cross. `v` is
+    a vector of the operator's domain, of its dtype or complex; it carries no derivative.
+
+    With a gauge made of the same vector the phase is followed too: a path of vectors as
+    smooth as the operator's, also where the default gauge jumps from one largest entry
+    to another.
+
+    !!! Example
+
+        ```python
+        import jax, jax.numpy as jnp, implicit_eig as ieig
+
+        def matrix(t):  # the eigenvalues t and 1 − t cross at 1/2
+            t, one = jnp.asarray(t, complex), jnp.asarray(1, complex)
+            s = jnp.array([[one, 0.3j * t], [0.5j + t, one]])
+            return s @ jnp.diag(jnp.array([t, 1 - t])) @ jnp.linalg.inv(s)
+
+        @jax.jit
+        def follow(t, v):
+            gauge = ieig.Functional(v / jnp.vdot(v, v))  # the component along v is one
+            s = ieig.eigs(matrix(t), 1, ieig.Overlap(v), gauge=gauge)
+            return s.eigenvalues[0], s.eigenvectors[:, 0]
+
+        v = jnp.array([1.0, 0.5j])
+        for t in jnp.linspace(0.0, 1.0, 8):
+            w, v = follow(t, v)
+            assert abs(w.real - t) < 1e-5
+        ```
+    """
+
+    v: PyTree[Inexact[Array, "..."]]
+
+    def keys(self, eigenvalues, overlaps, is_real):
+        del eigenvalues, is_real
+        assert overlaps is not None
+        return overlaps
+
+    def target(self):
+        v = Domain.of(jax.eval_shape(lambda: self.v)).flatten(self.v)
+        v = jax.lax.stop_gradient(v)
+        # The square of a small or large entry would under- or overflow.
+        v = v / jnp.max(jnp.abs(v)).astype(v.dtype)
+        return v / jnp.linalg.norm(v).astype(v.dtype)
+
+    def rescaled(self, size):
+        del size
+        return self
+
+
+class Known(AbstractSelection):
+    """The eigenvalues already known, found again."""
+
+    eigenvalues: Complex[Array, " k"]
+
+    def keys(self, eigenvalues, overlaps, is_real):
+        del overlaps, is_real
+        known = self.eigenvalues.astype(eigenvalues.dtype)
+        return -jnp.min(jnp.abs(eigenvalues[:, None] - known), axis=1)
+
+    def rescaled(self, size):
+        return Known(times_real(self.eigenvalues, 1 / size))
+
+
+class Rescaled(AbstractSelection):
+    """Ranks λ / size as `inner` ranks λ."""
+
+    inner: AbstractSelection
+    size: Float[Array, ""]
+
+    def keys(self, eigenvalues, overlaps, is_real):
+        return self.inner.keys(times_real(eigenvalues, self.size), overlaps, is_real)
+
+    @property
+    def keeps_pairs(self):
+        return self.inner.keeps_pairs
+
+    def target(self):
+        return self.inner.target()
+
+    def is_extreme(self, is_real):
+        return self.inner.is_extreme(is_real)
+
+
+class Shifted(AbstractSelection):
+    """Ranks θ = 1 / (λ − σ) as `inner` ranks λ."""
+
+    inner: AbstractSelection
+    sigma: Num[Array, ""]
+
+    def keys(self, eigenvalues, overlaps, is_real):
+        return self.inner.keys(self.seen(eigenvalues), overlaps, is_real)
+
+    def target(self):
+        return self.inner.target()
+
+    def seen(self, eigenvalues):
+        return unshifted(eigenvalues, self.sigma)
+
+    def is_extreme(self, is_real):
+        # What is nearest to the shift has the largest θ.
+        del is_real
+        return isinstance(self.inner, Nearest)
+
+
+def unshifted(theta: Complex[Array, " m"], sigma: Num[Array, ""]) -> Complex[Array, " m"]:
+    """λ of θ = 1 / (λ − σ); NaN where θ = 0 and λ is infinite."""
+    zero = theta == 0
+    values = sigma.astype(theta.dtype) + 1 / jnp.where(zero, 1, theta)
+    return jnp.where(zero, jnp.nan, values)
+
+
+_NAMES = ("LM", "SM", "LR", "SR", "LI", "SI")
+
+
+def as_selection(which: Any, domain: Domain) -> AbstractSelection:
+    if isinstance(which, Overlap):
+        check_vector(which.v, domain, "the vector of `Overlap`")
+        check_direction(domain.flatten(which.v), "the vector of `Overlap`")
+        return which
+    if isinstance(which, AbstractSelection):
+        return which
+    if isinstance(which, str):
+        if which not in _NAMES:
+            raise ValueError(
+                f"`which` must be one of {', '.join(_NAMES)}, a callable, `Nearest` or "
+                f"`Overlap`; got {which!r}."
+            )
+        return _named(which)
+    if callable(which):
+        value = jax.ShapeDtypeStruct((), complex_dtype(domain.dtype))
+        return _Callable(TracedFunction.of(which, value))
+    raise TypeError(
+        f"`which` must be one of {', '.join(_NAMES)}, a callable, `Nearest` or "
+        f"`Overlap`; got {which!r}."
+    )
+
+
+# Made once: a plain call would pay for each.
+_named = functools.cache(Named)
+
+
+def check_vector(v: Any, domain: Domain, name: str) -> None:
+    """Refuses what is not a vector of the operator's domain."""
+    leaves, treedef = jax.tree_util.tree_flatten(v)
+    shapes = [jnp.shape(leaf) for leaf in leaves]
+    if treedef != domain.treedef or shapes != [s.shape for s in domain.leaves]:
+        raise ValueError(
+            f"{name} must be a vector of the operator's domain, of shape "
+            f"{[s.shape for s in domain.leaves]}; got {shapes}."
+        )
+
+
+def check_direction(v: Array, name: str) -> None:
+    """Refuses a vector without a direction, where its values are known."""
+    if isinstance(v, Tracer):
+        return
+    # No `np.asarray`: parts of v may be on other hosts. A constant of a program that is
+    # just being traced is known as well.
+    with jax.ensure_compile_time_eval():
+        finite, direction = jnp.all(jnp.isfinite(v)), jnp.any(v != 0)
+    if not finite:
+        raise ValueError(f"{name} contains NaN or inf.")
+    if not direction:
+        raise ValueError(f"{name} is zero: it must have a direction.")
+
+
+class Order(eqx.Module):
+    """A permutation of eigenvalues, best first, conjugate pairs kept together."""
+
+    permutation: Int[Array, " m"]
+    second: Bool[Array, " m"]  # after the permutation: partner of the one before
+
+
+def order(
+    selection: AbstractSelection,
+    eigenvalues: Complex[Array, " m"],
+    overlaps: Float[Array, " m"] | None,
+    is_real: bool,
+    accuracy: Float[Array, " m"],
+) -> Order:
+    """Sorts by key. Keys that the `accuracy` of their eigenvalues cannot tell apart (±λ
+    under "LM", an imaginary spectrum under "LR") are sorted by real part, then by
+    imaginary part, the largest first, so that rounding decides nothing. Of a real
+    operator's conjugate pair the better one comes first, at equal keys the one with
+    positive imaginary part, and nothing comes between them.
+
+    An eigenvalue has for its key an interval. Its place is the number of those that are
+    better for certain: two that can be told apart are never turned round, however many
+    stand between them (Fishburn's interval orders).
+
+    For a real operator the eigenvalues must come as LAPACK's `geev` gives them, partners
+    side by side. NaN sorts last.
+    """
+    index, seen = jnp.arange(eigenvalues.size), selection.seen(eigenvalues)
+    lowest, highest = _intervals(selection, eigenvalues, overlaps, is_real, accuracy)
+    first = behind = jnp.zeros_like(index)
+    if is_real:
+        # The second of a pair by position; geev puts the positive imaginary part first,
+        # which may be that of 1 / (λ − σ) where λ is `seen`.
+        up, down = eigenvalues.imag > 0, eigenvalues.imag < 0
+
+        def partner(x: Array) -> Array:
+            return jnp.where(up, jnp.roll(x, -1), jnp.where(down, jnp.roll(x, 1), x))
+
+        better = lowest > partner(highest)
+        behind = (partner(better) | (~better & (seen.imag < 0))).astype(index.dtype)
+        lowest, highest = (jnp.maximum(x, partner(x)) for x in (lowest, highest))
+        seen = jnp.where(down, jnp.roll(seen, 1), seen)
+        first = index - down.astype(index.dtype)
+    place = jnp.sum(lowest[None, :] > highest[:, None], axis=1, dtype=index.dtype)
+    # Of equal real parts, which differ by rounding, imaginary parts decide.
+    tilted = seen.real + jnp.finfo(seen.dtype).eps ** 0.5 * seen.imag
+    _, _, first, _, permutation = jax.lax.sort(
+        (place, -tilted, first, behind, index), num_keys=4
+    )
+    second = (first[1:] == first[:-1]) & is_real
+    return Order(permutation, jnp.concatenate([jnp.zeros(1, bool), second]))
+
+
+def _intervals(
+    selection: AbstractSelection,
+    eigenvalues: Complex[Array, " m"],
+    overlaps: Float[Array, " m"] | None,
+    is_real: bool,
+    accuracy: Float[Array, " m"],
+) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
+    """The least and the largest key of what an eigenvalue may be: itself, or as far off
+    as its `accuracy`, in four directions."""
+    around = jnp.asarray([0, 1, -1, 1j, -1j], eigenvalues.dtype)[:, None]
+    near = eigenvalues[None, :] + around * accuracy.astype(around.dtype)[None, :]
+    if overlaps is not None:
+        # A vector is at best as accurate as its eigenvalue, relative to all of them.
+        size = jnp.max(jnp.where(jnp.isnan(eigenvalues), 0, jnp.abs(eigenvalues)))
+        size = jnp.where(size > 0, size, 1)
+        change = (around.real + around.imag) * (accuracy / size)[None, :]
+        overlaps = (overlaps[None, :] + change).ravel()
+    keys = selection.keys(near.ravel(), overlaps, is_real).reshape(near.shape)
+    keys = jnp.where(jnp.isnan(keys), -jnp.inf, keys)
+    return jnp.min(keys, axis=0), jnp.max(keys, axis=0)

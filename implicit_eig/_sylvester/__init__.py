@@ -1,0 +1,10 @@
+"""Who solves the bordered Sylvester systems."""
+
+from .columnwise import Columnwise as Columnwise
+from .deflated_gmres import DeflatedGMRES as DeflatedGMRES
+from .eigenbasis import Eigenbasis as Eigenbasis
+from .krylov_sylvester import KrylovSylvester as KrylovSylvester
+from .system import (
+    AbstractSylvesterSolver as AbstractSylvesterSolver,
+    ProjectedSylvester as ProjectedSylvester,
+)

@@ -1,0 +1,128 @@
+"""The linear system behind every derivative, as its solvers see it."""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Inexact
+
+from .._eigensolver import InvariantBlock
+from .._operator import Pencil
+from .._spectral import AbstractSelection, AbstractTransformation, Inverse
+
+
+class ProjectedSylvester(eqx.Module):
+    """Y ↦ P (A Q Y − B Q Y L) + τ E Cᴴ Y,  Q = I − C Cᴴ,  P = I − E Eᴴ.
+
+    A square nonsingular map of n×m blocks; on right sides in the range of P the
+    solution lies in the range of Q. The class is closed under transposition, so a
+    solver for it solves tangents and cotangents. Columns of C and E that are not in use
+    are zero.
+    """
+
+    pencil: Pencil
+    # The bases row by row: XLA would turn them round for every product with a vector.
+    _domain_rows: Inexact[Array, "m n"]
+    _range_rows: Inexact[Array, "m n"]
+    matrix: Inexact[Array, "m m"]  # L
+    scale: Float[Array, ""]  # τ
+
+    def __init__(
+        self,
+        pencil: Pencil,
+        domain_basis: Inexact[Array, "n m"],
+        range_basis: Inexact[Array, "n m"],
+        matrix: Inexact[Array, "m m"],
+        scale: Float[Array, ""],
+    ):
+        self.pencil, self.matrix, self.scale = pencil, matrix, scale
+        self._domain_rows, self._range_rows = domain_basis.T, range_basis.T
+
+    @property
+    def domain_basis(self) -> Inexact[Array, "n m"]:  # C
+        return self._domain_rows.T
+
+    @property
+    def range_basis(self) -> Inexact[Array, "n m"]:  # E
+        return self._range_rows.T
+
+    @property
+    def active(self) -> Bool[Array, " m"]:
+        """Which columns are in use."""
+        return jnp.any(self.domain_basis != 0, axis=0)
+
+    def restrict(self, y: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+        """Q y."""
+        return y - times(self.domain_basis, dot(self.domain_basis, y))
+
+    def project(self, y: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+        """P y."""
+        return y - times(self.range_basis, dot(self.range_basis, y))
+
+    def border(self, y: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+        """τ E Cᴴ y."""
+        inside = dot(self.domain_basis, y)
+        return self.scale.astype(y.dtype) * times(self.range_basis, inside)
+
+    def mm(self, y: Inexact[Array, "n m"]) -> Inexact[Array, "n m"]:
+        q = self.restrict(y)
+        outside = self.pencil.mm(q) - self.pencil.mass_mm(q) @ self.matrix
+        return self.project(outside) + self.border(y)
+
+    def transpose(self) -> "ProjectedSylvester":
+        return ProjectedSylvester(
+            self.pencil.transpose(),
+            self.range_basis.conj(),
+            self.domain_basis.conj(),
+            self.matrix.T,
+            self.scale,
+        )
+
+
+def dot(basis: Array, y: Array) -> Array:
+    """Cᴴ y, without a complex copy of a real basis."""
+    if jnp.iscomplexobj(y) and not jnp.iscomplexobj(basis):
+        return jax.lax.complex(basis.T @ y.real, basis.T @ y.imag)
+    # Not a conjugate copy of the basis.
+    return (basis.T @ y.conj()).conj()
+
+
+def times(basis: Array, h: Array) -> Array:
+    if jnp.iscomplexobj(h) and not jnp.iscomplexobj(basis):
+        return jax.lax.complex(basis @ h.real, basis @ h.imag)
+    return basis @ h
+
+
+class AbstractSylvesterSolver(eqx.Module):
+    """Solves `ProjectedSylvester` systems, all columns in one call.
+
+    What comes back is checked by its backward error and refined by whoever calls, so a
+    solver may return whatever it reached.
+    """
+
+    @abc.abstractmethod
+    def solve(
+        self,
+        system: ProjectedSylvester,
+        rhs: Inexact[Array, "n m"],
+        *,
+        selection: AbstractSelection,
+        k: int,
+        preconditioner: Pencil | Inverse | None,
+        transformation: AbstractTransformation | None = None,
+        rtol: float,
+    ) -> Inexact[Array, "n m"]:
+        """`selection` and `k` are those by which the pairs were found, and
+        `transformation` that of the Krylov run which found them, if one did, so that a
+        solver can find the same part of the spectrum again; `preconditioner` approximates
+        `(A − λB)⁻¹`; `rtol` is the backward error aimed at."""
+
+    def for_block(self, block: InvariantBlock) -> "AbstractSylvesterSolver":
+        """Once the pairs are known: with what their eigensolver leaves behind."""
+        del block
+        return self
+
+    def transpose(self) -> "AbstractSylvesterSolver":
+        """The solver for the transposed systems; most are their own."""
+        return self

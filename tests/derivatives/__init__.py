@@ -1,0 +1,1 @@
+"""Derivatives are right, in every mode and order, or NaN where there are none."""

@@ -1,0 +1,1 @@
+"""What runs: counts, memory, programs compiled once, failures said where they are seen."""

@@ -1,0 +1,143 @@
+"""What is left to the host on a GPU, counted in programs lowered for one; and the script
+that measures there, on the CPU."""
+
+import collections
+import json
+import types
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax._src.lax import linalg
+from jax.interpreters import mlir
+
+import implicit_eig as ieig
+from benchmarks import gpu
+from tools.host_work import host_work, Work
+
+
+CALLBACK, EIG = "xla_ffi_python_gpu_callback", "cuhybrid_eig_real"
+
+
+@pytest.fixture(autouse=True)
+def _callbacks_lower_without_a_gpu(monkeypatch):
+    """Their lowering asks for the backend, which only TPUs need."""
+    monkeypatch.setattr(mlir.ModuleContext, "get_backend", lambda *_, **__: None)
+
+
+def test_counts_by_loop_and_branch():
+    number = jax.ShapeDtypeStruct((), jnp.float64)
+
+    def callback(x):
+        return jax.pure_callback(lambda x: x, number, x)
+
+    def step(x):
+        x = jax.lax.cond(x > 0, callback, lambda x: x, x)
+        return x + jnp.sum(jnp.linalg.eigvals(x * jnp.ones((2, 2))).real)
+
+    def program(x):
+        x = jax.jit(callback)(callback(x))
+        return jax.lax.while_loop(lambda x: x < 9, step, x)
+
+    assert host_work(program, number) == {
+        Work(CALLBACK, 0, False): 2,
+        Work(CALLBACK, 1, True): 1,
+        Work(EIG, 1, False): 1,
+        Work("predicate", 1, False): 2,  # of the loop, and of the branch in it
+    }
+
+
+def growth(rates):
+    """A loss with every default that may call back: errors are raised, the phase of the
+    vectors is watched."""
+    step = lambda v: rates * v + 0.3 * jnp.roll(v, 1) + 0.2 * jnp.roll(v, -1)
+    s = ieig.eigs(step, 2, "LR", like=rates)
+    return s.eigenvalues[0].real + jnp.sum(jnp.abs(s.eigenvectors) ** 4)
+
+
+RATES = jax.ShapeDtypeStruct((64,), jnp.float64)
+
+
+def calls(fn):
+    """Those that are made, and those that are made in a branch."""
+    found, made, in_branch = host_work(fn, RATES), collections.Counter(), set()
+    for work, times in found.items():
+        if work.what == "predicate":
+            continue
+        if work.branch:
+            in_branch.add((work.what, work.loops))
+        else:
+            made[work.what, work.loops] += times
+    return made, in_branch
+
+
+def test_a_restart_calls_the_host_for_one_small_eig():
+    made, in_branch = calls(growth)
+    # Loop 1 is that of the restarts. Nothing calls back.
+    assert made == {(EIG, 1): 1}
+    assert not in_branch
+
+
+def test_so_does_one_of_the_adjoint_run():
+    made, in_branch = calls(jax.value_and_grad(growth))
+    # The adjoint's restarts stand in the loop of its refinement.
+    assert made == {(EIG, 1): 1, (EIG, 2): 1}
+    assert not in_branch
+
+
+def test_with_a_recent_cusolver_nothing_is_left_to_the_host(monkeypatch):
+    version = types.SimpleNamespace(cusolver_get_version=lambda: 11701)
+    monkeypatch.setattr(linalg, "cuda_versions", version)
+    made, in_branch = calls(jax.value_and_grad(growth))
+    assert not made and not in_branch
+
+
+def test_dense_vectors_from_the_left_are_the_hosts(monkeypatch):
+    version = types.SimpleNamespace(cusolver_get_version=lambda: 11701)
+    monkeypatch.setattr(linalg, "cuda_versions", version)
+    a = jax.ShapeDtypeStruct((4, 4), jnp.float64)
+    left_to_host = {w.what: times for w, times in host_work(ieig.eig, a).items()}
+    assert EIG not in left_to_host
+    found = host_work(lambda a: ieig.eigs(a, 2).eigenvalues, a)
+    assert found[Work(EIG, 0, False)] == 1
+
+
+@pytest.mark.slow
+def test_script(tmp_path, capsys):
+    path = tmp_path / "gpu.json"
+    gpu.main(["--tiny", "--out", str(path)])
+    data = json.loads(path.read_text())
+    rows = {row["kind"]: row for row in data["rows"]}
+    assert not [row for row in rows.values() if "error" in row]
+    assert rows["eigs value and gradient"]["products"] > 0
+    # A pass reads 21 vectors twice and one twice, and writes one.
+    one, two = (rows[f"orthogonalisation, passes: {p}"] for p in (1, 2))
+    assert one["bytes"] == 8 * 500 * (2 * 21 + 3) and two["bytes"] == 2 * one["bytes"]
+    assert one["share_of_copy"] == pytest.approx(one["GB/s"] / rows["copy"]["GB/s"])
+    assert "not measured on an accelerator" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_passes_are_what_the_row_says(passes):
+    basis, w = gpu.mid_basis(500, passes)
+    rows, w = basis.reshape(basis.shape[0], -1), w.reshape(-1)
+    used = jnp.arange(gpu.DIM + 1) <= gpu.DIM // 2
+    assert jnp.allclose(rows @ rows.T, jnp.diag(used.astype(rows.dtype)))
+    cancelled = jnp.linalg.norm(w - (rows @ w) @ rows) <= jnp.linalg.norm(w) / 2**0.5
+    assert cancelled == (passes == 2)
+
+
+def test_time_that_is_used_up_skips_rows(tmp_path):
+    path = tmp_path / "gpu.json"
+    gpu.main(["--tiny", "--seconds", "0", "--out", str(path)])
+    rows = json.loads(path.read_text())["rows"]
+    assert rows and all("skipped" in row for row in rows)
+
+
+def test_devices_that_disagree_are_an_error():
+    row = {"kind": "eig", "label": "1", "seconds": {"median": 1.0}}
+    theirs = row | {"device": "gpu", "norms": [1.0]}
+    ours = row | {"device": "cpu", "norms": [1.0], "seconds": {"median": 30.0}}
+    assert gpu.compared(ours, [theirs])["ratio"] == 30
+    with pytest.raises(ValueError, match="disagree"):
+        gpu.compared(ours | {"norms": [1.1]}, [theirs])

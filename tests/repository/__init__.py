@@ -1,0 +1,1 @@
+"""The repository: documentation that runs, the build, benchmarks, the design."""
