@@ -13,9 +13,12 @@ from ._eigensolver import InvariantBlock, nonfinite, without
 from ._eigs import solution_of_block, watched_solution
 from ._failure import check_throw, raise_unless_successful, reported, watched
 from ._gauge import AbstractGauge, as_gauge
+from ._nonlinear import as_nonlinear
+from ._nonlinear_eigs import attach_nonlinear
 from ._operator import (
     as_pencil,
     complex_dtype,
+    Domain,
     Pencil,
     pencil_of_moderate_size,
     safe_norm,
@@ -52,14 +55,17 @@ def attach(
     **Arguments:**
 
     - `operator`, `mass`, `like`: as in [`implicit_eig.eigs`][]. `like=None` for a
-        callable takes the shape and dtype of one eigenvector.
+        callable takes the shape and dtype of one eigenvector. A function that does not
+        take such a vector is `T(λ)` of [`implicit_eig.nonlinear_eigs`][], and a tuple of
+        operators the coefficients of [`implicit_eig.polyeig`][].
     - `eigenvalues`: shape `(k,)`, in any order, which is kept.
     - `eigenvectors`: shape `(n, k)` (or the domain's structure with a trailing axis),
         linearly independent, of any scale. Neither carries a derivative. For a real
         operator and real pairs the block is real; of a conjugate pair one member or both
         may be given. Products with a real operator are real ones in either case.
     - `left_eigenvectors`: the same shape, `uᴴA = λuᴴB`, any scale; then gradients of
-        eigenvalues need no linear solve.
+        eigenvalues need no linear solve. (Of `T(λ)` they are computed, where these are
+        given.)
     - `adjoint`, `gauge`, `ties`, `tie_rtol`: as in [`implicit_eig.eigs`][].
     - `polish`: number of Newton steps on the bordered system before anything else, for
         all pairs together; converges quadratically, to different pairs if the given
@@ -102,16 +108,31 @@ def attach(
             f"`eigenvalues` must have shape (k,), k ≥ 1; got {eigenvalues.shape}."
         )
     k = eigenvalues.size
+    nonlinear = None if mass is not None else as_nonlinear(operator, like, eigenvectors)
+    if nonlinear is not None:
+        if ties != "nan" or tie_rtol is not None:
+            raise ValueError("Pairs of `T(λ)` take neither `ties` nor `tie_rtol`.")
+        return attach_nonlinear(
+            nonlinear,
+            eigenvalues,
+            _columns(eigenvectors, nonlinear.domain, k, "eigenvectors"),
+            left=left_eigenvectors is not None,
+            polish=polish,
+            rtol=rtol,
+            adjoint=adjoint,
+            gauge=gauge,
+            throw=throw,
+        )
     if like is None and callable(operator):
         like = jtu.tree_map(
             lambda v: jax.ShapeDtypeStruct(jnp.shape(v)[:-1], jnp.asarray(v).dtype),
             eigenvectors,
         )
     pencil = as_pencil(operator, mass, like)
-    vectors = _columns(eigenvectors, pencil, k, "eigenvectors")
+    vectors = _columns(eigenvectors, pencil.domain, k, "eigenvectors")
     left = None
     if left_eigenvectors is not None:
-        left = _columns(left_eigenvectors, pencil, k, "left_eigenvectors")
+        left = _columns(left_eigenvectors, pencil.domain, k, "left_eigenvectors")
     adjoint = check_adjoint(adjoint)
     known = Known(eigenvalues.astype(complex_dtype(pencil.dtype)))
     solve, gauge = adjoint.bind(pencil, None, known, k), as_gauge(gauge, pencil.domain)
@@ -135,12 +156,12 @@ def attach(
 
 
 def _columns(
-    vectors: PyTree[ArrayLike], pencil: Pencil, k: int, name: str
+    vectors: PyTree[ArrayLike], domain: Domain, k: int, name: str
 ) -> Inexact[Array, "n k"]:
     leaves, treedef = jtu.tree_flatten(vectors)
     leaves = [jnp.asarray(leaf) for leaf in leaves]
-    shapes = [(*s.shape, k) for s in pencil.domain.leaves]
-    if treedef != pencil.domain.treedef or [x.shape for x in leaves] != shapes:
+    shapes = [(*s.shape, k) for s in domain.leaves]
+    if treedef != domain.treedef or [x.shape for x in leaves] != shapes:
         raise ValueError(
             f"`{name}` must have shape {shapes} for {k} eigenvalues; got "
             f"{[x.shape for x in leaves]}."

@@ -10,7 +10,9 @@ import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, Complex, Float, Inexact, PyTree
 
-from ._operator import as_pencil, complex_dtype, Pencil
+from ._nonlinear import as_nonlinear, NonlinearOperator, solver_at
+from ._nonlinear.newton import norm_at
+from ._operator import as_pencil, complex_dtype, Domain, Pencil
 from ._problem import check_adjoint, stop
 from ._program import Program
 from ._rule import ImplicitAdjoint, left_vector, separation, SylvesterSolve
@@ -73,8 +75,10 @@ def diagnose(
 
     - `operator`, `mass`, `like`: what the solution is of, as in
         [`implicit_eig.eigs`][]. `like=None` takes the shape of an eigenvector, and its
-        dtype, which is complex: pass it for a real callable.
-    - `solution`: from `eigs` or `attach`.
+        dtype, which is complex: pass it for a real callable. Or `T(λ)` of
+        [`implicit_eig.nonlinear_eigs`][], or a tuple of the coefficients of
+        [`implicit_eig.polyeig`][].
+    - `solution`: from any of these functions, or from `attach`.
     - `adjoint`: who solves the linear systems, one with A − λB projected. Default: LU for
         matrices and orders up to 1000, else `KrylovSylvester`.
 
@@ -100,59 +104,112 @@ def diagnose(
     """
     if not isinstance(solution, Solution):
         raise TypeError(f"`solution` must be a `Solution`; got {solution!r}.")
+    nonlinear = None
+    if mass is None:
+        nonlinear = as_nonlinear(operator, like, solution.eigenvectors)
+    if nonlinear is not None:
+        _check_space(solution, nonlinear.domain)
+        return _diagnose_nonlinear(*stop((nonlinear, solution, check_adjoint(adjoint))))
     if like is None and callable(operator):
         like = jtu.tree_map(
             lambda v: jax.ShapeDtypeStruct(v.shape[:-1], v.dtype), solution.eigenvectors
         )
     pencil = as_pencil(operator, mass, like)
-    found = [v.shape[:-1] for v in jtu.tree_leaves(solution.eigenvectors)]
-    if found != [s.shape for s in pencil.domain.leaves]:
-        raise ValueError(
-            f"`solution` has eigenvectors of shape {found}, the operator acts on "
-            f"{[s.shape for s in pencil.domain.leaves]}."
-        )
+    _check_space(solution, pencil.domain)
     known = Known(stop(solution.eigenvalues)[:1])
     solve = check_adjoint(adjoint).bind(pencil, None, known, 1)
     return _diagnose(*stop((pencil, solution, solve)))
 
 
+def _check_space(solution: Solution, domain: Domain) -> None:
+    found = [v.shape[:-1] for v in jtu.tree_leaves(solution.eigenvectors)]
+    if found != [s.shape for s in domain.leaves]:
+        raise ValueError(
+            f"`solution` has eigenvectors of shape {found}, the operator acts on "
+            f"{[s.shape for s in domain.leaves]}."
+        )
+
+
 @Program
 def _diagnose(pencil: Pencil, solution: Solution, solve: SylvesterSolve) -> Diagnostics:
     w = solution.eigenvalues.astype(complex_dtype(pencil.dtype))
-    k = w.size
-
-    def flat(vectors: PyTree) -> Complex[Array, "n k"]:
-        leaves = jtu.tree_leaves(vectors)
-        return jnp.concatenate([x.reshape(-1, k) for x in leaves]).astype(w.dtype)
-
-    v = flat(solution.eigenvectors)
+    v = _flat(solution.eigenvectors, w)
     v = v / jnp.linalg.norm(v, axis=0).astype(v.dtype)
     av, bv = pencil.mm(v), pencil.mass_mm(v)
-    residual = jnp.linalg.norm(av - w * bv, axis=0)
     norm_a = _norm(pencil.operator, pencil.mm, av)
     norm_b = _norm(pencil.mass, pencil.mass_mm, bv)
     size = norm_a + jnp.abs(w) * norm_b
 
-    def one(pair: tuple[Array, Array]) -> tuple[Array, Array]:
-        value, x = pair
-        basis, matrix, every = x[:, None], value[None, None], jnp.ones(1, bool)
-        norm = norm_a + jnp.abs(value) * norm_b
+    def one(pair: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        value, x, norm = pair
         own = dataclasses.replace(solve, selection=Known(value[None]), norm=norm)
-        sep = separation(pencil, basis, matrix, every, own)
-        if solution.left_eigenvectors is not None:
-            return sep, jnp.zeros_like(sep)
-        left = left_vector(pencil, basis, matrix, every, own)
-        overlap = jnp.sum(left.conj() * pencil.mass_mm(basis))
-        return sep, jnp.linalg.norm(left) / jnp.abs(overlap)
+        return _of_pair(pencil, value, x, own, solution.left_eigenvectors is None)
 
-    sep, kappa = jax.lax.map(one, (w, v.T))
+    sep, kappa = jax.lax.map(one, (w, v.T, size))
     if solution.left_eigenvectors is not None:
-        u = flat(solution.left_eigenvectors)
+        u = _flat(solution.left_eigenvectors, w)
         kappa = jnp.linalg.norm(u, axis=0) / jnp.abs(jnp.sum(u.conj() * bv, axis=0))
+    residual = jnp.linalg.norm(av - w * bv, axis=0)
+    return _bounds(solution, w, kappa, sep, residual, size, solve.rtol)
+
+
+@Program
+def _diagnose_nonlinear(
+    operator: NonlinearOperator, solution: Solution, adjoint: ImplicitAdjoint
+) -> Diagnostics:
+    """Each pair as one of the pencil T(λ) + μ T′(λ), with μ = 0."""
+    w = solution.eigenvalues.astype(operator.dtype)
+    v = _flat(solution.eigenvectors, w)
+    v = v / jnp.linalg.norm(v, axis=0).astype(v.dtype)
+
+    def one(pair: tuple[Array, Array]) -> tuple[Array, ...]:
+        z, x = pair
+        pencil, size = operator.pencil(z), norm_at(operator, z)
+        residual = jnp.linalg.norm(pencil.mv(x))
+        solve = solver_at(operator, z, jnp.zeros_like(size), adjoint)
+        return *_of_pair(pencil, 0 * z, x, solve, True), residual, size
+
+    sep, kappa, residual, size = jax.lax.map(one, (w, v.T))
+    eps = float(jnp.finfo(size.dtype).eps)
+    rtol = eps ** (2 / 3) if adjoint.rtol is None else adjoint.rtol
+    return _bounds(solution, w, kappa, sep, residual, size, rtol)
+
+
+def _flat(vectors: PyTree, w: Complex[Array, " k"]) -> Complex[Array, "n k"]:
+    leaves = jtu.tree_leaves(vectors)
+    return jnp.concatenate([x.reshape(-1, w.size) for x in leaves]).astype(w.dtype)
+
+
+def _of_pair(
+    pencil: Pencil,
+    value: Complex[Array, ""],
+    x: Complex[Array, " n"],
+    solve: SylvesterSolve,
+    left: bool,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The separation of a pair, and κ if it is asked for."""
+    basis, matrix, every = x[:, None], value[None, None], jnp.ones(1, bool)
+    sep = separation(pencil, basis, matrix, every, solve)
+    if not left:
+        return sep, jnp.zeros_like(sep)
+    u = left_vector(pencil, basis, matrix, every, solve)
+    overlap = jnp.sum(u.conj() * pencil.mass_mm(basis))
+    return sep, jnp.linalg.norm(u) / jnp.abs(overlap)
+
+
+def _bounds(
+    solution: Solution,
+    w: Complex[Array, " k"],
+    kappa: Float[Array, " k"],
+    sep: Float[Array, " k"],
+    residual: Float[Array, " k"],
+    size: Float[Array, " k"],
+    rtol: float,
+) -> Diagnostics:
     eps = jnp.finfo(residual.dtype).eps
     # A residual may be zero; what A is known to is not.
     r = residual + eps * size
-    others = jnp.where(jnp.eye(k, dtype=bool), jnp.inf, jnp.abs(w[:, None] - w))
+    others = jnp.where(jnp.eye(w.size, dtype=bool), jnp.inf, jnp.abs(w[:, None] - w))
     gap = jnp.min(others, axis=1)
     if solution._outside is not None:
         beyond = jnp.abs(w - solution._outside)
@@ -167,7 +224,7 @@ def _diagnose(pencil: Pencil, solution: Solution, solve: SylvesterSolve) -> Diag
         backward_error=residual / jnp.where(size > 0, size, 1),
         eigenvalue_error=kappa * r / jnp.abs(w),
         vector_error=r / sep,
-        gradient_error=2 * (1 + kappa) * r / sep + solve.rtol,
+        gradient_error=2 * (1 + kappa) * r / sep + rtol,
     )
 
 

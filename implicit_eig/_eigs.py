@@ -100,7 +100,7 @@ def eigs(
         callable `λ -> key`, largest key first; [`implicit_eig.Nearest`][];
         [`implicit_eig.Overlap`][]; or [`implicit_eig.Inside`][] for all eigenvalues in a
         region: k is room then, places left over are NaN, `stats["num_inside"]` counts
-        (by [`implicit_eig.Contour`][]; left vectors have no derivatives there).
+        (by [`implicit_eig.Contour`][]).
     - `sigma`: a target, real or complex, no derivative: the k eigenvalues nearest to it,
         by [`implicit_eig.ShiftInvert`][]. With `which` a callable or `Overlap`: the best
         of those a Krylov space around the target shows.

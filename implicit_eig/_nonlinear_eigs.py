@@ -22,15 +22,14 @@ from ._nonlinear import (
     nonlinear_root,
     NonlinearOperator,
     polynomial,
+    solver_at,
 )
-from ._nonlinear.newton import inverse_at, norm_at
-from ._operator import Domain, entries, Pencil
+from ._operator import Domain, Pencil, safe_norm
 from ._problem import check_adjoint, stop
 from ._program import Program
 from ._rule import ImplicitAdjoint, left_vector, SylvesterSolve
 from ._solution import RESULTS, Solution
-from ._spectral import check_vector, Nearest
-from ._sylvester import Columnwise, DeflatedGMRES
+from ._spectral import check_vector
 
 
 def nonlinear_eigs(
@@ -62,7 +61,6 @@ def nonlinear_eigs(
         [`implicit_eig.Rectangle`][] or one of your own: all eigenvalues inside.
     - `left`: whether to return left vectors, `uᴴ T(λ) = 0`, `uᴴ T′(λ) v = −1` (which is
         `uᴴBv = 1` for `T = A − λB`), and `condition_numbers`, `‖u‖ ‖v‖ / |uᴴ T′ v|`.
-        These have no derivatives.
     - `eigensolver`: [`implicit_eig.Newton`][] for a guess, [`implicit_eig.Contour`][] for
         a region.
     - `adjoint`: the linear solver for derivatives. Default: LU of the bordered system; of
@@ -155,6 +153,32 @@ def eigs_inside(
     return solution_of(problem, left, gauge, throw)
 
 
+def attach_nonlinear(
+    operator: NonlinearOperator,
+    eigenvalues: Complex[Array, " k"],
+    vectors: Complex[Array, "n k"],
+    *,
+    left: bool,
+    polish: int,
+    rtol: float | None,
+    adjoint: ImplicitAdjoint | None,
+    gauge: Any,
+    throw: bool | None,
+) -> Solution:
+    """Pairs of T(λ) from elsewhere, after `polish` steps of Newton's method."""
+    eps = float(jnp.finfo(operator.dtype).eps)
+    problem = _Given(
+        operator=operator,
+        k=eigenvalues.size,
+        starts=(eigenvalues.astype(operator.dtype), vectors.astype(operator.dtype)),
+        region=None,
+        eigensolver=Newton(rtol=eps**0.5 if rtol is None else rtol),
+        adjoint=check_adjoint(adjoint),
+        polish=polish,
+    )
+    return solution_of(problem, left, gauge, throw)
+
+
 class NonlinearProblem(eqx.Module):
     operator: NonlinearOperator
     k: int = eqx.field(static=True)
@@ -171,6 +195,21 @@ class NonlinearProblem(eqx.Module):
         if region is None:
             return _by_newton(operator, solver, *starts)
         return _in_region(operator, solver, region, self.k)
+
+
+class _Given(NonlinearProblem):
+    polish: int = eqx.field(static=True)
+
+    def pairs(self) -> "Found":
+        operator, starts, newton = stop((self.operator, self.starts, self.eigensolver))
+        if self.polish:
+            newton = dataclasses.replace(newton, max_steps=self.polish)
+            found = _by_newton(operator, newton, *starts)
+        else:
+            found = _found(each(lambda x: newton.judged(operator, *x), _rows(*starts)))
+        failed = found.result == RESULTS.not_converged
+        result = RESULTS.where(failed, RESULTS.residual_too_large, found.result)
+        return dataclasses.replace(found, result=result)
 
 
 class Found(eqx.Module):
@@ -209,11 +248,17 @@ def _by_newton(
     values: Complex[Array, " k"],
     vectors: Complex[Array, "n k"] | None,
 ) -> Found:
-    def one(start: tuple) -> Any:
-        return solver.run(operator, *start)
+    return _found(each(lambda x: solver.run(operator, *x), _rows(values, vectors)))
 
-    rows = values, None if vectors is None else vectors.T
-    out = each(one, rows)
+
+def _rows(
+    values: Complex[Array, " k"], vectors: Complex[Array, "n k"] | None
+) -> tuple[Array, Array | None]:
+    return values, None if vectors is None else vectors.T
+
+
+def _found(out: Any) -> Found:
+    """Of Newton's method, or of its verdict alone."""
     finite = jnp.all(jnp.isfinite(out.error))
     result = RESULTS.where(
         jnp.all(out.converged), RESULTS.successful, RESULTS.not_converged
@@ -303,20 +348,17 @@ def _nonlinear_eigs(
 
     def one(pair: tuple) -> tuple:
         z, v, error, active = pair
-        solve = _solver(stop(operator), z, error, adjoint)
-        z, v, mark, found = nonlinear_root(
+        solve, u = solver_at(stop(operator), z, error, adjoint), None
+        moving, x, mark, out = nonlinear_root(
             operator, z, v, signal, active=active, solve=solve
         )
-        u = None
         if left:
-            fixed, x = stop((operator.pencil(z), jnp.where(active, v, 0)[:, None]))
-            zero = jnp.zeros((1, 1), x.dtype)
-            u = left_vector(fixed, x, zero, active[None], solve)[:, 0]
-        return z, v + mark.astype(v.dtype), u, found
+            u, out = _left(operator, z, v, out, active=active, solve=solve)
+        return moving, x + mark.astype(x.dtype), u, out
 
     errors = jnp.where(found.active, found.errors, 0)
     rows = found.eigenvalues, found.vectors.T, errors, found.active
-    values, vectors, lefts, signals = jax.vmap(one)(rows)
+    moving, vectors, lefts, signals = jax.vmap(one)(rows)
     signal = jnp.sum(signals) / found.active.size
     missing = ~found.active
     right = jax.vmap(gauge)(vectors).T
@@ -324,7 +366,7 @@ def _nonlinear_eigs(
     scaleless = vanishing(gauge, right, blurred)
     nan = jnp.where(scaleless | missing, jnp.nan, 0).astype(right.real.dtype)
     right = nan_tangent(right + nan.astype(right.dtype), missing | scaleless)
-    values = nan_tangent(values, missing)
+    values = nan_tangent(moving, missing)
     if problem.region is not None:
         # Places left over.
         values = values + nothing_where(missing, values.dtype)
@@ -339,7 +381,7 @@ def _nonlinear_eigs(
         values, right = (x + nothing_where(failed, x.dtype) for x in (values, right))
     left_vectors = condition = None
     if left:
-        left_vectors, condition = _duals(operator, found.eigenvalues, lefts, right)
+        left_vectors, condition = _duals(operator, moving, lefts, right)
         left_vectors = operator.domain.unflatten(left_vectors)
     solution = Solution(
         eigenvalues=values,
@@ -353,55 +395,39 @@ def _nonlinear_eigs(
     return solution, signal
 
 
+def _left(
+    operator: NonlinearOperator,
+    z: Complex[Array, ""],
+    v: Complex[Array, " n"],
+    signal: Float[Array, ""],
+    *,
+    active: Bool[Array, ""],
+    solve: SylvesterSolve,
+) -> tuple[Complex[Array, " n"], Float[Array, ""]]:
+    """The left vector of a pair, of some scale: its conjugate is a vector of Tᵀ, with the
+    derivatives of one."""
+    x = jnp.where(active, v, 0)[:, None]
+    zero, one = jnp.zeros((1, 1), x.dtype), active[None]
+    u = left_vector(stop(operator).pencil(z), x, zero, one, solve)[:, 0].conj()
+    size = safe_norm(u)
+    u = stop(u / jnp.where(size > 0, size, 1).astype(u.dtype))
+    _, u, mark, signal = nonlinear_root(
+        operator.transpose(), z, u, signal, active=active, solve=solve.transpose()
+    )
+    return (u + mark.astype(u.dtype)).conj(), signal
+
+
 def _duals(
     operator: NonlinearOperator,
     values: Complex[Array, " k"],
     left: Complex[Array, "k n"],
     right: Complex[Array, "n k"],
 ) -> tuple[Complex[Array, "n k"], Float[Array, " k"]]:
-    """Left vectors with uᴴ T′(z) v = −1, of which no derivative is known; and κ."""
-    operator, right = stop((operator, right))
+    """Left vectors with uᴴ T′(z) v = −1; and κ."""
 
     def dual(z: Array, u: Array, v: Array) -> Array:
         image = operator.pencil(z).mass_mm(v[:, None])[:, 0]
         return u / jnp.sum(u.conj() * image).conj()
 
     duals = jax.vmap(dual)(values, left, right.T).T
-    condition = jnp.linalg.norm(duals, axis=0) * jnp.linalg.norm(right, axis=0)
-    return nan_tangent(duals, jnp.full(values.shape, True)), condition
-
-
-def _is_sparse(operator: lx.AbstractLinearOperator) -> bool:
-    dense = isinstance(operator, lx.MatrixLinearOperator)
-    return not dense and entries(operator) is not None
-
-
-def _solver(
-    operator: NonlinearOperator,
-    z: Complex[Array, ""],
-    error: Float[Array, ""],
-    adjoint: ImplicitAdjoint,
-) -> SylvesterSolve:
-    """For the bordered system of the pair at z."""
-    pencil = operator.pencil(z)
-    nearest = Nearest(jnp.zeros((), operator.dtype))
-    solve = adjoint.bind(pencil, None, nearest, 1)
-    if adjoint.linear_solver is None and _is_sparse(pencil.operator):
-        eps = float(jnp.finfo(operator.dtype).eps)
-        moved = z + eps**0.25 * (jnp.abs(z) + eps**0.25).astype(z.dtype)
-        beside = inverse_at(operator, moved, None)
-        solve = eqx.tree_at(
-            lambda s: (s.solver, s.preconditioner),
-            solve,
-            (DeflatedGMRES(), beside),
-            is_leaf=lambda x: x is None,
-        )
-    norm = norm_at(operator, z)
-    solver = solve.solver
-    if isinstance(solver, Columnwise):
-        # It sees what is singular to within this: a second copy of the eigenvalue.
-        eps = float(jnp.finfo(operator.dtype).eps)
-        solver = Columnwise(solver.linear_solver, jnp.maximum(eps, error) * norm)
-    return dataclasses.replace(
-        solve, solver=solver, norm=norm, residuals=(error * norm)[None]
-    )
+    return duals, safe_norm(duals) * safe_norm(right)

@@ -2,6 +2,7 @@
 
 from .companion import polynomial as polynomial
 from .contour import Contour as Contour
+from .given import as_nonlinear as as_nonlinear
 from .newton import Newton as Newton
 from .operator import NonlinearOperator as NonlinearOperator
 from .region import (
@@ -11,4 +12,4 @@ from .region import (
     Inside as Inside,
     Rectangle as Rectangle,
 )
-from .rule import nonlinear_root as nonlinear_root
+from .rule import nonlinear_root as nonlinear_root, solver_at as solver_at

@@ -1,5 +1,6 @@
 """T(λ) of the user's: a lineax operator whose arrays are functions of λ."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -20,6 +21,7 @@ class NonlinearOperator(eqx.Module):
     traced: TracedFunction
     static: PyTree
     domain: Domain = eqx.field(static=True)
+    transposed: bool = eqx.field(static=True, default=False)
 
     @classmethod
     def of(cls, fn: Any, like: PyTree | None) -> "NonlinearOperator":
@@ -55,9 +57,16 @@ class NonlinearOperator(eqx.Module):
     def dtype(self) -> Any:
         return self.domain.dtype
 
+    def transpose(self) -> "NonlinearOperator":
+        """λ ↦ T(λ)ᵀ."""
+        return dataclasses.replace(self, transposed=not self.transposed)
+
     def at(self, z: Complex[Array, ""]) -> lx.AbstractLinearOperator:
         """T(z)."""
-        return eqx.combine(self.traced(z), self.static)
+        return self._turned(eqx.combine(self.traced(z), self.static))
+
+    def _turned(self, operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
+        return operator.transpose() if self.transposed else operator
 
     def derivative(self, z: Complex[Array, ""], along: complex = 1.0) -> Any:
         """T′(z), or what T does along another direction."""
@@ -65,7 +74,7 @@ class NonlinearOperator(eqx.Module):
         arrays, moved = jax.jvp(self.traced, (z,), (step,))
         operator = eqx.combine(arrays, self.static)
         if isinstance(operator, lx.MatrixLinearOperator | SparseOperator):
-            return eqx.combine(_inexact(moved, arrays), self.static)
+            return self._turned(eqx.combine(_inexact(moved, arrays), self.static))
         structure = operator.in_structure()
 
         def product(v: PyTree) -> PyTree:

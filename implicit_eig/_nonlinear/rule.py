@@ -5,12 +5,21 @@
 the bordered system of the pencil T(λ) + μ T′(λ) at its eigenvalue μ = 0.
 """
 
+import dataclasses
+
+import equinox as eqx
 import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Complex, Float
 
 from .._ad import root
-from .._operator import Pencil
-from .._rule import solve_bordered
+from .._operator import entries, Pencil
+from .._rule import ImplicitAdjoint, solve_bordered, SylvesterSolve
 from .._rule.rule import along
+from .._spectral import Nearest
+from .._sylvester import Columnwise, DeflatedGMRES
+from .newton import inverse_at, norm_at
+from .operator import NonlinearOperator
 
 
 def nonlinear_root(operator, eigenvalue, vector, signal, *, active, solve):
@@ -41,3 +50,39 @@ def _nonlinear_root(found, t_found, operator, t_operator, *, active, solve):
     mark = solution.mark[0]
     t_z = solution.inside[0, 0] + mark.astype(z.dtype)
     return t_z, solution.outside[:, 0], mark, solution.signal
+
+
+def _is_sparse(operator: lx.AbstractLinearOperator) -> bool:
+    dense = isinstance(operator, lx.MatrixLinearOperator)
+    return not dense and entries(operator) is not None
+
+
+def solver_at(
+    operator: NonlinearOperator,
+    z: Complex[Array, ""],
+    error: Float[Array, ""],
+    adjoint: ImplicitAdjoint,
+) -> SylvesterSolve:
+    """For the bordered system of the pair at z."""
+    pencil = operator.pencil(z)
+    nearest = Nearest(jnp.zeros((), operator.dtype))
+    solve = adjoint.bind(pencil, None, nearest, 1)
+    if adjoint.linear_solver is None and _is_sparse(pencil.operator):
+        eps = float(jnp.finfo(operator.dtype).eps)
+        moved = z + eps**0.25 * (jnp.abs(z) + eps**0.25).astype(z.dtype)
+        beside = inverse_at(operator, moved, None)
+        solve = eqx.tree_at(
+            lambda s: (s.solver, s.preconditioner),
+            solve,
+            (DeflatedGMRES(), beside),
+            is_leaf=lambda x: x is None,
+        )
+    norm = norm_at(operator, z)
+    solver = solve.solver
+    if isinstance(solver, Columnwise):
+        # It sees what is singular to within this: a second copy of the eigenvalue.
+        eps = float(jnp.finfo(operator.dtype).eps)
+        solver = Columnwise(solver.linear_solver, jnp.maximum(eps, error) * norm)
+    return dataclasses.replace(
+        solve, solver=solver, norm=norm, residuals=(error * norm)[None]
+    )

@@ -1,0 +1,57 @@
+"""Is what a user gave beside pairs an operator, or a function T(λ)?"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+import lineax as lx
+import numpy as np
+from jaxtyping import PyTree
+
+from .._operator import as_operator
+from .companion import polynomial
+from .operator import NonlinearOperator
+
+
+def as_nonlinear(
+    operator: Any, like: PyTree | None, vectors: PyTree
+) -> NonlinearOperator | None:
+    """T(λ) of a function of λ, or of a tuple of coefficients `(A₀, …, A_d)`; `None` of
+    anything else: a function that takes vectors is an operator, a tuple of rows a matrix.
+    """
+    if isinstance(operator, tuple) and len(operator) > 1:
+        if any(np.ndim(a) < 2 for a in operator if not _is_opaque(a)):
+            return None
+        coefficients = tuple(
+            as_operator(a, like, name=f"coefficients[{i}]")
+            for i, a in enumerate(operator)
+        )
+        return NonlinearOperator.of(polynomial(coefficients), like)
+    if not callable(operator) or isinstance(operator, lx.AbstractLinearOperator):
+        return None
+    shapes = jtu.tree_map(lambda v: (jnp.shape(v)[:-1], jnp.result_type(v)), vectors)
+    shapes = jtu.tree_map(
+        lambda s: jax.ShapeDtypeStruct(*s), shapes, is_leaf=lambda s: isinstance(s, tuple)
+    )
+    if _maps(operator, shapes if like is None else like):
+        return None
+    try:
+        return NonlinearOperator.of(operator, like)
+    except Exception:
+        return None  # what is wrong with it as an operator is said by whoever asked
+
+
+def _is_opaque(a: Any) -> bool:
+    return callable(a) or hasattr(a, "shape") or isinstance(a, lx.AbstractLinearOperator)
+
+
+def _maps(fn: Any, structure: PyTree) -> bool:
+    """Whether it takes a vector of this structure to another one."""
+    try:
+        out = jax.eval_shape(fn, structure)
+    except Exception:
+        return False
+    leaves, treedef = jtu.tree_flatten(structure)
+    found, same = jtu.tree_flatten(out)
+    return treedef == same and [x.shape for x in leaves] == [x.shape for x in found]
