@@ -28,7 +28,7 @@ from ._operator import Domain, Pencil, safe_norm
 from ._problem import check_adjoint, stop
 from ._program import Program
 from ._rule import ImplicitAdjoint, left_vector, SylvesterSolve
-from ._solution import RESULTS, Solution
+from ._solution import is_good, RESULTS, Solution
 from ._spectral import check_vector
 
 
@@ -58,7 +58,8 @@ def nonlinear_eigs(
     - `guess`: `λ0`, or `(λ0, v0)`, or an array of k guesses, from where Newton's method
         goes to a pair each.
     - `region`: [`implicit_eig.Disk`][], [`implicit_eig.Ellipse`][],
-        [`implicit_eig.Rectangle`][] or one of your own: all eigenvalues inside.
+        [`implicit_eig.Rectangle`][] or one of your own: all eigenvalues inside. T must be
+        holomorphic there: a pole inside is counted as an eigenvalue less.
     - `left`: whether to return left vectors, `uᴴ T(λ) = 0`, `uᴴ T′(λ) v = −1` (which is
         `uᴴBv = 1` for `T = A − λB`), and `condition_numbers`, `‖u‖ ‖v‖ / |uᴴ T′ v|`.
     - `eigensolver`: [`implicit_eig.Newton`][] for a guess, [`implicit_eig.Contour`][] for
@@ -72,7 +73,8 @@ def nonlinear_eigs(
 
     **Raises:** errors that name the argument; and by `result`: `not_converged` (Newton's
     method did not, or the argument principle counts other than what was found),
-    `region_overflow`, `not_holomorphic`.
+    `region_overflow`, `not_holomorphic`. Not a failure: `defective`, where rounding
+    cannot tell some eigenvalue from a defective one, which has NaN derivatives.
 
     The derivative is `λ̇ = −uᴴ Ṫ v / uᴴ T′ v`, by one bordered linear system of order n a
     pair. Of a repeated or defective eigenvalue there is none: NaN, or an error.
@@ -217,6 +219,7 @@ class Found(eqx.Module):
     vectors: Complex[Array, "n k"]
     errors: Float[Array, " k"]
     active: Bool[Array, " k"]
+    merged: Bool[Array, " k"]
     stats: dict[str, Any]
     result: RESULTS
 
@@ -268,6 +271,7 @@ def _found(out: Any) -> Found:
         vectors=out.vector.T,
         errors=out.error,
         active=out.converged,
+        merged=out.merged,
         stats=_counts(out.converged, num_solves=jnp.sum(out.num_steps)),
         result=RESULTS.where(finite, result, RESULTS.nonfinite),
     )
@@ -287,16 +291,18 @@ def _in_region(
     inside = jnp.maximum(counted, inside)
     result = RESULTS.where(complete, RESULTS.successful, RESULTS.not_converged)
     result = RESULTS.where(inside > k, RESULTS.region_overflow, result)
+    result = RESULTS.where(out.result == RESULTS.successful, result, out.result)
     pad = max(0, k - out.inside.size)
-    values = jnp.pad(out.eigenvalues, (0, pad))[:k]
-    vectors = jnp.pad(out.vectors, ((0, 0), (0, pad)))[:, :k]
-    active = jnp.pad(out.inside, (0, pad))[:k]
-    errors = jnp.pad(out.errors, (0, pad))[:k]
+    values, errors, active, merged = (
+        jnp.pad(x, (0, pad))[:k]
+        for x in (out.eigenvalues, out.errors, out.inside, out.merged)
+    )
     return Found(
         eigenvalues=values,
-        vectors=vectors,
+        vectors=jnp.pad(out.vectors, ((0, 0), (0, pad)))[:, :k],
         errors=jnp.where(active, errors, jnp.nan),
         active=active,
+        merged=merged & active,
         stats=_counts(active, num_solves=out.num_solves) | {"num_inside": inside},
         result=result,
     )
@@ -325,7 +331,10 @@ def solution_of(
     solution = reported(solution, signal, throw, rtol)
     advice = "Try another `guess`, or more `max_steps`."
     if problem.region is not None:
-        advice = "Their number is not certain: take more nodes, `Contour(num_nodes=...)`."
+        advice = (
+            "Their number is not certain: take more nodes, `Contour(num_nodes=...)`, or "
+            "a region that has no eigenvalue on its boundary and no pole of T inside."
+        )
     solution = raise_unless_successful(solution, throw, k=problem.k, advice=advice)
     (right,) = watched_phases(gauge, solution.eigenvectors)
     if right is solution.eigenvectors:
@@ -365,8 +374,9 @@ def _nonlinear_eigs(
     blurred = jnp.full(missing.shape, 10 * n**0.5 * eps, found.errors.dtype)
     scaleless = vanishing(gauge, right, blurred)
     nan = jnp.where(scaleless | missing, jnp.nan, 0).astype(right.real.dtype)
-    right = nan_tangent(right + nan.astype(right.dtype), missing | scaleless)
-    values = nan_tangent(moving, missing)
+    without = missing | found.merged
+    right = nan_tangent(right + nan.astype(right.dtype), without | scaleless)
+    values = nan_tangent(moving, without)
     if problem.region is not None:
         # Places left over.
         values = values + nothing_where(missing, values.dtype)
@@ -376,8 +386,11 @@ def _nonlinear_eigs(
         RESULTS.not_holomorphic,
         found.result,
     )
+    result = RESULTS.where(
+        jnp.any(found.merged) & is_good(result), RESULTS.defective, result
+    )
     if hide:
-        failed = (result != RESULTS.successful) & (missing | ~jnp.any(missing))
+        failed = ~is_good(result) & (missing | ~jnp.any(missing))
         values, right = (x + nothing_where(failed, x.dtype) for x in (values, right))
     left_vectors = condition = None
     if left:

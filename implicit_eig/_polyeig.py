@@ -189,6 +189,7 @@ class _Polynomial(NonlinearProblem):
             vectors=out.vector.T,
             errors=jnp.where(usable, out.error, jnp.nan),
             active=active,
+            merged=out.merged & active,
             stats=stats | {"num_converged": jnp.sum(active)},
             result=result,
         )

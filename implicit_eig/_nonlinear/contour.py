@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Complex, Float, Int
 from .._batch import each
 from .._check import check_integer
 from .._numerics import inv
-from .newton import inverse_at, Newton
+from .._solution import RESULTS
+from .newton import inverse_at, Newton, norm_at
 from .operator import NonlinearOperator
 from .region import AbstractRegion
 
@@ -25,8 +26,10 @@ class ContourResult(NamedTuple):
     vectors: Complex[Array, "n q"]
     errors: Float[Array, " q"]
     inside: Bool[Array, " q"]
+    merged: Bool[Array, " q"]
     count: Complex[Array, ""]
     num_solves: Int[Array, ""]
+    result: RESULTS  # of the integrals: whether T is regular on the boundary
 
 
 class Contour(eqx.Module):
@@ -86,15 +89,15 @@ class Contour(eqx.Module):
         )
         values = center + radius.astype(dtype) * values
 
-        def polished(pair: tuple) -> tuple[Array, Array, Array, Array]:
+        def polished(pair: tuple) -> tuple[Array, ...]:
             z, v = pair
             out = self.polish.run(operator, z, v)
-            near = jnp.abs(out.eigenvalue - z) <= radius
-            return out.eigenvalue, out.vector, out.error, out.converged & near
+            good = out.converged & (jnp.abs(out.eigenvalue - z) <= radius)
+            return out.eigenvalue, out.vector, out.error, good, out.merged
 
         rows = values, vectors.T
         out = each(polished, rows)
-        values, vectors, errors, good = out
+        values, vectors, errors, good, merged = out
         vectors = vectors.T
         good = good & region.contains(values) & ~_twice(values, vectors, good, radius)
         # Of equal real parts, which differ by rounding, imaginary parts decide.
@@ -105,9 +108,23 @@ class Contour(eqx.Module):
             vectors[:, front],
             errors[front],
             good[front],
+            merged[front],
             jnp.sum(weights * traces),
             jnp.asarray(self.num_nodes),
+            _of_integrals(operator, nodes, images),
         )
+
+
+def _of_integrals(
+    operator: NonlinearOperator,
+    nodes: Complex[Array, " z"],
+    images: Complex[Array, "z n l"],
+) -> RESULTS:
+    regular = jnp.all(jnp.isfinite(images), axis=(1, 2))
+    finite = jnp.isfinite(norm_at(operator, nodes[0]))
+    result = RESULTS.where(finite, RESULTS.singular, RESULTS.nonfinite)
+    result = RESULTS.where(jnp.any(regular), RESULTS.not_converged, result)
+    return RESULTS.where(jnp.all(regular), RESULTS.successful, result)
 
 
 def _pairs_of_moments(

@@ -1,5 +1,6 @@
 """Newton's method on the bordered system of one pair, and its verdict."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -21,6 +22,7 @@ class NewtonResult(NamedTuple):
     error: Float[Array, ""]  # ‖T(λ)v‖ / (‖T(λ)‖ + |λ| ‖T′(λ)‖)
     converged: Bool[Array, ""]
     num_steps: Int[Array, ""]
+    merged: Bool[Array, ""]  # rounding cannot tell it from a defective one
 
 
 class Newton(eqx.Module):
@@ -54,10 +56,10 @@ class Newton(eqx.Module):
         self, operator: NonlinearOperator, z: Complex[Array, ""], v: Complex[Array, " n"]
     ) -> NewtonResult:
         """A pair found elsewhere, as it is."""
-        v = v / jnp.linalg.norm(v).astype(v.dtype)
+        v = _unit(v)
         error = _error(operator, z, v)
         good = error <= self.tolerance(operator.dtype)
-        return NewtonResult(z, v, error, good, jnp.asarray(0))
+        return NewtonResult(z, v, error, good, jnp.asarray(0), jnp.asarray(False))
 
     def run(
         self,
@@ -68,54 +70,99 @@ class Newton(eqx.Module):
         """From a guess of λ, and of v where there is one."""
         n, dtype = operator.n, operator.dtype
         eps = float(jnp.finfo(dtype).eps)
+        back = operator.transpose()
 
-        def unit(v: Array) -> Array:
-            return v / jnp.linalg.norm(v).astype(v.dtype)
-
-        def solved(z: Array, v: Array) -> Array:
-            """T(z)⁻¹ T′(z) v; of a singular T(z), that of one beside it."""
+        def solved(z: Array, v: Array, u: Array) -> tuple[Array, Array]:
+            """T(z)⁻¹ T′(z) v, and T(z)⁻ᵀ T′(z)ᵀ u; of a singular T(z), those of one
+            beside it."""
             right = Pencil(operator.derivative(z), None).mv(v)
-            x = inverse_at(operator, z, self.linear_solver).mv(right)
+            left = Pencil(back.derivative(z), None).mv(u)
 
-            def beside(_: Array) -> Array:
-                moved = z + 10 * eps * (jnp.abs(z) + eps).astype(z.dtype)
-                return inverse_at(operator, moved, self.linear_solver).mv(right)
+            def turn(state: tuple) -> tuple:
+                z, _, tries = state
+                inverse = inverse_at(operator, z, self.linear_solver)
+                found = inverse.mv(right), inverse.transpose().mv(left)
+                beside = z + 10 * eps * (jnp.abs(z) + eps).astype(z.dtype)
+                return beside, found, tries + 1
 
-            return jax.lax.cond(jnp.all(jnp.isfinite(x)), lambda x: x, beside, x)
+            def failed(state: tuple) -> Bool[Array, ""]:
+                _, (x, _), tries = state
+                return (tries < 2) & ~jnp.all(jnp.isfinite(x))
 
-        z = eigenvalue.astype(dtype)
+            nothing = jnp.full_like(v, jnp.nan)
+            init = z, (nothing, nothing), jnp.asarray(0)
+            return jax.lax.while_loop(failed, turn, init)[1]
+
+        z, u = eigenvalue.astype(dtype), _unit(default_start(n, dtype))
         if vector is None:
             # Inverse iteration with T fixed.
-            v = unit(default_start(n, dtype))
-            v = jax.lax.fori_loop(0, 2, lambda _, v: unit(solved(z, v)), v)
+            v = jax.lax.fori_loop(0, 2, lambda _, v: _unit(solved(z, v, u)[0]), u)
         else:
-            v = unit(vector.astype(dtype))
+            v = _unit(vector.astype(dtype))
 
         def step(state: tuple) -> tuple:
-            z, v, best, steps, _ = state
-            x = solved(z, v)
+            z, v, u, best, steps, _ = state
+            x, y = solved(z, v, u)
             ratio = jnp.sum(v.conj() * x)
             moved = z - 1 / jnp.where(ratio == 0, 1, ratio)
-            turned = unit(x)
+            turned, u = _unit(x), _unit(y)
             error = _error(operator, moved, turned)
-            better = error < best[2]
+            better = error < best[-1]
             best = tuple(
                 jnp.where(better, new, old)
-                for new, old in zip((moved, turned, error), best, strict=True)
+                for new, old in zip((moved, turned, u, error), best, strict=True)
             )
             # Once near, an error that does not fall any more is rounding.
-            near = best[2] <= eps ** (2 / 3)
+            near = best[-1] <= eps ** (2 / 3)
             going = jnp.isfinite(error) & (error > eps / 4) & (better | ~near)
-            return moved, turned, best, steps + 1, going
+            return moved, turned, u, best, steps + 1, going
 
         def unfinished(state: tuple) -> Bool[Array, ""]:
             *_, steps, going = state
             return going & (steps < self.max_steps)
 
-        first = z, v, _error(operator, z, v)
-        init = z, v, first, jnp.asarray(0), jnp.isfinite(first[2])
-        _, _, (z, v, error), steps, _ = jax.lax.while_loop(unfinished, step, init)
-        return NewtonResult(z, v, error, error <= self.tolerance(dtype), steps)
+        first = z, v, u, _error(operator, z, v)
+        init = z, v, u, first, jnp.asarray(0), jnp.isfinite(first[-1])
+        *_, (z, v, u, error), steps, _ = jax.lax.while_loop(unfinished, step, init)
+        good = error <= self.tolerance(dtype)
+        merged = _merges(operator, z, v, u, lambda z, r: solved(z, r, u)[0])
+        return NewtonResult(z, v, error, good, steps, good & merged)
+
+
+def _unit(v: Complex[Array, " n"]) -> Complex[Array, " n"]:
+    return v / jnp.linalg.norm(v).astype(v.dtype)
+
+
+def _merges(
+    operator: NonlinearOperator,
+    z: Complex[Array, ""],
+    v: Complex[Array, " n"],
+    u: Complex[Array, " n"],
+    solved: Callable[[Array, Array], Array],
+) -> Bool[Array, ""]:
+    """Whether a change of T by its own rounding may merge the eigenvalue with another one
+    that shares its vector: whether one is within h = κ‖E‖. Of a lone eigenvalue
+    `vᴴ T(z + h)⁻¹ T′ r`, r random, goes as 1/h, of one that has others within h as 1/h²
+    or faster. It is looked at where κ is large, as it is beside a defective eigenvalue.
+    """
+    eps = float(jnp.finfo(operator.dtype).eps)
+    slope = Pencil(operator.derivative(z), None)
+    norm = _norm(slope)
+    norm = jnp.where(norm > 0, norm, 1)
+    kappa = norm / jnp.abs(jnp.sum(u * slope.mv(v)))
+    h = (10 * eps * kappa * norm_at(operator, z) / norm).astype(z.dtype)
+
+    random = default_start(operator.n, operator.dtype)
+
+    def looked(_: Array) -> Bool[Array, ""]:
+        def part(h: Array) -> Array:
+            return jnp.abs(jnp.sum(v.conj() * solved(z + h, random)))
+
+        near, far = jax.lax.map(part, h * jnp.asarray([1, 2], h.dtype))
+        return ~(near <= 3 * far)
+
+    large = ~(1000 * eps * kappa**2 < 1)
+    return jax.lax.cond(large, looked, lambda _: jnp.asarray(False), h)
 
 
 def norm_at(operator: NonlinearOperator, z: Complex[Array, ""]) -> Float[Array, ""]:

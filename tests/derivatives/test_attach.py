@@ -576,3 +576,84 @@ def test_the_gradient_of_a_batch_is_the_batch_of_gradients():
     # Pairs that are not batched: those of the first member.
     together = jax.grad(lambda a: jnp.sum(jax.vmap(lambda a: f(a, w[0], v[0]))(a)))(a)
     assert relative(together[0], each[0]) < 1e-12
+
+
+class TestOfNonlinearProblems:
+    """Pairs of T(λ) and of polynomials are attached, and diagnosed, as others are."""
+
+    n = 4
+    parts = tuple(jnp.asarray(x) for x in np.random.default_rng(7).normal(size=(3, 4, 4)))
+
+    @staticmethod
+    def T(parts):
+        return lambda z: sum(a.astype(z.dtype) * z**i for i, a in enumerate(parts))
+
+    def pairs(self, **options):
+        values = ieig.polyeig(self.parts, 2, "LR").eigenvalues
+        return ieig.nonlinear_eigs(self.T(self.parts), 2, guess=values, **options)
+
+    def test_have_the_derivatives_of_their_own_function(self):
+        own = self.pairs()
+
+        def loss(parts, attached):
+            if attached == "T":
+                found = ieig.attach(self.T(parts), own.eigenvalues, own.eigenvectors)
+            elif attached == "coefficients":
+                found = ieig.attach(parts, own.eigenvalues, own.eigenvectors)
+            else:
+                found = ieig.nonlinear_eigs(self.T(parts), 2, guess=own.eigenvalues)
+            v = found.eigenvectors
+            return jnp.sum(found.eigenvalues.real) + jnp.sum(jnp.abs(v) ** 4)
+
+        expected = jax.grad(loss)(self.parts, "")
+        for attached in ("T", "coefficients"):
+            for x, y in zip(jax.grad(loss)(self.parts, attached), expected, strict=True):
+                np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-11)
+
+    def test_are_refused_or_polished(self):
+        own, T = self.pairs(), self.T(self.parts)
+        rough = own.eigenvalues * 1.001
+        with pytest.raises(Exception, match="residual"):
+            ieig.attach(T, rough, own.eigenvectors)
+        better = ieig.attach(T, rough, own.eigenvectors, polish=3)
+        np.testing.assert_allclose(better.eigenvalues, own.eigenvalues, rtol=1e-12)
+        with pytest.raises(ValueError, match="ties"):
+            ieig.attach(T, rough, own.eigenvectors, ties="drop")
+
+    def test_left_vectors_have_derivatives(self):
+        direction = jax.random.normal(jax.random.key(1), (self.n, self.n))
+        guess = self.pairs().eigenvalues
+
+        def left(t):
+            parts = self.parts[0] + t * direction, *self.parts[1:]
+            found = ieig.nonlinear_eigs(self.T(parts), 2, guess=guess, left=True)
+            return found.left_eigenvectors, found.condition_numbers
+
+        _, tangents = jax.jvp(left, (0.0,), (1.0,))
+        up, down = left(1e-6), left(-1e-6)
+        for tangent, a, b in zip(tangents, up, down, strict=True):
+            difference = (a - b) / 2e-6
+            assert relative(tangent, difference) < 1e-8
+        slope = jax.grad(lambda t: jnp.sum(jnp.abs(left(t)[0]) ** 2))(0.0)
+        sizes = [jnp.sum(jnp.abs(x[0]) ** 2) for x in (up, down)]
+        np.testing.assert_allclose(slope, (sizes[0] - sizes[1]) / 2e-6, rtol=1e-8)
+
+    def test_are_diagnosed(self):
+        own = self.pairs(left=True)
+        for operator in (self.T(self.parts), self.parts):
+            found = ieig.diagnose(operator, own)
+            np.testing.assert_allclose(
+                found.condition_numbers, own.condition_numbers, rtol=1e-8
+            )
+            assert (found.backward_error < 1e-14).all()
+        # Of T = A − λI what is said is what is said of A.
+        linear = ieig.eigs(self.parts[0], 2, "LR")
+        shifted = ieig.diagnose(
+            lambda z: self.parts[0].astype(z.dtype) - z * jnp.eye(self.n, dtype=z.dtype),
+            linear,
+        )
+        plain = ieig.diagnose(self.parts[0], linear)
+        np.testing.assert_allclose(
+            shifted.condition_numbers, plain.condition_numbers, rtol=1e-8
+        )
+        np.testing.assert_allclose(shifted.separation, plain.separation, rtol=1e-6)
