@@ -55,6 +55,7 @@ from ._polyeig import polyeig as polyeig
 from ._progress_meter import (
     AbstractProgressMeter as AbstractProgressMeter,
     NoProgressMeter as NoProgressMeter,
+    RecordingProgressMeter as RecordingProgressMeter,
     TextProgressMeter as TextProgressMeter,
     TqdmProgressMeter as TqdmProgressMeter,
 )

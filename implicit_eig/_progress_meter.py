@@ -3,7 +3,7 @@
 import abc
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import equinox.internal as eqxi
@@ -76,6 +76,63 @@ class TqdmProgressMeter(AbstractProgressMeter):
     def step(self, restart, converged, wanted, worst, last):
         _say_that_it_compiles(_import_tqdm().tqdm.write)
         _report(_Bar(), restart, converged, wanted, worst, last)
+
+
+class History(NamedTuple):
+    """Of one run, restart by restart; arrays of shape `(restarts,)`."""
+
+    residuals: np.ndarray  # the worst one of the wanted pairs, relative
+    converged: np.ndarray  # pairs
+    wanted: np.ndarray  # pairs; of a real operator a pair more while one is cut
+
+
+class RecordingProgressMeter(AbstractProgressMeter):
+    """Shows nothing, and keeps what each restart reached: for
+    [`implicit_eig.plot.convergence`][].
+
+    `histories()` are those of all runs so far, in order: a plain call of `eigs` whose
+    restarts stagnate makes several, `left=True` one more, and under `vmap` a CPU one for
+    each member. `clear()` forgets them.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+
+        rates, meter = jnp.linspace(0.0, 1.0, 100), ieig.RecordingProgressMeter()
+        mv = lambda v: rates * v + 0.1 * jnp.roll(v, 1)
+        ieig.eigs(mv, k=2, which="LR", like=rates, progress_meter=meter)
+        meter.histories()[-1].residuals
+        ```
+    """
+
+    _rows: "_Rows" = eqx.field(static=True, default_factory=lambda: _Rows())
+
+    def step(self, restart, converged, wanted, worst, last):
+        _report(self._rows, restart, converged, wanted, worst, last)
+
+    def histories(self) -> list[History]:
+        jax.effects_barrier()
+        return [
+            History(*map(np.array, zip(*run, strict=True))) for run in self._rows.runs
+        ]
+
+    def clear(self) -> None:
+        jax.effects_barrier()
+        self._rows.runs.clear()
+
+
+class _Rows:
+    """The host's side of a recording meter."""
+
+    def __init__(self):
+        self.runs: list[list[tuple[float, int, int]]] = []
+
+    def __call__(self, restart: Any, converged: Any, wanted: Any, worst: Any, last: Any):
+        del last
+        if int(restart) == 1 or not self.runs:
+            self.runs.append([])
+        self.runs[-1].append((float(worst), int(converged), int(wanted)))
 
 
 _FULL = 100

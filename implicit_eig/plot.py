@@ -14,6 +14,7 @@ from jaxtyping import ArrayLike, Complex, Float
 from ._check import check_integer
 from ._nonlinear import AbstractRegion
 from ._operator import as_matrix
+from ._progress_meter import RecordingProgressMeter
 from ._solution import RESULTS, Solution
 
 
@@ -188,6 +189,43 @@ def sweep(
         at = np.repeat(p[unsure], values.shape[1])
         ax.scatter(at, shown[unsure].ravel(), 30, facecolors="none", edgecolors=_GREY)
     ax.set_ylabel(getattr(part, "__name__", "") if callable(part) else names[part])
+    _legend(ax)
+    return ax
+
+
+def convergence(
+    meter: RecordingProgressMeter, *, rtol: float | None = None, ax: Any = None
+) -> Any:
+    """The worst residual of the wanted pairs, restart by restart, on a logarithmic scale;
+    a line for each run that the meter has seen, one after the other.
+
+    **Arguments:**
+
+    - `meter`: a [`implicit_eig.RecordingProgressMeter`][] that was given to a run.
+    - `rtol`: a tolerance, drawn as a line.
+    - `ax`: a matplotlib `Axes`.
+
+    **Returns:** the `Axes`.
+    """
+    if not isinstance(meter, RecordingProgressMeter):
+        raise TypeError(
+            f"`meter` must be a `RecordingProgressMeter`; got {type(meter).__name__}."
+        )
+    histories = meter.histories()
+    if not histories:
+        raise ValueError("`meter` has seen no run: pass it as `progress_meter=`.")
+    ax, start = _axes(ax), 0
+    for i, run in enumerate(histories):
+        at = start + np.arange(1, run.residuals.size + 1)
+        colour = _COLOURS[i % len(_COLOURS)]
+        residuals = np.where(run.residuals > 0, run.residuals, np.nan)
+        ax.plot(at, residuals, "o-", color=colour, markersize=3, label=f"run {i + 1}")
+        start += run.residuals.size
+    if rtol is not None:
+        ax.axhline(rtol, color=_GREY, linewidth=1, linestyle="--", label="rtol")
+    ax.set_yscale("log")
+    ax.set_xlabel("restart")
+    ax.set_ylabel("worst residual")
     _legend(ax)
     return ax
 

@@ -132,3 +132,18 @@ def test_missing_tqdm_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm", None)
     with pytest.raises(ImportError, match=re.escape("implicit_eig[progress]")):
         ieig.TqdmProgressMeter()
+
+
+def test_a_recording_meter_keeps_every_restart_of_every_run(capsys):
+    meter = ieig.RecordingProgressMeter()
+    solution = values(RATES, meter)
+    (run,) = meter.histories()
+    assert len(run.residuals) == solution.stats["num_restarts"]
+    assert run.converged[-1] == run.wanted[-1] == 2
+    assert run.residuals[-1] < 1e-9 < run.residuals[0]
+    jax.grad(largest)(RATES, meter)
+    assert len(meter.histories()) == 2
+    np.testing.assert_array_equal(*(run.residuals for run in meter.histories()))
+    meter.clear()
+    assert meter.histories() == []
+    assert capsys.readouterr().out == ""

@@ -140,3 +140,19 @@ def test_without_matplotlib_a_sentence_names_the_extra():
         "else: raise SystemExit('drew')"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_convergence_is_a_line_for_each_run():
+    meter = ieig.RecordingProgressMeter()
+    with pytest.raises(ValueError, match="no run"):
+        ieig.plot.convergence(meter)
+    with pytest.raises(TypeError, match="NoProgressMeter"):
+        ieig.plot.convergence(ieig.NoProgressMeter())
+    meter._rows.runs += [[(1e-2, 0, 2), (0.0, 1, 2), (1e-9, 2, 2)], [(1e-3, 2, 2)]]
+    ax = ieig.plot.convergence(meter, rtol=1e-8)
+    first, second, tolerance = ax.get_lines()
+    np.testing.assert_array_equal(first.get_xdata(), [1, 2, 3])
+    np.testing.assert_array_equal(first.get_ydata(), [1e-2, np.nan, 1e-9])
+    np.testing.assert_array_equal(second.get_xdata(), [4])
+    assert ax.get_yscale() == "log"
+    assert list(tolerance.get_ydata()) == [1e-8, 1e-8]
