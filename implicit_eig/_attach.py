@@ -3,15 +3,16 @@
 import dataclasses
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, Int, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, Int, Num, PyTree
 
 from ._check import check_integer, check_real
-from ._eigensolver import InvariantBlock, nonfinite, without
-from ._eigs import solution_of_block, watched_solution
-from ._failure import check_throw, raise_unless_successful, reported, watched
+from ._eigensolver import InvariantBlock, nonfinite, ShiftInvert, without
+from ._eigs import MOVING, solution_of_block, watched_solution
+from ._failure import check_throw, raise_unless_successful
 from ._gauge import AbstractGauge, as_gauge
 from ._nonlinear import as_nonlinear
 from ._nonlinear_eigs import attach_nonlinear
@@ -19,14 +20,25 @@ from ._operator import (
     as_pencil,
     complex_dtype,
     Domain,
+    entries,
     Pencil,
     pencil_of_moderate_size,
     safe_norm,
+    Scaling,
     times_real,
 )
 from ._problem import check_adjoint, stop
 from ._program import Program
-from ._rule import check_ties, ImplicitAdjoint, solve_bordered, SylvesterSolve, Ties
+from ._record import record
+from ._rule import (
+    accuracy_of,
+    check_ties,
+    ImplicitAdjoint,
+    solve_bordered,
+    SylvesterSolve,
+    Ties,
+)
+from ._second_try import FoundPairs, with_second_try
 from ._solution import RESULTS, Solution
 from ._spectral import Known
 
@@ -134,25 +146,66 @@ def attach(
     if left_eigenvectors is not None:
         left = _columns(left_eigenvectors, pencil.domain, k, "left_eigenvectors")
     adjoint = check_adjoint(adjoint)
-    known = Known(eigenvalues.astype(complex_dtype(pencil.dtype)))
-    solve, gauge = adjoint.bind(pencil, None, known, k), as_gauge(gauge, pencil.domain)
-    pencil, signal = watched(pencil, throw, solve.rtol)
-    solution, signal = _attach(
-        pencil,
-        signal,
-        known.eigenvalues,
-        *_one_dtype(pencil, eigenvalues, vectors, left),
-        solve,
-        gauge,
-        polish,
-        ties,
-        tie_rtol,
-        rtol,
-        throw is not False,
+    known = Known(stop(eigenvalues.astype(complex_dtype(pencil.dtype))))
+    gauge = as_gauge(gauge, pencil.domain)
+    vectors, left = _one_dtype(pencil, eigenvalues, vectors, left)
+    given = _Given(
+        pencil=pencil,
+        eigenvalues=known.eigenvalues,
+        vectors=stop(vectors),
+        left=stop(left),
+        solve=adjoint.bind(pencil, None, known, k),
+        polish=polish,
+        rtol=rtol,
     )
-    solution = reported(solution, signal, throw, solve.rtol)
+    options = gauge, ties, tie_rtol, throw is not False
+    (solution,) = with_second_try(_attach, _again, given, throw, adjoint, MOVING, options)
     solution = raise_unless_successful(solution, throw, k=k)
     return watched_solution(gauge, solution)
+
+
+@record
+class _Given:
+    """Pairs of a pencil, and who solves the linear systems of their derivatives."""
+
+    pencil: Pencil
+    eigenvalues: Complex[Array, " k"]
+    vectors: Inexact[Array, "n k"]
+    left: Inexact[Array, "n k"] | None
+    solve: SylvesterSolve
+    polish: int = eqx.field(static=True)
+    rtol: float | None = eqx.field(static=True)
+
+    def of_moderate_size(self) -> "tuple[_Given, Scaling]":
+        """The same where nothing under- or overflows, and what it stands for."""
+        pencil, scaling = pencil_of_moderate_size(self.pencil)
+        size, left = scaling.eigenvalues, self.left
+        selection = self.solve.selection.rescaled(size)
+        return dataclasses.replace(
+            self,
+            pencil=pencil,
+            eigenvalues=times_real(self.eigenvalues, 1 / size),
+            left=None if left is None else scaling.given_left(left),
+            solve=dataclasses.replace(self.solve, selection=selection),
+        ), scaling
+
+    @property
+    def eigensolver(self) -> ShiftInvert:
+        """Who makes a factor, where the default solver of derivatives did not do."""
+        return ShiftInvert(0.0)
+
+    def beside(self) -> Num[Array, ""] | None:
+        """A shift beside the eigenvalues, where the pencil can be factorised: elsewhere
+        than any of them."""
+        parts = [x for x in (self.pencil.operator, self.pencil.mass) if x is not None]
+        if any(entries(x) is None for x in parts):
+            return None
+        values = self.eigenvalues
+        largest = jnp.max(jnp.abs(values))
+        step = float(jnp.finfo(largest.dtype).eps) ** 0.25
+        step = step * jnp.where(largest > 0, largest, 1)
+        shift = jnp.mean(values) + step.astype(values.dtype)
+        return shift if jnp.iscomplexobj(self.vectors) else shift.real
 
 
 def _columns(
@@ -179,34 +232,63 @@ def _one_dtype(pencil: Pencil, eigenvalues, vectors, left):
 
 @Program
 def _attach(
-    pencil: Pencil,
+    given: _Given,
     signal: Float[Array, ""] | None,
-    eigenvalues: Complex[Array, " k"],
-    vectors: Inexact[Array, "n k"],
-    left: Inexact[Array, "n k"] | None,
-    solve: SylvesterSolve,
+    keep: bool,
     gauge: AbstractGauge,
-    polish: int,
     ties: Ties,
     tie_rtol: float | None,
-    rtol: float | None,
+    hide: bool,
+) -> tuple[Solution, Float[Array, ""], FoundPairs | None]:
+    """The solution, the signal of failed solves, and what a second try needs where it is
+    to be kept."""
+    given, scaling = given.of_moderate_size()
+    block = stop(_block(stop(given)))
+    solve = stop(given.solve.for_block(block))
+    solution, signal = _solution(
+        given, block, solve, signal, scaling, gauge, ties, tie_rtol, hide
+    )
+    pairs = None
+    if keep:
+        pairs = FoundPairs.of(block, accuracy_of(block, given.pencil), given.beside())
+    return solution, signal, pairs
+
+
+def _again(
+    given: _Given,
+    signal: Float[Array, ""],
+    pairs: FoundPairs,
+    gauge: AbstractGauge,
+    ties: Ties,
+    tie_rtol: float | None,
     hide: bool,
 ) -> tuple[Solution, Float[Array, ""]]:
-    pencil, scaling = pencil_of_moderate_size(pencil)
-    size = scaling.eigenvalues
-    solve = dataclasses.replace(solve, selection=solve.selection.rescaled(size))
-    eigenvalues = times_real(eigenvalues, 1 / size)
-    left = None if left is None else scaling.given_left(left)
-    eigenvalues, vectors, left, solve = stop((eigenvalues, vectors, left, solve))
-    block = _block(stop(pencil), eigenvalues, vectors, left, solve, polish, rtol)
+    """What `_attach` made of these pairs, for derivatives by GMRES."""
+    given, scaling = given.of_moderate_size()
+    block, solve = pairs.block, pairs.solved_by_gmres(given)
+    tie_rtol = pairs.accuracy if tie_rtol is None else tie_rtol
+    return _solution(given, block, solve, signal, scaling, gauge, ties, tie_rtol, hide)
+
+
+def _solution(
+    given: _Given,
+    block: InvariantBlock,
+    solve: SylvesterSolve,
+    signal: Float[Array, ""] | None,
+    scaling: Scaling,
+    gauge: AbstractGauge,
+    ties: Ties,
+    tie_rtol: float | None,
+    hide: bool,
+) -> tuple[Solution, Float[Array, ""]]:
     solution, signal = solution_of_block(
-        pencil,
-        stop(block),
-        stop(solve.for_block(block)),
+        given.pencil,
+        block,
+        solve,
         signal,
         scaling,
-        k=eigenvalues.size,
-        left=left is not None,
+        k=given.eigenvalues.size,
+        left=given.left is not None,
         gauge=gauge,
         ties=ties,
         tie_rtol=tie_rtol,
@@ -230,7 +312,9 @@ def _in_given_order(solution: Solution, position: Int[Array, " k"]) -> Solution:
     return dataclasses.replace(solution, **arrays)
 
 
-def _block(pencil, eigenvalues, vectors, left, solve, polish, rtol) -> InvariantBlock:
+def _block(given: _Given) -> InvariantBlock:
+    pencil, eigenvalues, solve = given.pencil, given.eigenvalues, given.solve
+    vectors, left, polish, rtol = given.vectors, given.left, given.polish, given.rtol
     k = eigenvalues.size
     every = jnp.ones(k, bool)
     basis, r = jnp.linalg.qr(_of_norm_one(vectors))

@@ -6,19 +6,18 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Inexact, PyTree
 
 from ._ad import nan_tangent, nothing_where
 from ._check import check_flag, check_integer
 from ._eigensolver import AbstractEigensolver, InvariantBlock
-from ._failure import check_throw, raise_unless_successful, reported, watched
+from ._failure import check_throw, raise_unless_successful
 from ._gauge import AbstractGauge, as_gauge, watched_phases
 from ._nonlinear import Inside
 from ._nonlinear_eigs import eigs_inside
 from ._operator import as_pencil, complex_dtype, Pencil, safe_norm, Scaling
 from ._problem import Problem
-from ._program import is_compiling, Program, value_of
+from ._program import Program
 from ._progress_meter import AbstractProgressMeter, NoProgressMeter
 from ._rule import (
     accuracy_of,
@@ -29,7 +28,7 @@ from ._rule import (
     SylvesterSolve,
     Ties,
 )
-from ._second_try import FoundPairs, SecondTry
+from ._second_try import FoundPairs, in_wider_spaces, reached_by, with_second_try
 from ._solution import is_good, RESULTS, Solution
 
 
@@ -204,63 +203,19 @@ def eigs(
     if problem.k == 0:
         return _empty(problem.pencil, left)
     options = left, gauge, ties, tie_rtol, throw is not False
-    solution, problem = _solved(problem, adjoint, throw, options)
+
+    def once(problem: Problem) -> tuple[Any, ...]:
+        return with_second_try(_eigs, _again, problem, throw, adjoint, MOVING, options)
+
+    solution, problem = in_wider_spaces(problem, adjoint, once)
     solution = raise_unless_successful(
         solution, throw, k=problem.k, advice=problem.advice()
     )
     return watched_solution(gauge, solution)
 
 
-_Options = tuple[bool, AbstractGauge, Ties, float | None, bool]
-
-
-def _solved(
-    problem: Problem,
-    adjoint: ImplicitAdjoint | None,
-    throw: bool | None,
-    options: _Options,
-) -> tuple[Solution, Problem]:
-    """The solution, in a plain call by wider Krylov spaces while pairs do not converge,
-    each from what the last one came to; and the problem that was solved."""
-    fallback = adjoint is None or adjoint.falls_back
-    if is_compiling():
-        return _solved_once(problem, throw, fallback, options)[0], problem
-    counts, start, first = {}, problem.v0, problem.eigensolver
-    for eigensolver in problem.eigensolvers():
-        if eigensolver is not problem.eigensolver:
-            problem = problem.by(eigensolver, adjoint, start)
-        solution, start = _solved_once(problem, throw, fallback, options)
-        counts = {
-            name: x + counts[name] if name in counts and name in _ADDED else x
-            for name, x in solution.stats.items()
-        }
-        code = value_of(solution.result._value)
-        if code is None or not np.any(code == RESULTS.not_converged._value):
-            break
-    if problem.eigensolver is not first:
-        solution = dataclasses.replace(solution, stats=counts)
-    return solution, problem
-
-
-# Of several runs.
-_ADDED = {"num_matvecs", "num_restarts", "num_solves", "num_factorizations"}
-
-
-def _solved_once(
-    problem: Problem, throw: bool | None, fallback: bool, options: _Options
-) -> tuple[Solution, Inexact[Array, " n"]]:
-    """The solution, whose derivatives are looked at where Python can see them; and a
-    vector of the subspace that was reached."""
-    given, signal = watched(problem, throw, problem.solve.rtol)
-    tried = SecondTry.of(_again, given, options) if fallback else None
-    if tried is None:
-        solution, signal, _, start = _eigs(given, signal, False, *options)
-    else:
-        given, signal = tried.inputs(given, signal)
-        solution, signal, pairs, start = _eigs(given, signal, True, *options)
-        moving, signal = tried.outputs(_moving(solution), signal, given, pairs)
-        solution = dataclasses.replace(solution, **moving)
-    return reported(solution, signal, throw, problem.solve.rtol), start
+# What of a solution has derivatives.
+MOVING = "eigenvalues", "eigenvectors", "left_eigenvectors", "condition_numbers"
 
 
 def watched_solution(gauge: AbstractGauge, solution: Solution) -> Solution:
@@ -320,16 +275,9 @@ def _eigs(
         tie_rtol=tie_rtol,
         hide=hide,
     )
-    start = jnp.sum(block.basis, axis=1)
-    if problem.pencil.is_real:
-        start = start.real + start.imag
-    return solution, signal, FoundPairs.of(block) if keep else None, start
-
-
-def _moving(solution: Solution) -> dict[str, PyTree[Array]]:
-    """What of a solution has derivatives."""
-    names = "eigenvalues", "eigenvectors", "left_eigenvectors", "condition_numbers"
-    return {name: getattr(solution, name) for name in names}
+    pencil = problem.pencil
+    pairs = FoundPairs.of(block, accuracy_of(block, pencil)) if keep else None
+    return solution, signal, pairs, reached_by(block, pencil)
 
 
 def _again(
@@ -341,10 +289,10 @@ def _again(
     ties: Ties,
     tie_rtol: float | None,
     hide: bool,
-) -> tuple[dict[str, PyTree[Array]], Float[Array, ""]]:
+) -> tuple[Solution, Float[Array, ""]]:
     """What `_eigs` made of these pairs, for derivatives by GMRES."""
     problem, scaling = problem.of_moderate_size()
-    solution, signal = solution_of_block(
+    return solution_of_block(
         problem.pencil,
         pairs.block,
         pairs.solved_by_gmres(problem),
@@ -354,10 +302,9 @@ def _again(
         left=left,
         gauge=gauge,
         ties=ties,
-        tie_rtol=tie_rtol,
+        tie_rtol=pairs.accuracy if tie_rtol is None else tie_rtol,
         hide=hide,
     )
-    return _moving(solution), signal
 
 
 def solution_of_block(

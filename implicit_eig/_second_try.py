@@ -1,5 +1,8 @@
-"""Where a linear solve for a derivative missed its tolerance, another solver, in a
-program of its own.
+"""Plain calls go on where the first program did not reach its aim.
+
+Where pairs did not converge, by wider Krylov spaces (`in_wider_spaces`). Where a linear
+solve for a derivative missed its tolerance, by another solver, in a program of its own
+(`with_second_try`).
 
 Krylov–Sylvester is what a gradient compiles. GMRES beside it would nearly double
 the time to compile, for everybody, and few ask for it. So in a plain call Python looks
@@ -11,9 +14,10 @@ reverse mode the cotangents of the outputs pass first, and are held until those 
 inputs come out; in forward mode it is the other way round.
 """
 
+import dataclasses
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import equinox as eqx
 import jax
@@ -25,10 +29,13 @@ from jaxtyping import Array, Float, Num, PyTree
 
 from ._ad import linear_map
 from ._eigensolver import InvariantBlock
+from ._failure import reported, watched
 from ._krylov import default_start
+from ._operator import Pencil
 from ._problem import Problem, stop
-from ._program import is_plain, Program, visible
-from ._rule import SylvesterSolve
+from ._program import is_compiling, is_plain, Program, value_of, visible
+from ._rule import ImplicitAdjoint, SylvesterSolve
+from ._solution import RESULTS
 from ._spectral import ShiftInverted
 from ._sylvester import AbstractSylvesterSolver, DeflatedGMRES
 
@@ -36,19 +43,105 @@ from ._sylvester import AbstractSylvesterSolver, DeflatedGMRES
 _log = logging.getLogger("implicit_eig")
 # Of 60 products each, and one more time for each refinement.
 _CYCLES = 10
+# Of several runs.
+_ADDED = {"num_matvecs", "num_restarts", "num_solves", "num_factorizations"}
+
+
+class HasSolve(Protocol):
+    """A problem, or pairs that were given, with the solver of their derivatives."""
+
+    @property
+    def pencil(self) -> Pencil: ...
+    @property
+    def solve(self) -> SylvesterSolve: ...
+
+
+def in_wider_spaces(
+    problem: Problem, adjoint: ImplicitAdjoint | None, once: Callable[..., Any]
+) -> tuple[Any, ...]:
+    """What `once(problem)` finds, in a plain call by wider Krylov spaces while pairs do
+    not converge, each from what the last one came to; the problem that was solved; and
+    the rest.
+
+    `once` returns what it found, a vector of the subspace it reached, and the rest.
+    """
+    if is_compiling():
+        found, _, *rest = once(problem)
+        return found, problem, *rest
+    counts, start, first = {}, problem.v0, problem.eigensolver
+    for eigensolver in problem.eigensolvers():
+        if eigensolver is not problem.eigensolver:
+            problem = problem.by(eigensolver, adjoint, start)
+        found, start, *rest = once(problem)
+        counts = {
+            name: x + counts[name] if name in counts and name in _ADDED else x
+            for name, x in found.stats.items()
+        }
+        code = value_of(found.result._value)
+        if code is None or not np.any(code == RESULTS.not_converged._value):
+            break
+    if problem.eigensolver is not first:
+        found = dataclasses.replace(found, stats=counts)
+    return found, problem, *rest
+
+
+def reached_by(block: InvariantBlock, pencil: Pencil) -> Num[Array, " n"]:
+    """A vector of the subspace that a run came to, for the next one to start from."""
+    start = jnp.sum(block.basis, axis=1)
+    return start.real + start.imag if pencil.is_real else start
+
+
+def with_second_try(
+    program: Program,
+    again: "Again",
+    given: HasSolve,
+    throw: bool | None,
+    adjoint: ImplicitAdjoint | None,
+    moving: tuple[str, ...],
+    options: tuple[Any, ...],
+) -> tuple[Any, ...]:
+    """What `program` finds, and the rest of what it returns. Derivatives of the fields
+    `moving` are looked at where Python can see them; where the solver of `adjoint` was
+    left at its default and misses its tolerance, they are taken again.
+
+    `program(given, signal, keep, *options)` returns what it found, the signal of failed
+    solves, with `keep` the pairs for `again`, and the rest.
+    """
+    rtol = given.solve.rtol
+    given, signal = watched(given, throw, rtol)
+    tried = None
+    if adjoint is None or adjoint.falls_back:
+        tried = SecondTry.of(again, given, moving, options)
+    if tried is None:
+        found, signal, _, *rest = program(given, signal, False, *options)
+    else:
+        given, signal = tried.inputs(given, signal)
+        found, signal, pairs, *rest = program(given, signal, True, *options)
+        fields, signal = tried.outputs(_fields(found, moving), signal, given, pairs)
+        found = dataclasses.replace(found, **fields)
+    return reported(found, signal, throw, rtol), *rest
+
+
+def _fields(found: Any, names: tuple[str, ...]) -> dict[str, PyTree[Array]]:
+    return {name: getattr(found, name) for name in names}
 
 
 class FoundPairs(eqx.Module):
-    """What is kept of a run, for derivatives taken later: the block without a factor, and
-    the shift that was factorised."""
+    """What is kept of a run, for derivatives taken later: the block without a factor, the
+    shift that was factorised or may be, and the default `tie_rtol`."""
 
     block: InvariantBlock
     sigma: Num[Array, ""] | None
+    accuracy: Float[Array, ""]
 
     @classmethod
-    def of(cls, block: InvariantBlock) -> "FoundPairs":
+    def of(
+        cls,
+        block: InvariantBlock,
+        accuracy: Float[Array, ""],
+        sigma: Num[Array, ""] | None = None,
+    ) -> "FoundPairs":
         transformation = block.transformation
-        sigma = None
         if isinstance(transformation, ShiftInverted):
             sigma = transformation.sigma
         bare = eqx.tree_at(
@@ -57,13 +150,14 @@ class FoundPairs(eqx.Module):
             (None, None),
             is_leaf=lambda x: x is None,
         )
-        return cls(bare, sigma)
+        return cls(bare, sigma, accuracy)
 
-    def solved_by_gmres(self, problem: Problem) -> SylvesterSolve:
-        """The solver for derivatives of these pairs, with the factor made again."""
-        block, pencil = self.block, stop(problem.pencil)
+    def solved_by_gmres(self, given: Any) -> SylvesterSolve:
+        """The solver for derivatives of these pairs, with the factor made again,
+        if there is one."""
+        block, pencil = self.block, stop(given.pencil)
         if self.sigma is not None:
-            transformation = problem.eigensolver.transformation(pencil, self.sigma)
+            transformation = given.eigensolver.transformation(pencil, self.sigma)
             block = eqx.tree_at(
                 lambda b: b.transformation,
                 block,
@@ -71,7 +165,7 @@ class FoundPairs(eqx.Module):
                 is_leaf=lambda x: x is None,
             )
         solver = _Regular(DeflatedGMRES(max_restarts=_CYCLES))
-        solve = eqx.tree_at(lambda s: s.solver, problem.solve, solver)
+        solve = eqx.tree_at(lambda s: s.solver, given.solve, solver)
         return stop(solve).for_block(block)
 
 
@@ -99,9 +193,9 @@ class _Regular(AbstractSylvesterSolver):
         return jnp.where(reached & apart, solved(rhs), jnp.inf)
 
 
-# Takes a problem, a signal, the pairs and options; returns what has derivatives, and a
+# Takes what was given, a signal, the pairs and options; returns what was found, and a
 # signal.
-Again = Callable[..., tuple[PyTree[Array], Float[Array, ""]]]
+Again = Callable[..., tuple[Any, Float[Array, ""]]]
 
 
 def _moves(x: Any) -> bool:
@@ -109,28 +203,39 @@ def _moves(x: Any) -> bool:
 
 
 class SecondTry:
-    """Of one plain call with derivatives: `again` is what takes them a second time."""
+    """Of one plain call with derivatives: `again` is what takes those of the fields
+    `moving` a second time."""
 
-    def __init__(self, again: Again, problem: Problem, options: tuple[Any, ...]):
-        leaves, self.treedef = jtu.tree_flatten(problem)
-        self.again, self.options = again, options
+    def __init__(
+        self,
+        again: Again,
+        given: HasSolve,
+        moving: tuple[str, ...],
+        options: tuple[Any, ...],
+    ):
+        leaves, self.treedef = jtu.tree_flatten(given)
+        self.again, self.moving, self.options = again, moving, options
         self.at = tuple(i for i, x in enumerate(leaves) if _moves(x))
         self.held: Any = None
 
     @classmethod
     def of(
-        cls, again: Again, problem: Problem, options: tuple[Any, ...]
+        cls,
+        again: Again,
+        given: HasSolve,
+        moving: tuple[str, ...],
+        options: tuple[Any, ...],
     ) -> "SecondTry | None":
         """`None` where there is no derivative, or none that Python sees."""
-        if any(is_plain(x) for x in jtu.tree_leaves(problem) if _moves(x)):
-            return cls(again, problem, options)
+        if any(is_plain(x) for x in jtu.tree_leaves(given) if _moves(x)):
+            return cls(again, given, moving, options)
         return None
 
     def inputs(
-        self, problem: Problem, signal: Float[Array, ""] | None
-    ) -> tuple[Problem, Float[Array, ""]]:
-        """The problem and the signal, whose derivatives are seen from now on."""
-        leaves = jtu.tree_leaves(problem)
+        self, given: HasSolve, signal: Float[Array, ""] | None
+    ) -> tuple[HasSolve, Float[Array, ""]]:
+        """What is given and the signal, whose derivatives are seen from now on."""
+        leaves = jtu.tree_leaves(given)
         if signal is None:
             signal = jnp.zeros((), leaves[self.at[0]].real.dtype)
         *moving, signal = _inputs([*(leaves[i] for i in self.at), signal], [], tried=self)
@@ -142,12 +247,12 @@ class SecondTry:
         self,
         outputs: PyTree[Array],
         signal: Float[Array, ""],
-        problem: Problem,
+        given: HasSolve,
         pairs: FoundPairs,
     ) -> tuple[PyTree[Array], Float[Array, ""]]:
         """What has derivatives, and the signal, likewise."""
         out, treedef = jtu.tree_flatten(outputs)
-        arrays, self.rest = eqx.partition((problem, pairs), eqx.is_array)
+        arrays, self.rest = eqx.partition((given, pairs), eqx.is_array)
         known, self.known = jtu.tree_flatten(arrays)
         *out, signal = _outputs([*out, signal], known, tried=self)
         return jtu.tree_unflatten(treedef, out), signal
@@ -164,8 +269,9 @@ class SecondTry:
 
         def call(known: list[Array], moving: list[Array | None]) -> list[Array]:
             arrays = jtu.tree_unflatten(self.known, known)
-            problem, pairs = eqx.combine(arrays, self.rest)
-            return program(self.again, problem, pairs, self.options, self.at, moving)
+            given, pairs = eqx.combine(arrays, self.rest)
+            what = self.again, self.moving, self.options, self.at
+            return program(what, given, pairs, moving)
 
         _log.info(
             "A linear solve for a derivative missed its tolerance (backward error "
@@ -187,30 +293,32 @@ def _over_batch(call, known, moving, shape: tuple[int, ...]) -> list[Array]:
     return jax.vmap(one, in_axes=(axes, 0))(known, moving)
 
 
-def _function(again: Again, problem, pairs, options, at):
+def _function(what: tuple[Any, ...], given, pairs):
     """From the inputs that move, and the signal, to the outputs; and its point."""
-    leaves, treedef = jtu.tree_flatten(problem)
+    again, names, options, at = what
+    leaves, treedef = jtu.tree_flatten(given)
     zero = jnp.zeros((), pairs.block.residuals.dtype)
 
     def fn(*moving: Array) -> list[Array]:
-        given = list(leaves)
+        inputs = list(leaves)
         for i, x in zip(at, moving[:-1], strict=True):
-            given[i] = x
-        given = jtu.tree_unflatten(treedef, given)
-        return jtu.tree_leaves(again(given, moving[-1], pairs, *options))
+            inputs[i] = x
+        inputs = jtu.tree_unflatten(treedef, inputs)
+        found, signal = again(inputs, moving[-1], pairs, *options)
+        return jtu.tree_leaves((_fields(found, names), signal))
 
     return fn, [*(leaves[i] for i in at), zero]
 
 
 @Program
-def _pushed(again, problem, pairs, options, at, tangents):
-    fn, primals = _function(again, problem, pairs, options, at)
+def _pushed(what, given, pairs, tangents):
+    fn, primals = _function(what, given, pairs)
     return jax.jvp(fn, primals, list(tangents))[1]
 
 
 @Program
-def _pulled(again, problem, pairs, options, at, cotangents):
-    fn, primals = _function(again, problem, pairs, options, at)
+def _pulled(what, given, pairs, cotangents):
+    fn, primals = _function(what, given, pairs)
     asked = [i for i, ct in enumerate(cotangents) if ct is not None]
     _, pull = jax.vjp(lambda *x: [fn(*x)[i] for i in asked], *primals)
     return list(pull([cotangents[i] for i in asked]))

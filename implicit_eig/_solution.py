@@ -129,7 +129,9 @@ class Solution(eqx.Module):
     - `residuals`: shape `(k,)`, backward errors `‖Av − λBv‖ / ((‖A‖ + |λ|‖B‖) ‖v‖)` of
         the returned pairs, with estimates of the norms.
     - `condition_numbers`: shape `(k,)`, `κ(λ) = ‖u‖ ‖v‖ / |uᴴ B v|`, or `None`.
-    - `stats`: counts; at least `num_matvecs`, `num_restarts`, `num_converged`.
+    - `stats`: counts of the run, or of all runs where wider spaces were tried; at least
+        `num_matvecs`, `num_restarts`, `num_converged`. Derivatives come later, and are
+        not counted.
     - `result`: a member of [`implicit_eig.RESULTS`][].
 
     `eigenvalues`, `eigenvectors`, `left_eigenvectors` and `condition_numbers` are

@@ -13,8 +13,8 @@ from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, PyTree
 from ._ad import nan_tangent, nothing_where
 from ._check import check_flag
 from ._eigensolver import AbstractEigensolver, Dense, InvariantBlock, ShiftInvert, without
-from ._failure import check_throw, raise_unless_successful, reported, watched
-from ._operator import Domain, Pencil
+from ._failure import check_throw, raise_unless_successful
+from ._operator import Domain, Pencil, Scaling
 from ._problem import Problem, stop
 from ._program import Program, value_of
 from ._progress_meter import AbstractProgressMeter, NoProgressMeter
@@ -24,7 +24,9 @@ from ._rule import (
     eigen_of_block,
     ImplicitAdjoint,
     separation as separation_of,
+    SylvesterSolve,
 )
+from ._second_try import FoundPairs, in_wider_spaces, reached_by, with_second_try
 from ._solution import has_values, is_good, number, RESULTS, shapes, summary, table
 from ._spectral import check_vector, factorises
 
@@ -229,13 +231,16 @@ def invariant_subspace(
         adjoint=adjoint,
         progress_meter=progress_meter,
     )
-    if isinstance(problem.eigensolver, Dense):
-        problem = dataclasses.replace(problem, eigensolver=Dense(sharpen=True))
-    problem, signal = watched(problem, throw, problem.solve.rtol)
-    (subspace, edge), signal = _invariant_subspace(
-        problem, signal, left, separation, throw is not False
-    )
-    subspace = reported(subspace, signal, throw, problem.solve.rtol)
+    options = left, separation, throw is not False
+
+    def once(problem: Problem) -> tuple[Any, ...]:
+        if isinstance(problem.eigensolver, Dense):
+            problem = dataclasses.replace(problem, eigensolver=Dense(sharpen=True))
+        return with_second_try(
+            _invariant_subspace, _again, problem, throw, adjoint, _MOVING, options
+        )
+
+    subspace, problem, edge = in_wider_spaces(problem, adjoint, once)
     code = value_of(subspace.result._value)
     cut = code is not None and code.ndim == 0 and code == RESULTS.cut._value
     if throw is not False and cut:
@@ -246,23 +251,34 @@ def invariant_subspace(
     return raise_unless_successful(subspace, throw, k=problem.k, advice=problem.advice())
 
 
+# What of a subspace has derivatives.
+_MOVING = "basis", "block", "left_basis", "_dual", "_spectrum"
+
+
 @Program
 def _invariant_subspace(
     problem: Problem,
     signal: Float[Array, ""] | None,
+    keep: bool,
     left: bool | None,
     separation: bool,
     hide: bool,
 ) -> tuple[
-    tuple[Subspace, tuple[Complex[Array, ""], Complex[Array, ""]]], Float[Array, ""]
+    Subspace,
+    Float[Array, ""],
+    FoundPairs | None,
+    Inexact[Array, " n"],
+    tuple[Complex[Array, ""], Complex[Array, ""]],
 ]:
-    """And the selected and the unselected eigenvalue between which k cuts; and the signal
-    of failed solves."""
+    """The subspace, the signal of failed solves, what a second try needs where it is to
+    be kept, a vector of the subspace; and the selected and the unselected eigenvalue
+    between which k cuts."""
     problem, scaling = problem.of_moderate_size()
     pencil = problem.pencil
     dual = _costs_little(problem.eigensolver) if left is None else left
     block, solve = problem.block(dual)
     tie_rtol = accuracy_of(block, pencil)
+    start = reached_by(block, pencil)
     block, edge = _of_order(block, problem.k, tie_rtol)
     constant = stop(pencil)
     sep = None
@@ -270,10 +286,45 @@ def _invariant_subspace(
         sep = separation_of(constant, block.basis, block.matrix, block.active, solve)
         rounding = 10 * pencil.n * float(jnp.finfo(pencil.dtype).eps)
         block = _unless(block, sep <= rounding * block.norm, RESULTS.ill_conditioned)
-    residual = _residual(constant, block)
+        sep = scaling.norms(sep)
     products = problem.k * (1 + (pencil.is_real and jnp.iscomplexobj(block.basis)))
     block.stats["num_matvecs"] = block.stats.get("num_matvecs", 0) + products
+    subspace, signal = _of_block(
+        pencil, block, solve, signal, scaling, tie_rtol, sep, left, hide
+    )
+    pairs = FoundPairs.of(block, tie_rtol) if keep else None
+    return subspace, signal, pairs, start, tuple(scaling.values(x) for x in edge)
 
+
+def _again(
+    problem: Problem,
+    signal: Float[Array, ""],
+    pairs: FoundPairs,
+    left: bool | None,
+    separation: bool,
+    hide: bool,
+) -> tuple[Subspace, Float[Array, ""]]:
+    """What `_invariant_subspace` made of this block, for derivatives by GMRES."""
+    del separation
+    problem, scaling = problem.of_moderate_size()
+    pencil, block = problem.pencil, pairs.block
+    solve, tie_rtol = pairs.solved_by_gmres(problem), pairs.accuracy
+    return _of_block(pencil, block, solve, signal, scaling, tie_rtol, None, left, hide)
+
+
+def _of_block(
+    pencil: Pencil,
+    block: InvariantBlock,
+    solve: SylvesterSolve,
+    signal: Float[Array, ""] | None,
+    scaling: Scaling,
+    tie_rtol: Float[Array, ""],
+    separation: Float[Array, ""] | None,
+    left: bool | None,
+    hide: bool,
+) -> tuple[Subspace, Float[Array, ""]]:
+    """The subspace, and the signal of failed solves."""
+    residual = _residual(stop(pencil), block)
     if signal is None:
         signal = jnp.zeros((), block.residuals.dtype)
     basis, matrix, left_basis, _, signal = block_root(
@@ -313,13 +364,13 @@ def _invariant_subspace(
         block=scaling.values(triangle @ matrix @ inverse),
         left_basis=left_basis,
         residual=residual,
-        separation=None if sep is None else scaling.norms(sep),
+        separation=separation,
         stats=block.stats,
         result=block.result,
         _dual=dual_basis,
         _spectrum=spectrum,
     )
-    return (subspace, tuple(scaling.values(x) for x in edge)), signal
+    return subspace, signal
 
 
 def _costs_little(eigensolver: AbstractEigensolver) -> bool:

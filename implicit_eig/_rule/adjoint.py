@@ -62,11 +62,15 @@ class ImplicitAdjoint(eqx.Module):
     - `max_steps`: largest number of products with A in one run of the default
         `KrylovSylvester`; a solver that is given carries its own.
 
-    Where the default `KrylovSylvester` misses `rtol` in a plain call, the derivative is
-    taken again by `DeflatedGMRES`, with the factor of `ShiftInvert` if there is one, in
-    a program of its own, which the logger `implicit_eig` notes (`INFO`). A compiled
-    program does not carry it, for it would nearly double the time to compile: there
-    say `linear_solver=DeflatedGMRES()`.
+    Where the default solver misses `rtol` in a plain call of `eigs`, `attach` or
+    `invariant_subspace`, the derivative is taken again by `DeflatedGMRES`, with the
+    factor of `ShiftInvert` if there is one (`attach` makes one beside the pairs, where
+    the entries of the operator are known), in a program of its own. A compiled program
+    does not carry it, for it would nearly double the time to compile: there say
+    `linear_solver=DeflatedGMRES()`. `Solution.stats` count the run that found the pairs,
+    and no derivative, for they are returned before one is taken: of a second try the
+    logger `implicit_eig` tells (`INFO`), and products are counted by
+    [`implicit_eig.CountingOperator`][].
 
     A solve that misses `rtol` raises, as `throw` says. Where it does not, it gives NaN:
     in forward mode for the pairs whose own systems missed it (left vectors: for all,
