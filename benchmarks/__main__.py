@@ -19,6 +19,7 @@ import subprocess
 SUITES = (
     "dense",
     "extremal",
+    "hermitian",
     "adjoint",
     "interior",
     "one_pair",
@@ -26,7 +27,14 @@ SUITES = (
     "overhead",
     "scaling",
 )
-QUICK = ("dense", "extremal", "interior", "one_pair", "products")  # within 3 minutes
+QUICK = (
+    "dense",
+    "extremal",
+    "hermitian",
+    "interior",
+    "one_pair",
+    "products",
+)  # within 3 minutes
 PACKAGES = ("jax", "jaxlib", "numpy", "scipy", "torch", "fmmax", "matfree", "solvax")
 HERE = pathlib.Path(__file__).parent
 

@@ -133,3 +133,20 @@ def ladder(n):
 # Of convection–diffusion: the six largest eigenvalues have condition numbers below 100, and
 # beyond 1/eps.
 MILD, HARSH = (3.0, 7.0, 0.0), (25.0, 50.0, 250.0)
+
+
+def membrane(m, stretch=1.3):
+    """h²(−u_xx − s u_yy) on the unit square, Dirichlet, five points, m a side. Symmetric;
+    `stretch` keeps eigenvalues simple."""
+    number = np.arange(m * m).reshape(m, m)
+    parts = [
+        (number, number, 2 + 2 * stretch),
+        (number[:, 1:], number[:, :-1], -1.0),
+        (number[:, :-1], number[:, 1:], -1.0),
+        (number[1:], number[:-1], -stretch),
+        (number[:-1], number[1:], -stretch),
+    ]
+    rows = np.concatenate([r.ravel() for r, _, _ in parts])
+    columns = np.concatenate([c.ravel() for _, c, _ in parts])
+    values = np.concatenate([np.full(r.size, v) for r, _, v in parts])
+    return values, rows, columns, m * m

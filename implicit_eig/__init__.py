@@ -35,6 +35,7 @@ from ._gauge_invariance import (
     check_gauge_invariance as check_gauge_invariance,
     GaugeReport as GaugeReport,
 )
+from ._invariant_subspace import invariant_subspace as invariant_subspace
 from ._linear_solver import JaxoptSolver as JaxoptSolver, KLU as KLU, SparseLU as SparseLU
 from ._nonlinear import (
     AbstractRegion as AbstractRegion,
@@ -67,7 +68,7 @@ from ._spectral import (
     Nearest as Nearest,
     Overlap as Overlap,
 )
-from ._subspace import invariant_subspace as invariant_subspace, Subspace as Subspace
+from ._subspace import Subspace as Subspace
 from ._sylvester import (
     AbstractSylvesterSolver as AbstractSylvesterSolver,
     DeflatedGMRES as DeflatedGMRES,

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, Int, Num, PyTree
 
-from ._check import check_integer, check_real
+from ._attach_hermitian import attach_hermitian
+from ._check import check_flag, check_integer, check_real
 from ._eigensolver import InvariantBlock, nonfinite, ShiftInvert, without
 from ._eigs import MOVING, solution_of_block, watched_solution
 from ._failure import check_throw, raise_unless_successful
 from ._gauge import AbstractGauge, as_gauge
+from ._hermitian import MassOrthonormal
 from ._nonlinear import as_nonlinear
 from ._nonlinear_eigs import attach_nonlinear
 from ._operator import (
@@ -21,9 +23,9 @@ from ._operator import (
     complex_dtype,
     Domain,
     entries,
+    of_norm_one,
     Pencil,
     pencil_of_moderate_size,
-    safe_norm,
     Scaling,
     times_real,
 )
@@ -34,6 +36,7 @@ from ._rule import (
     accuracy_of,
     check_ties,
     ImplicitAdjoint,
+    PairOptions,
     solve_bordered,
     SylvesterSolve,
     Ties,
@@ -57,6 +60,7 @@ def attach(
     ties: Ties = "nan",
     tie_rtol: float | None = None,
     rtol: float | None = None,
+    hermitian: bool = False,
     throw: bool | None = None,
 ) -> Solution:
     """Makes eigenpairs from any solver differentiable with respect to the operator.
@@ -85,6 +89,10 @@ def attach(
     - `rtol`: a pair with `‖Av − λBv‖ > rtol · max|λ| · ‖B‖ · ‖v‖`, or a left one, is
         refused. Default `sqrt(eps)`: the error of a derivative is about the residual
         over the gap.
+    - `hermitian`: whether A and B are (B positive definite): then pairs, gauge and
+        derivatives are those of [`implicit_eig.eigsh`][], eigenvalues real, without
+        `left_eigenvectors` and `polish`. Vectors of one eigenvalue need not be
+        orthogonal, and are made so.
     - `throw`: as in [`implicit_eig.eigs`][]; refused pairs have NaN derivatives.
 
     **Returns:** a [`implicit_eig.Solution`][].
@@ -111,6 +119,7 @@ def attach(
     """
     check_ties(ties, tie_rtol)
     check_throw(throw)
+    check_flag("hermitian", hermitian)
     polish = check_integer("polish", polish, 0)
     if rtol is not None:
         check_real("rtol", rtol)
@@ -120,7 +129,9 @@ def attach(
             f"`eigenvalues` must have shape (k,), k ≥ 1; got {eigenvalues.shape}."
         )
     k = eigenvalues.size
-    nonlinear = None if mass is not None else as_nonlinear(operator, like, eigenvectors)
+    nonlinear = None
+    if mass is None and not hermitian:
+        nonlinear = as_nonlinear(operator, like, eigenvectors)
     if nonlinear is not None:
         if ties != "nan" or tie_rtol is not None:
             raise ValueError("Pairs of `T(λ)` take neither `ties` nor `tie_rtol`.")
@@ -146,6 +157,19 @@ def attach(
     if left_eigenvectors is not None:
         left = _columns(left_eigenvectors, pencil.domain, k, "left_eigenvectors")
     adjoint = check_adjoint(adjoint)
+    if hermitian:
+        if left is not None or polish > 0:
+            raise ValueError(
+                "`hermitian=True` takes neither `left_eigenvectors`, which are the "
+                "vectors themselves, nor `polish`."
+            )
+        gauge = as_gauge(
+            gauge, pencil.domain, default=MassOrthonormal(), dtype=pencil.dtype
+        )
+        options = PairOptions(k, False, gauge, ties, tie_rtol, throw is not False)
+        return attach_hermitian(
+            pencil, eigenvalues, vectors, adjoint, options, rtol, throw
+        )
     known = Known(stop(eigenvalues.astype(complex_dtype(pencil.dtype))))
     gauge = as_gauge(gauge, pencil.domain)
     vectors, left = _one_dtype(pencil, eigenvalues, vectors, left)
@@ -158,8 +182,11 @@ def attach(
         polish=polish,
         rtol=rtol,
     )
-    options = gauge, ties, tie_rtol, throw is not False
-    (solution,) = with_second_try(_attach, _again, given, throw, adjoint, MOVING, options)
+    has_left, hide = left is not None, throw is not False
+    options = PairOptions(k, has_left, gauge, ties, tie_rtol, hide)
+    (solution,) = with_second_try(
+        _attach, _again, given, throw, adjoint, MOVING, (options,)
+    )
     solution = raise_unless_successful(solution, throw, k=k)
     return watched_solution(gauge, solution)
 
@@ -235,19 +262,14 @@ def _attach(
     given: _Given,
     signal: Float[Array, ""] | None,
     keep: bool,
-    gauge: AbstractGauge,
-    ties: Ties,
-    tie_rtol: float | None,
-    hide: bool,
+    options: PairOptions,
 ) -> tuple[Solution, Float[Array, ""], FoundPairs | None]:
     """The solution, the signal of failed solves, and what a second try needs where it is
     to be kept."""
     given, scaling = given.of_moderate_size()
     block = stop(_block(stop(given)))
     solve = stop(given.solve.for_block(block))
-    solution, signal = _solution(
-        given, block, solve, signal, scaling, gauge, ties, tie_rtol, hide
-    )
+    solution, signal = _solution(given, block, solve, signal, scaling, options)
     pairs = None
     if keep:
         pairs = FoundPairs.of(block, accuracy_of(block, given.pencil), given.beside())
@@ -258,16 +280,12 @@ def _again(
     given: _Given,
     signal: Float[Array, ""],
     pairs: FoundPairs,
-    gauge: AbstractGauge,
-    ties: Ties,
-    tie_rtol: float | None,
-    hide: bool,
+    options: PairOptions,
 ) -> tuple[Solution, Float[Array, ""]]:
     """What `_attach` made of these pairs, for derivatives by GMRES."""
     given, scaling = given.of_moderate_size()
-    block, solve = pairs.block, pairs.solved_by_gmres(given)
-    tie_rtol = pairs.accuracy if tie_rtol is None else tie_rtol
-    return _solution(given, block, solve, signal, scaling, gauge, ties, tie_rtol, hide)
+    solve, options = pairs.solved_by_gmres(given), options.known_to(pairs.accuracy)
+    return _solution(given, pairs.block, solve, signal, scaling, options)
 
 
 def _solution(
@@ -276,23 +294,10 @@ def _solution(
     solve: SylvesterSolve,
     signal: Float[Array, ""] | None,
     scaling: Scaling,
-    gauge: AbstractGauge,
-    ties: Ties,
-    tie_rtol: float | None,
-    hide: bool,
+    options: PairOptions,
 ) -> tuple[Solution, Float[Array, ""]]:
     solution, signal = solution_of_block(
-        given.pencil,
-        block,
-        solve,
-        signal,
-        scaling,
-        k=given.eigenvalues.size,
-        left=given.left is not None,
-        gauge=gauge,
-        ties=ties,
-        tie_rtol=tie_rtol,
-        hide=hide,
+        given.pencil, block, solve, signal, scaling, options
     )
     return _in_given_order(solution, block.position), signal
 
@@ -317,7 +322,7 @@ def _block(given: _Given) -> InvariantBlock:
     vectors, left, polish, rtol = given.vectors, given.left, given.polish, given.rtol
     k = eigenvalues.size
     every = jnp.ones(k, bool)
-    basis, r = jnp.linalg.qr(_of_norm_one(vectors))
+    basis, r = jnp.linalg.qr(of_norm_one(vectors))
     diagonal = eigenvalues if jnp.iscomplexobj(vectors) else eigenvalues.real
     matrix = jnp.linalg.solve(r.T, (r * diagonal).T).T
     coordinates = r.astype(complex_dtype(r.dtype))
@@ -327,7 +332,7 @@ def _block(given: _Given) -> InvariantBlock:
         )
     num_matvecs = k * (1 + polish) + 1
     if left is not None:
-        left_basis, r = jnp.linalg.qr(_of_norm_one(left))
+        left_basis, r = jnp.linalg.qr(of_norm_one(left))
         left = left_basis, r.astype(coordinates.dtype)
         num_matvecs = num_matvecs + k
     if pencil.is_real and jnp.iscomplexobj(basis):
@@ -371,12 +376,6 @@ def _determined(block: InvariantBlock, enough: Float[Array, ""]) -> Bool[Array, 
     known = jnp.maximum(block.residuals, eps * block.norm)
     defect = jnp.where(block.active, known, 0) @ jnp.abs(jnp.linalg.inv(w))
     return jnp.all(~block.active | (defect <= enough))
-
-
-def _of_norm_one(vectors: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
-    """Of any scale: their squares would under- or overflow."""
-    norms = safe_norm(vectors)
-    return times_real(vectors, 1 / jnp.where(norms > 0, norms, 1))
 
 
 def _newton(

@@ -10,6 +10,9 @@ import jax.tree_util as jtu
 import lineax as lx
 from jaxtyping import Array, Complex, Float, Inexact, PyTree
 
+from ._check import check_flag
+from ._hermitian import asymmetric
+from ._krylov import default_start
 from ._nonlinear import as_nonlinear, NonlinearOperator, solver_at
 from ._nonlinear.newton import norm_at
 from ._operator import as_pencil, complex_dtype, Domain, Pencil
@@ -68,6 +71,7 @@ def diagnose(
     mass: Any = None,
     like: PyTree | None = None,
     adjoint: ImplicitAdjoint | None = None,
+    hermitian: bool = False,
 ) -> Diagnostics:
     """Condition, separation and error bounds of the pairs of a solution.
 
@@ -81,6 +85,8 @@ def diagnose(
     - `solution`: from any of these functions, or from `attach`.
     - `adjoint`: who solves the linear systems, one with A − λB projected. Default: LU for
         matrices and orders up to 1000, else `KrylovSylvester`.
+    - `hermitian`: whether A and B are: `κ = ‖v‖² / vᴴBv` then, at no solve. NaN where a
+        product pair tells that they are not.
 
     **Returns:** a [`implicit_eig.Diagnostics`][]. Works under `jit` and `vmap`.
 
@@ -104,8 +110,9 @@ def diagnose(
     """
     if not isinstance(solution, Solution):
         raise TypeError(f"`solution` must be a `Solution`; got {solution!r}.")
+    check_flag("hermitian", hermitian)
     nonlinear = None
-    if mass is None:
+    if mass is None and not hermitian:
         nonlinear = as_nonlinear(operator, like, solution.eigenvectors)
     if nonlinear is not None:
         _check_space(solution, nonlinear.domain)
@@ -118,7 +125,7 @@ def diagnose(
     _check_space(solution, pencil.domain)
     known = Known(stop(solution.eigenvalues)[:1])
     solve = check_adjoint(adjoint).bind(pencil, None, known, 1)
-    return _diagnose(*stop((pencil, solution, solve)))
+    return _diagnose(*stop((pencil, solution, solve)), hermitian)
 
 
 def _check_space(solution: Solution, domain: Domain) -> None:
@@ -131,7 +138,9 @@ def _check_space(solution: Solution, domain: Domain) -> None:
 
 
 @Program
-def _diagnose(pencil: Pencil, solution: Solution, solve: SylvesterSolve) -> Diagnostics:
+def _diagnose(
+    pencil: Pencil, solution: Solution, solve: SylvesterSolve, hermitian: bool
+) -> Diagnostics:
     w = solution.eigenvalues.astype(complex_dtype(pencil.dtype))
     v = _flat(solution.eigenvectors, w)
     v = v / jnp.linalg.norm(v, axis=0).astype(v.dtype)
@@ -143,10 +152,20 @@ def _diagnose(pencil: Pencil, solution: Solution, solve: SylvesterSolve) -> Diag
     def one(pair: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         value, x, norm = pair
         own = dataclasses.replace(solve, selection=Known(value[None]), norm=norm)
-        return _of_pair(pencil, value, x, own, solution.left_eigenvectors is None)
+        left = not hermitian and solution.left_eigenvectors is None
+        return _of_pair(pencil, value, x, own, left)
 
     sep, kappa = jax.lax.map(one, (w, v.T, size))
-    if solution.left_eigenvectors is not None:
+    if hermitian:
+        x = default_start(pencil.n, pencil.dtype)
+        x = jnp.stack([x, jnp.flip(x)], axis=1)
+        images = [pencil.mm(x)]
+        if pencil.mass is not None:
+            images.append(pencil.mass_mm(x))
+        wrong = jnp.any(jnp.stack([asymmetric(x, image) for image in images]))
+        kappa = 1 / jnp.abs(jnp.sum(v.conj() * bv, axis=0))
+        kappa = jnp.where(wrong, jnp.nan, kappa)
+    elif solution.left_eigenvectors is not None:
         u = _flat(solution.left_eigenvectors, w)
         kappa = jnp.linalg.norm(u, axis=0) / jnp.abs(jnp.sum(u.conj() * bv, axis=0))
     residual = jnp.linalg.norm(av - w * bv, axis=0)

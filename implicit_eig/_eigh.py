@@ -13,9 +13,9 @@ from ._hermitian import hermitian_root, MassOrthonormal, pairs_of_hermitian
 from ._hermitian.block import crooked
 from ._hermitian.pairs import ties_of
 from ._hermitian.runs import hermitian_pairs
-from ._operator import as_matrix, Domain, Pencil
+from ._operator import as_matrix, Domain, Pencil, pencil_of_moderate_size, times_real
 from ._program import Program, value_of
-from ._rule import check_ties, default_tie_rtol, Ties
+from ._rule import check_ties, default_tie_rtol, PairOptions, Ties
 
 
 class EighResult(NamedTuple):
@@ -105,13 +105,15 @@ def _eigh(
     def one(a: Array, b: Array | None) -> tuple[Array, Array, Array]:
         operator = lx.MatrixLinearOperator(a)
         mass = None if b is None else lx.MatrixLinearOperator(b)
-        pencil = Pencil(operator, mass)
+        pencil, scaling = pencil_of_moderate_size(Pencil(operator, mass), by_rows=False)
+        a = pencil.operator.as_matrix()
+        b = None if pencil.mass is None else pencil.mass.as_matrix()
         fixed = jax.lax.stop_gradient((a, b))
         values, vectors = hermitian_pairs(*fixed)
         active = jnp.full(values.shape, True)
         _, apart = ties_of(values, active, tie_rtol)
         signal = jnp.zeros((), values.dtype)
-        values, vectors, mark, _ = hermitian_root(
+        values, _, vectors, mark, _ = hermitian_root(
             pencil,
             values,
             vectors,
@@ -128,11 +130,11 @@ def _eigh(
             active=active,
             outside=None,
             error=float(jnp.finfo(values.dtype).eps) * jnp.max(jnp.abs(values)),
-            k=values.size,
-            gauge=gauge,
-            drop=ties == "drop",
-            tie_rtol=tie_rtol,
+            options=PairOptions(values.size, False, gauge, ties, tie_rtol, False),
         )
+        if isinstance(gauge, MassOrthonormal):
+            vectors = times_real(vectors, 1 / jnp.sqrt(scaling.mass))
+        values = scaling.values(values)
         wrong = crooked(fixed[0])
         return values, vectors, wrong if b is None else wrong | crooked(fixed[1])
 

@@ -24,6 +24,7 @@ from ._rule import (
     block_root,
     check_ties,
     ImplicitAdjoint,
+    PairOptions,
     pairs_of_block,
     SylvesterSolve,
     Ties,
@@ -92,7 +93,10 @@ def eigs(
         (whose values become a constant) or `LinearOperator` (on the host, constant too);
         any lineax operator; or a callable `v -> A v` with `like=`. Differentiable:
         arrays, sparse values, leaves of operators, what a callable closes over. For
-        batches use `jax.vmap`.
+        batches use `jax.vmap`. An operator that lineax holds for symmetric, Aᵀ = A (by
+        `lineax.symmetric_tag`, say; B too, if there is one), has the conjugates of its
+        vectors for left ones: no run is made for these, and no solve for derivatives of
+        eigenvalues. A tag that is not true is found out (`RESULTS.not_symmetric`).
     - `k`: number of pairs, `1 ≤ k ≤ n`. `None` means all n of a dense matrix.
     - `which`: the wanted end of the spectrum: `"LM"`, `"SM"` (modulus), `"LR"`, `"SR"`
         (real part), `"LI"`, `"SI"` (imaginary part, of real operators its modulus); a
@@ -202,10 +206,10 @@ def eigs(
     gauge = as_gauge(gauge, problem.pencil.domain)
     if problem.k == 0:
         return _empty(problem.pencil, left)
-    options = left, gauge, ties, tie_rtol, throw is not False
+    options = PairOptions(problem.k, left, gauge, ties, tie_rtol, throw is not False)
 
     def once(problem: Problem) -> tuple[Any, ...]:
-        return with_second_try(_eigs, _again, problem, throw, adjoint, MOVING, options)
+        return with_second_try(_eigs, _again, problem, throw, adjoint, MOVING, (options,))
 
     solution, problem = in_wider_spaces(problem, adjoint, once)
     solution = raise_unless_successful(
@@ -252,30 +256,14 @@ def _eigs(
     problem: Problem,
     signal: Float[Array, ""] | None,
     keep: bool,
-    left: bool,
-    gauge: AbstractGauge,
-    ties: Ties,
-    tie_rtol: float | None,
-    hide: bool,
+    options: PairOptions,
 ) -> tuple[Solution, Float[Array, ""], FoundPairs | None, Inexact[Array, " n"]]:
     """The solution, the signal of failed solves, what a second try needs where it is to
     be kept, and a vector of the subspace that was reached."""
     problem, scaling = problem.of_moderate_size()
-    block, solve = problem.block(left)
-    solution, signal = solution_of_block(
-        problem.pencil,
-        block,
-        solve,
-        signal,
-        scaling,
-        k=problem.k,
-        left=left,
-        gauge=gauge,
-        ties=ties,
-        tie_rtol=tie_rtol,
-        hide=hide,
-    )
     pencil = problem.pencil
+    block, solve = problem.block(options.left)
+    solution, signal = solution_of_block(pencil, block, solve, signal, scaling, options)
     pairs = FoundPairs.of(block, accuracy_of(block, pencil)) if keep else None
     return solution, signal, pairs, reached_by(block, pencil)
 
@@ -284,27 +272,12 @@ def _again(
     problem: Problem,
     signal: Float[Array, ""],
     pairs: FoundPairs,
-    left: bool,
-    gauge: AbstractGauge,
-    ties: Ties,
-    tie_rtol: float | None,
-    hide: bool,
+    options: PairOptions,
 ) -> tuple[Solution, Float[Array, ""]]:
     """What `_eigs` made of these pairs, for derivatives by GMRES."""
     problem, scaling = problem.of_moderate_size()
-    return solution_of_block(
-        problem.pencil,
-        pairs.block,
-        pairs.solved_by_gmres(problem),
-        signal,
-        scaling,
-        k=problem.k,
-        left=left,
-        gauge=gauge,
-        ties=ties,
-        tie_rtol=pairs.accuracy if tie_rtol is None else tie_rtol,
-        hide=hide,
-    )
+    solve, options = pairs.solved_by_gmres(problem), options.known_to(pairs.accuracy)
+    return solution_of_block(problem.pencil, pairs.block, solve, signal, scaling, options)
 
 
 def solution_of_block(
@@ -313,18 +286,11 @@ def solution_of_block(
     solve: SylvesterSolve,
     signal: Float[Array, ""] | None,
     scaling: Scaling,
-    *,
-    k: int,
-    left: bool,
-    gauge: AbstractGauge,
-    ties: Ties,
-    tie_rtol: float | None,
-    hide: bool,
+    options: PairOptions,
 ) -> tuple[Solution, Float[Array, ""]]:
     """The data's way down: block → rule → pairs → what the user sees. And the signal of
-    failed solves.
-
-    With `hide`, pairs that failed are NaN; all are where no pair can be blamed."""
+    failed solves."""
+    k = options.k
     if signal is None:
         signal = jnp.zeros((), block.residuals.dtype)
     basis, matrix, left_basis, mark, signal = block_root(
@@ -336,20 +302,17 @@ def solution_of_block(
         coordinates=jnp.where(block.active, block.coordinates, 0),
         active=block.active,
         solve=solve,
+        symmetric=block.symmetric,
     )
-    accuracy = accuracy_of(block, pencil) if tie_rtol is None else tie_rtol
     pairs = pairs_of_block(
         pencil,
         block,
         basis,
         matrix,
-        left_basis if left else None,
+        left_basis if options.left else None,
         # Eigenvalues need no solve where there is a left basis.
         marks=(mark if left_basis is None else None, mark),
-        k=k,
-        gauge=gauge,
-        ties=ties,
-        tie_rtol=accuracy,
+        options=options,
     )
     good, result = is_good(block.result), block.result
     for some, notice in (
@@ -358,9 +321,8 @@ def solution_of_block(
     ):
         result = RESULTS.where(good & jnp.any(some), notice, result)
     values, right, left_vectors = pairs.eigenvalues, pairs.right, pairs.left
-    if hide:
-        failed = ~block.active[:k]
-        failed = ~good & (failed | ~jnp.any(failed))
+    if options.hide:
+        failed = options.failed(block.active, good)
         values, right, left_vectors = (
             None if x is None else _hidden(x, failed)
             for x in (values, right, left_vectors)

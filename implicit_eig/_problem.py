@@ -19,6 +19,7 @@ from ._eigensolver import (
     KrylovSchur,
     nonfinite,
     ShiftInvert,
+    without,
 )
 from ._operator import (
     as_pencil,
@@ -30,7 +31,13 @@ from ._operator import (
 )
 from ._progress_meter import AbstractProgressMeter
 from ._record import record
-from ._rule import ImplicitAdjoint, SylvesterSolve
+from ._rule import (
+    ImplicitAdjoint,
+    SylvesterSolve,
+    symmetric_left,
+    tagged_symmetric,
+    untrue_tag,
+)
 from ._solution import RESULTS
 from ._spectral import (
     AbstractSelection,
@@ -107,6 +114,15 @@ class Problem:
             and not isinstance(eigensolver, Dense | None),
         )
 
+    @property
+    def rtol(self) -> float:
+        """Of linear solves."""
+        return self.solve.rtol
+
+    @property
+    def is_symmetric(self) -> bool:
+        return tagged_symmetric(self.pencil)
+
     def eigensolvers(self) -> Iterator[AbstractEigensolver]:
         """In a plain call one after the other, while pairs do not converge: wider Krylov
         spaces where restarts stagnate, or `Dense` where the order is small enough.
@@ -164,7 +180,9 @@ class Problem:
 
     def of_moderate_size(self) -> "tuple[Problem, Scaling]":
         """The same problem where nothing under- or overflows, and what it stands for."""
-        pencil, scaling = pencil_of_moderate_size(self.pencil)
+        pencil, scaling = pencil_of_moderate_size(
+            self.pencil, by_rows=not self.is_symmetric
+        )
         size = scaling.eigenvalues
         selection = self.selection.rescaled(size)
         return dataclasses.replace(
@@ -177,7 +195,7 @@ class Problem:
 
     def block(self, left: bool) -> tuple[InvariantBlock, SylvesterSolve]:
         """The block, without derivatives, and the solver for its derivatives. `left` asks
-        for the left basis."""
+        for the left basis, which of a symmetric pencil comes in either case."""
         selection, v0, eigensolver, solve = stop(
             (self.selection, self.v0, self.eigensolver, self.solve)
         )
@@ -186,10 +204,12 @@ class Problem:
             selection,
             self.k,
             v0=v0,
-            left=left,
+            left=left and not self.is_symmetric,
             progress_meter=self.progress_meter,
         )
         block = stop(block)
+        if self.is_symmetric:
+            block = self._symmetric(block)
         if left and block.left_basis is None:
             raise ValueError(
                 f"`left=True`, but {type(eigensolver).__name__} has no left basis."
@@ -206,6 +226,14 @@ class Problem:
             block = nonfinite(block, ~meant)
         block.stats["dense_fallback"] = jnp.asarray(self.fell_back)
         return block, solve
+
+    def _symmetric(self, block: InvariantBlock) -> InvariantBlock:
+        """The block with the left basis that X gives, unless the tag is not true."""
+        pencil = stop(self.pencil)
+        left_basis = symmetric_left(pencil, block.basis, block.active)
+        block = dataclasses.replace(block, left_basis=stop(left_basis), symmetric=True)
+        block.stats["num_matvecs"] = block.stats.get("num_matvecs", 0) + 2
+        return without(block, untrue_tag(pencil), RESULTS.not_symmetric)
 
 
 def stop(tree: PyTree) -> PyTree:

@@ -61,6 +61,15 @@ class RESULTS(eqx.Enumeration):
         "`eigs` takes it."
     )
     not_definite = "The mass matrix is not positive definite. `eigs` takes it."
+    not_symmetric = (
+        "The operator and the mass matrix are tagged symmetric (or are of a class that "
+        "is), and one is not: xᵀ A y is not yᵀ A x. Leave `lineax.symmetric_tag` out."
+    )
+    extreme_size = (
+        "Products with the operator or the mass matrix, or the eigenvalues, are so large "
+        "or small that they, or their squares, over- or underflow. Scale the operator, "
+        "or pass its entries (a matrix, or `SparseOperator`), which are scaled here."
+    )
     zero_start_vector = "The start vector `v0` is zero (or underflows to zero)."
     residual_too_large = (
         "The residual of an eigenpair is too large for it to be an eigenpair of this "
@@ -260,6 +269,8 @@ FAILURES = (
     RESULTS.not_holomorphic,
     RESULTS.not_hermitian,
     RESULTS.not_definite,
+    RESULTS.not_symmetric,
+    RESULTS.extreme_size,
     RESULTS.zero_start_vector,
     RESULTS.residual_too_large,
     RESULTS.dependent,

@@ -180,6 +180,16 @@ def spectrum(*values):
     return similar(np.diag(values))
 
 
+def reflected(*values):
+    """H Λ H with a reflection H of halves: Hermitian, and as exact as `spectrum`."""
+    h = np.eye(4) - 0.5
+    a = h @ np.diag(np.asarray(values, float)) @ h
+    assert np.all(
+        _rational(a) == _rational(h) @ np.diag(_rational(values)) @ _rational(h)
+    )
+    return a
+
+
 def jordan(order):
     middle = np.diag([2.0, 2, 2, -1][:order] + [1.0, -1, 0.5][: 4 - order])
     return similar(middle + np.diag([float(i < order - 1) for i in range(3)], 1))
@@ -243,6 +253,7 @@ class Row:
     matrix: np.ndarray
     k: int | None = 1  # of `eigs` and of the cluster; None: no such column
     dtype: type = np.float64
+    hermitian: bool = False  # asked of `eigh`, `eigsh` and their like
 
     @property
     def asked(self):
@@ -261,7 +272,8 @@ class Row:
     def direction(self):
         n = len(self.matrix)
         if n == 4:
-            return DIRECTION
+            symmetric = DIRECTION + DIRECTION.T + np.diag([1.0, 2, 4, 8])
+            return symmetric if self.hermitian else DIRECTION
         return np.random.default_rng(1).normal(size=(n, n))
 
 
@@ -314,6 +326,21 @@ def rows():
     yield Row("NaN in the matrix", share, broken)
     yield Row("loss that depends on the phase", entry, rotation(), k=2)
     yield Row("the same loss × 10⁻³", scaled_entry, rotation(), k=2)
+    for hazard, *values in (
+        ("Hermitian, tie outside the selected pair", 3, 1, 1, -1),
+        ("Hermitian, exact tie", 2, 1, 2, -1),
+        ("Hermitian, rounded tie (gap 1e-12)", 2, 1, 2 + 2.0**-40, -1),
+    ):
+        a, outside = reflected(*values), values[0] == 3
+        questions = share, value, squares, projector, exponential
+        for question in questions[:1] if outside else questions:
+            yield Row(hazard, question, a, k=1 if outside else 2, hermitian=True)
+    for question in (value, share):
+        cut = "Hermitian, exact tie, cut by k"
+        yield Row(cut, question, reflected(2, 1, 2, -1), k=1, hermitian=True)
+    for question in (share, total, exponential):
+        k = 4 if question is total else None
+        yield Row("Hermitian, identity", question, np.eye(4), k, hermitian=True)
     single = {"dtype": np.float32}
     yield Row("float32", share, spectrum(3, 1, 2, -1), **single)
     yield Row("float32, tie outside", share, spectrum(3, 1, 1, -1), **single)
@@ -362,11 +389,15 @@ def _beside(shape, dtype, matrix: bytes, direction: bytes) -> _Beside:
         norms = [mpmath.sqrt(sum(_Digits.squared(x))) for x in v.T]
         return w, v / np.array(norms, object)
 
-    other = _to_mp(np.random.default_rng(2).normal(size=shape).tolist())
+    # A Hermitian problem stays one.
+    symmetric = np.all(matrix == matrix.T) and np.all(direction == direction.T)
+    other = np.random.default_rng(2).normal(size=shape)
+    other = _to_mp((other + other.T if symmetric else other).tolist())
     rng = np.random.default_rng(3)
     noisy = []
     for _ in range(3):
         noise = rng.normal(size=shape)
+        noise = noise + noise.T if symmetric else noise
         noise *= np.finfo(dtype).eps * np.linalg.norm(matrix, 2) / np.linalg.norm(noise)
         near = a + _to_mp(noise.tolist())
         noisy.append((pairs(near + h * e), pairs(near - h * e)))
@@ -529,9 +560,11 @@ def _along(gradient, e):
     return jnp.sum(gradient * e)
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _by_jax(a, e, question):
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _by_jax(a, e, question, hermitian):
     def loss(a):
+        if hermitian:
+            return question(*jnp.linalg.eigh(a), _Arrays)
         w, v = jax.lax.linalg.eig(
             a, compute_left_eigenvectors=False, enable_eigvec_derivs=True
         )
@@ -546,15 +579,20 @@ def _gauge(question, a):
     return ieig.Functional(one) if question is ratio else None
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _by_eig(a, e, question):
-    gauge = _gauge(question, a)
-    return _along(jax.grad(lambda a: question(*ieig.eig(a, gauge=gauge), _Arrays))(a), e)
-
-
 @functools.partial(jax.jit, static_argnums=(2, 3))
-def _by_eigs(a, e, question, k):
+def _by_eig(a, e, question, hermitian):
+    gauge, find = _gauge(question, a), ieig.eigh if hermitian else ieig.eig
+    return _along(jax.grad(lambda a: question(*find(a, gauge=gauge), _Arrays))(a), e)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _by_eigs(a, e, question, k, hermitian):
     def loss(a):
+        if hermitian:
+            s = ieig.eigsh(a, k, "LA", left=True, throw=False)
+            if question is projector:
+                return (s.eigenvectors @ s.eigenvectors.T)[0, 1], s.result
+            return question(s.eigenvalues, s.eigenvectors, _Arrays), s.result
         left = question is projector
         which = ieig.Nearest(1.0) if question is share_at_one else "LR"
         gauge = _gauge(question, a)
@@ -568,11 +606,18 @@ def _by_eigs(a, e, question, k):
     return _along(gradient, e), result
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _by_cluster(a, e, question, k):
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _by_cluster(a, e, question, k, hermitian):
     def loss(a):
         if question is exponential:
             return ieig.funm(a, jnp.exp)[0, 1].real, None
+        if hermitian:
+            s = ieig.invariant_subspace(a, k, "LA", hermitian=True, throw=False)
+            if question is projector:
+                return s.projector()[0, 1], s.result
+            if question is squares:
+                return jnp.sum(s.eigenvalues**2), s.result
+            return s.trace, s.result
         if question is projector:
             return ieig.spectral_projector(a, lambda z: z.real > EDGE)[0, 1].real, None
         s = ieig.invariant_subspace(a, k, "LR", throw=False)
@@ -589,9 +634,10 @@ def _arrays(row):
 
 
 def jax_answer(row: Row) -> Answer | None:
-    if not flagged():
+    if not row.hermitian and not flagged():
         return None
-    return _answered(lambda: (_by_jax(*_arrays(row), row.question), None))
+    args = row.question, row.hermitian
+    return _answered(lambda: (_by_jax(*_arrays(row), *args), None))
 
 
 def flagged() -> bool:
@@ -612,7 +658,8 @@ def torch_answer(row: Row) -> Answer | None:
 
     def run():
         a = torch.tensor(row.matrix.astype(row.dtype), requires_grad=True)
-        loss = row.question(*torch.linalg.eig(a), _Torch)
+        find = torch.linalg.eigh if row.hermitian else torch.linalg.eig
+        loss = row.question(*find(a), _Torch)
         (gradient,) = torch.autograd.grad(loss, a)
         return float((gradient * torch.tensor(row.direction.astype(row.dtype))).sum())
 
@@ -620,16 +667,18 @@ def torch_answer(row: Row) -> Answer | None:
 
 
 def eig_answer(row: Row) -> Answer | None:
-    return _answered(lambda: (_by_eig(*_arrays(row), row.question), None))
+    return _answered(lambda: (_by_eig(*_arrays(row), row.question, row.hermitian), None))
 
 
 def eigs_answer(row: Row) -> Answer | None:
-    return _answered(lambda: _by_eigs(*_arrays(row), row.question, row.k))
+    return _answered(lambda: _by_eigs(*_arrays(row), row.question, row.k, row.hermitian))
 
 
 def cluster_answer(row: Row) -> Answer | None:
     """`invariant_subspace`, `spectral_projector` or `funm`, whichever has the question."""
-    return _answered(lambda: _by_cluster(*_arrays(row), row.question, row.k))
+    return _answered(
+        lambda: _by_cluster(*_arrays(row), row.question, row.k, row.hermitian)
+    )
 
 
 ANSWERS = dict(

@@ -56,6 +56,7 @@ class InvariantBlock(eqx.Module):
         derivatives use it, and its factor, again.
     - `spectrum`: all pairs, where the eigensolver found them all, for the same use.
     - `position`: for each column, the place its pair had among those that `of` was given.
+    - `symmetric`: whether the pencil is its own transpose, and C made of X.
     """
 
     basis: Inexact[Array, "n m"]
@@ -73,6 +74,7 @@ class InvariantBlock(eqx.Module):
     outside: Complex[Array, " m"] | None = None
     mass_norm: Float[ArrayLike, ""] = 1.0
     position: Int[Array, " m"] | None = None
+    symmetric: bool = eqx.field(static=True, default=False)
 
     @classmethod
     def from_pairs(

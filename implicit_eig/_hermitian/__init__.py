@@ -2,10 +2,12 @@
 and eigenvalue derivatives without a solve."""
 
 from .block import (
+    asymmetric as asymmetric,
     hermitian_part as hermitian_part,
     HermitianBlock as HermitianBlock,
     without as without,
 )
+from .given import given_block as given_block
 from .minres import MinresSolve as MinresSolve
 from .pairs import (
     MassOrthonormal as MassOrthonormal,

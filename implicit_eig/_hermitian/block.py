@@ -10,6 +10,7 @@ import lineax as lx
 from jaxtyping import Array, ArrayLike, Bool, Float, Inexact
 
 from .._eigensolver import InvariantBlock
+from .._numerics import largest_part
 from .._operator import complex_dtype, Pencil
 from .._solution import RESULTS
 from .._spectral import AbstractTransformation
@@ -73,17 +74,23 @@ def crooked(a: Inexact[Array, "n n"]) -> Bool[Array, ""]:
     return jnp.linalg.norm(a - a.conj().T) > jnp.finfo(size.dtype).eps ** 0.5 * size
 
 
-def asymmetry(pencil: Pencil, x: Inexact[Array, "n 2"]) -> Bool[Array, ""]:
-    """Whether A or B is not Hermitian, by `⟨x, A y⟩ = ⟨A x, y⟩` for random x, y."""
-    x = jax.lax.stop_gradient(x)
+def asymmetric(x: Inexact[Array, "n 2"], image: Inexact[Array, "n 2"]) -> Bool[Array, ""]:
+    """Whether the operator with this `image` of two random vectors x, y is not Hermitian,
+    by `⟨x, A y⟩ = ⟨A x, y⟩`."""
+    left, right = x[:, 0].conj() @ image[:, 1], image[:, 0].conj() @ x[:, 1]
+    size = jnp.linalg.norm(image) * jnp.linalg.norm(x)
+    return jnp.abs(left - right) > jnp.finfo(size.dtype).eps ** 0.5 * size
 
-    def differs(image: Array) -> Bool[Array, ""]:
-        left, right = x[:, 0].conj() @ image[:, 1], image[:, 0].conj() @ x[:, 1]
-        size = jnp.linalg.norm(image) * jnp.linalg.norm(x)
-        return jnp.abs(left - right) > jnp.finfo(size.dtype).eps ** 0.5 * size
 
-    found = differs(pencil.mm(x))
-    return found if pencil.mass is None else found | differs(pencil.mass_mm(x))
+def of_extreme_size(
+    x: Inexact[Array, "n 2"], image: Inexact[Array, "n 2"]
+) -> Bool[Array, ""]:
+    """Whether squares of what the operator makes of x under- or overflow, to rounding.
+    Where entries are at hand they were scaled."""
+    info = jnp.finfo(image.dtype)
+    size = jnp.max(largest_part(image)) / jnp.max(largest_part(x))
+    least = float(info.tiny) ** 0.5 / float(info.eps)
+    return (size > 0) & jnp.isfinite(size) & ((size < least) | (size > 1 / least))
 
 
 def without(block: HermitianBlock, none: Bool[Array, ""], why: RESULTS) -> HermitianBlock:

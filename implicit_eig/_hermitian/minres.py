@@ -72,7 +72,10 @@ class MinresSolve(eqx.Module):
             _, _, errors, rounds = state
             return (rounds == 0) | (jnp.any(errors > self.rtol) & (rounds < 3))
 
-        rhs = projected(rhs)
+        # What the projection leaves for rounding is nothing.
+        whole, rhs = jnp.linalg.norm(rhs, axis=0), projected(rhs)
+        eps = float(jnp.finfo(whole.dtype).eps)
+        rhs = jnp.where(jnp.linalg.norm(rhs, axis=0) > 100 * eps * whole, rhs, 0)
         errors = jnp.full(eigenvalues.shape, jnp.inf, eigenvalues.dtype)
         init = jnp.zeros_like(rhs), rhs, errors, jnp.asarray(0)
         y, _, errors, _ = jax.lax.while_loop(missed, step, init)

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Inexact
 
 from .._ad import absent, nan_tangent, tied_values
-from .._gauge import AbstractGauge, DefaultGauge, largest, phase, vanishing, without_gauge
+from .._gauge import DefaultGauge, largest, phase, vanishing, without_gauge
 from .._operator import Pencil
-from .._rule import blur, tied
+from .._rule import blur, PairOptions, tied
 
 
 class MassOrthonormal(DefaultGauge):
@@ -36,10 +36,7 @@ def pairs_of_hermitian(
     active: Bool[Array, " m"],
     outside: Float[Array, " m"] | None,
     error: Float[Array, ""],
-    k: int,
-    gauge: AbstractGauge,
-    drop: bool,
-    tie_rtol: Float[ArrayLike, ""],
+    options: PairOptions,
 ) -> tuple[Float[Array, " k"], Inexact[Array, "n k"]]:
     """The first k pairs in the gauge, NaN derivatives where there are none.
 
@@ -48,7 +45,8 @@ def pairs_of_hermitian(
     derivative, only symmetric functions of all have; a vector of a tie has none, nor has
     what ties with an eigenvalue outside.
     """
-    fixed = jax.lax.stop_gradient(values)
+    k, gauge, tie_rtol = options.k, options.gauge, options.tie_rtol
+    fixed, drop = jax.lax.stop_gradient(values), options.ties == "drop"
     ties, _ = ties_of(fixed, active, tie_rtol)
     largest_value = jnp.max(jnp.where(active, jnp.abs(fixed), 0))
     cut = jnp.zeros_like(active)
@@ -65,12 +63,13 @@ def pairs_of_hermitian(
     if not drop:
         no_value = missing | cut[:k]
         in_tie = jnp.any(ties, axis=0)[:k]
+    whole = jnp.all(in_tie)
+    # Of columns that are not there, and where all tie, NaN would not reach the pencil.
     nan = jnp.where(scaleless, jnp.nan, 0).astype(fixed.dtype)
+    nan = nan + absent(pencil, missing | whole)
     right = nan_tangent(
-        right + nan.astype(right.dtype), no_value | in_tie | scaleless, jnp.all(in_tie)
+        right + nan.astype(right.dtype), no_value | in_tie | scaleless, whole
     )
     right = right + mark[:k].astype(right.dtype)
-    values = nan_tangent(values[:k], no_value)
-    nowhere = absent(pencil, missing)
-    values, right = (x + nowhere.astype(x.dtype) for x in (values, right))
+    values = nan_tangent(values[:k] + absent(pencil, missing), no_value)
     return values, without_gauge(gauge, right)

@@ -24,19 +24,16 @@ from .minres import MinresSolve
 
 
 def hermitian_root(pencil, eigenvalues, vectors, signal, *, active, apart, solve):
-    """The pairs (λ, V) of `pencil`, found elsewhere, made differentiable; m zeros, the
-    tangents of which are NaN for vectors whose linear solve failed, and the `signal` (see
-    `block_root`).
+    """The pairs (λ, V) of `pencil`, found elsewhere, made differentiable, and between
+    them the coupling M − Λ of those that tie; m zeros, the tangents of which are NaN for
+    vectors whose linear solve failed, and the `signal` (see `block_root`).
 
     Columns that are not `active` have zero tangents. `apart` says which pairs do not tie.
     Without `solve` the columns are all there are.
     """
     coupling = jnp.zeros(apart.shape, vectors.dtype)
     found = eigenvalues, coupling, vectors, jnp.zeros_like(eigenvalues), signal
-    values, _, vectors, mark, signal = _hermitian_root(
-        found, pencil, active=active, apart=apart, solve=solve
-    )
-    return values, vectors, mark, signal
+    return _hermitian_root(found, pencil, active=active, apart=apart, solve=solve)
 
 
 @root
@@ -109,7 +106,8 @@ def _outside(
     image = pencil.mass_mm(v)
     values = jax.lax.stop_gradient(jnp.diagonal(matrix).real)
     fixed = jax.lax.stop_gradient(v)
-    scale = jax.lax.stop_gradient(jnp.max(jnp.abs(values))).astype(v.dtype)
+    scale = jnp.max(jnp.abs(values))
+    scale = jnp.where(scale > 0, scale, 1).astype(v.dtype)
 
     def project(x: Array) -> Array:
         return x - image @ (v.conj().T @ x)
@@ -126,21 +124,29 @@ def _outside(
     def solved(_, right: tuple) -> tuple:
         rhs, mark, signal = right
         y, failed, error = solve(fixed, values, rhs)
+        y = y + fixed @ (fixed.conj().T @ rhs) / scale
         failed = failed & active
         error = jnp.where(jnp.any(failed), error, 0)
         return y, jnp.where(failed, jnp.nan, mark), signal + error
 
     def solved_transposed(_, right: tuple) -> tuple:
         rhs, mark, signal = right
-        y, failed, error = solve(fixed, values, rhs.conj())
+        rhs = rhs.conj()
+        y, failed, error = solve(fixed, values, rhs)
+        y = y + fixed @ (fixed.conj().T @ rhs) / scale
         # A cotangent is a sum over the pairs.
         failed = jnp.any(failed & active)
         y = jnp.where(failed, jnp.nan, y.conj())
         return y, mark, signal + jnp.where(failed, error, 0)
 
     # Zeros that depend on the right side: JAX cannot transpose the solve otherwise.
-    right = project(-rhs), 0 * jnp.sum(rhs.real, axis=0), signal
-    return joined(*jax.lax.custom_linear_solve(matvec, right, solved, solved_transposed))
+    right = -rhs, 0 * jnp.sum(rhs.real, axis=0), signal
+    y, mark, signal = joined(
+        *jax.lax.custom_linear_solve(matvec, right, solved, solved_transposed)
+    )
+    # Its part along V is taken off only here: solvers see how large the whole right side
+    # is, in either mode, by which they know what is left of it for rounding.
+    return y + v @ (v.conj().T @ rhs) / scale, mark, signal
 
 
 def _by_sylvester(

@@ -1,6 +1,8 @@
 """How pairs of a Hermitian pencil are found: the whole spectrum by LAPACK, or the wanted
 part of it by Lanczos runs."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, Int
@@ -20,7 +22,7 @@ from .._spectral import (
     MassInverted,
     ShiftedPencil,
 )
-from .block import asymmetry, HermitianBlock, without
+from .block import asymmetric, HermitianBlock, of_extreme_size, without
 
 
 def dense_block(pencil: Pencil, selection: AbstractSelection, k: int) -> HermitianBlock:
@@ -182,44 +184,70 @@ def _finish(
         step = found.coupling / jnp.where(theta == 0, 1, theta).astype(vectors.dtype)
         step = jnp.where(found.active & (theta != 0), step, 0)
         vectors = vectors + jnp.outer(found.rest, step)
-    av, bv = pencil.mm(vectors), pencil.mass_mm(vectors)
-    size = jnp.sqrt(jnp.sum((vectors.conj() * bv).real, axis=0))
-    av, bv, vectors = (x / size.astype(x.dtype) for x in (av, bv, vectors))
-    values = jnp.sum((vectors.conj() * av).real, axis=0)  # Rayleigh quotients
-    residuals = jnp.linalg.norm(av - bv * values.astype(bv.dtype), axis=0)
-    residuals = residuals / jnp.linalg.norm(vectors, axis=0)
     random = default_start(pencil.n, pencil.dtype)
     random = jnp.stack([random, jnp.flip(random)], axis=1)
+    images = [pencil.mm(random)]
+    if pencil.mass is not None:
+        images.append(pencil.mass_mm(random))
     norm = found.norm
     if transformation.inverse is not None:
         norm = norm_estimate(pencil.mv, pencil.n, pencil.dtype)
     mass_norm = jnp.asarray(1.0, norm.dtype)
     if pencil.mass is not None:
-        mass_norm = jnp.linalg.norm(pencil.mass_mm(random)) / jnp.linalg.norm(random)
-    enough = jnp.maximum(10 * rtol * jnp.abs(values) * mass_norm, 1e3 * eps * norm)
-    active = found.active & (residuals <= enough)
+        mass_norm = jnp.linalg.norm(images[1]) / jnp.linalg.norm(random)
+
+    def measured(vectors: Array) -> tuple[Array, Array, Array, Array]:
+        """Of norm one, with their Rayleigh quotients, residuals, and which will do."""
+        av, bv = pencil.mm(vectors), pencil.mass_mm(vectors)
+        size = jnp.sqrt(jnp.sum((vectors.conj() * bv).real, axis=0))
+        av, bv, vectors = (x / size.astype(x.dtype) for x in (av, bv, vectors))
+        values = jnp.sum((vectors.conj() * av).real, axis=0)
+        residuals = jnp.linalg.norm(av - bv * values.astype(bv.dtype), axis=0)
+        residuals = residuals / jnp.linalg.norm(vectors, axis=0)
+        enough = jnp.maximum(10 * rtol * jnp.abs(values) * mass_norm, 1e3 * eps * norm)
+        return vectors, values, residuals, residuals <= enough
+
+    found_pairs = measured(vectors)
+    solves = found.num_matvecs
+    if transformation.inverse is not None:
+        # What A enlarges of the error of a vector, a product with C takes away.
+        verified = jnp.all(found_pairs[-1] | ~found.active)
+        found_pairs = jax.lax.cond(
+            verified,
+            lambda _: found_pairs,
+            lambda v: measured(jax.vmap(transformation.mv, 1, 1)(v)),
+            vectors,
+        )
+        solves = solves + jnp.where(verified, 0, k)
+    vectors, values, residuals, enough = found_pairs
+    active = found.active & enough
     good = jnp.all(active) & found.done
     wanted = transformation.selection(selection)
     confirmed = solver.confirms(wanted, k, False)
     success = RESULTS.successful if confirmed else RESULTS.unconfirmed
     result = RESULTS.where(good, success, RESULTS.not_converged)
     # With a mass matrix, the square root of a negative ⟨w, Bw⟩, or an operator's own NaN.
-    fine = jnp.all(jnp.isfinite(pencil.mm(random))) if pencil.mass is not None else True
     broken = RESULTS.nonfinite
     if pencil.mass is not None:
-        fine = fine & jnp.all(jnp.isfinite(pencil.mass_mm(random)))
+        fine = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in images]))
         broken = RESULTS.where(fine, RESULTS.not_definite, RESULTS.nonfinite)
     result = RESULTS.where(found.finite, result, broken)
-    result = RESULTS.where(asymmetry(pencil, random), RESULTS.not_hermitian, result)
+    crooked, extreme = (
+        functools.reduce(jnp.logical_or, [test(random, x) for x in images])
+        for test in (asymmetric, of_extreme_size)
+    )
+    wrong = crooked | extreme
+    result = RESULTS.where(crooked, RESULTS.not_hermitian, result)
+    result = RESULTS.where(extreme, RESULTS.extreme_size, result)
     nan = jnp.where(found.finite, 0.0, jnp.nan).astype(values.dtype)
     return HermitianBlock(
         eigenvalues=values + nan,
         vectors=vectors,
-        active=active & (result != RESULTS.not_hermitian),
+        active=active & ~wrong,
         residuals=residuals + nan,
         norm=norm,
         mass_norm=mass_norm,
-        stats=transformation.stats(found.num_matvecs, products)
+        stats=transformation.stats(solves, products)
         | {"num_restarts": found.num_restarts, "num_converged": jnp.sum(active)},
         result=result,
         outside=transformation.eigenvalues(found.outside).real,

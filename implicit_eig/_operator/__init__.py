@@ -12,6 +12,7 @@ from .pencil import complex_dtype as complex_dtype, Domain as Domain, Pencil as 
 from .scaling import (
     entries_of_matrix as entries_of_matrix,
     of_moderate_size as of_moderate_size,
+    of_norm_one as of_norm_one,
     pencil_of_moderate_size as pencil_of_moderate_size,
     safe_norm as safe_norm,
     Scaling as Scaling,

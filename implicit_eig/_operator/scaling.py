@@ -56,12 +56,15 @@ def of_moderate_size(
     return times_real(a, 1 / size), size
 
 
-def pencil_of_moderate_size(pencil: Pencil) -> tuple[Pencil, Scaling]:
+def pencil_of_moderate_size(
+    pencil: Pencil, by_rows: bool = True
+) -> tuple[Pencil, Scaling]:
     """The pencil scaled, as far as its entries are at hand (matrices and
     `SparseOperator`); differentiable.
 
     Rows of a pencil may be multiplied by anything. Where they are of sizes that double
-    precision cannot hold together they are made alike, or they would look singular.
+    precision cannot hold together they are made alike, or they would look singular;
+    but not with `by_rows=False`, for a Hermitian pencil is none then.
     """
     operators = [pencil.operator, pencil.mass]
     known = [
@@ -70,7 +73,7 @@ def pencil_of_moderate_size(pencil: Pencil) -> tuple[Pencil, Scaling]:
     entries = [_entries(jax.lax.stop_gradient(x)) for x in known]
     largest = [jnp.max(x.sizes) for x in entries]
     rows = None
-    if len(known) == 2:
+    if len(known) == 2 and by_rows:
         by_row, by_column = (uneven(entries, largest, axis) for axis in (0, 1))
         # Columns are the eigensolver's: they would scale the vectors.
         better = _spread(entries, largest, by_row, 0) <= _spread(
@@ -175,3 +178,9 @@ def _size(largest: Float[Array, "*n"]) -> Float[Array, "*n"]:
     small, large = (largest > 0) & (largest < least), largest > 1 / least
     size = largest * jnp.where(small, 1 / moderate, moderate)
     return jnp.where(small | (large & jnp.isfinite(largest)), power_of_two(size), 1)
+
+
+def of_norm_one(vectors: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+    """Of any scale: their squares would under- or overflow."""
+    norms = safe_norm(vectors)
+    return times_real(vectors, 1 / jnp.where(norms > 0, norms, 1))

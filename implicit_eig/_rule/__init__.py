@@ -10,8 +10,14 @@ from .pairs import (
     accuracy_of as accuracy_of,
     check_ties as check_ties,
     default_tie_rtol as default_tie_rtol,
+    PairOptions as PairOptions,
     pairs_of_block as pairs_of_block,
     Ties as Ties,
 )
-from .rule import block_root as block_root
+from .rule import block_root as block_root, triangle as triangle
 from .small_eig import blur as blur, eigen_of_block as eigen_of_block, tied as tied
+from .symmetric import (
+    symmetric_left as symmetric_left,
+    tagged_symmetric as tagged_symmetric,
+    untrue_tag as untrue_tag,
+)

@@ -1,5 +1,6 @@
 """From the block (X, L) to eigenpairs in their gauge, and which have no derivatives."""
 
+import dataclasses
 from typing import Literal
 
 import equinox as eqx
@@ -12,6 +13,7 @@ from .._check import check_real
 from .._eigensolver import combine, InvariantBlock
 from .._gauge import AbstractGauge, vanishing, without_gauge
 from .._operator import Pencil
+from .._record import record
 from .small_eig import blur, eigen_of_block, merges, tied
 
 
@@ -44,6 +46,31 @@ def accuracy_of(block: InvariantBlock, pencil: Pencil) -> Float[Array, ""]:
     return jnp.maximum(least, jnp.where(largest > 0, known, 0))
 
 
+@record
+class PairOptions:
+    """What is asked of pairs: the options of `eigs` beyond who finds them."""
+
+    k: int = eqx.field(static=True)
+    left: bool = eqx.field(static=True)
+    gauge: AbstractGauge
+    ties: Ties = eqx.field(static=True)
+    tie_rtol: Float[ArrayLike, ""] | None
+    hide: bool = eqx.field(static=True)  # whether pairs that failed are NaN
+
+    def known_to(self, accuracy: Float[Array, ""]) -> "PairOptions":
+        """With this `tie_rtol`, unless one was given."""
+        given = self.tie_rtol is not None
+        return self if given else dataclasses.replace(self, tie_rtol=accuracy)
+
+    def failed(
+        self, active: Bool[Array, " m"], good: Bool[Array, ""]
+    ) -> Bool[Array, " k"]:
+        """Which are to be NaN after a run that is not `good`: all where no pair can be
+        blamed."""
+        failed = ~active[: self.k]
+        return ~good & (failed | ~jnp.any(failed))
+
+
 class Eigenpairs(eqx.Module):
     eigenvalues: Complex[Array, " k"]
     right: Complex[Array, "n k"]
@@ -60,10 +87,7 @@ def pairs_of_block(
     left_basis: Inexact[Array, "n m"] | None,
     *,
     marks: tuple[Float[Array, " m"] | None, Float[Array, " m"]],
-    k: int,
-    gauge: AbstractGauge,
-    ties: Ties,
-    tie_rtol: Float[ArrayLike, ""],
+    options: PairOptions,
 ) -> Eigenpairs:
     """The first k pairs of `block`, in the gauge, `uᴴBv = 1`, from its differentiable
     `basis`, `matrix` and `left_basis`.
@@ -71,6 +95,8 @@ def pairs_of_block(
     `marks` are zeros to be added to the eigenvalues and to the vectors: their tangents
     are NaN where the linear solve for a pair failed.
     """
+    k, gauge, ties = options.k, options.gauge, options.ties
+    tie_rtol = options.known_to(accuracy_of(block, pencil)).tie_rtol
     active, error = block.active, _error(pencil, block)
     missing = ~active[:k]
     known = error

@@ -18,9 +18,21 @@ from jaxtyping import Array, Bool, Inexact
 from .._ad import root
 from .._operator import Pencil
 from .bordered import solve_bordered
+from .symmetric import symmetric_left_tangent
 
 
-def block_root(pencil, basis, matrix, left_basis, signal, *, coordinates, active, solve):
+def block_root(
+    pencil,
+    basis,
+    matrix,
+    left_basis,
+    signal,
+    *,
+    coordinates,
+    active,
+    solve,
+    symmetric=False,
+):
     """The invariant block (X, L, C) of `pencil`, found elsewhere, made differentiable.
 
     X, L and C (or `None`) are returned as they are; their tangents depend on those of
@@ -29,14 +41,24 @@ def block_root(pencil, basis, matrix, left_basis, signal, *, coordinates, active
     for those whose linear solve failed: add them to what is made of X without C.
     `signal` is a zero that is passed on, to carry the error of a failed solve: its
     tangent in forward mode, the cotangent of the one given in reverse mode.
+    `symmetric` says that C is that of `symmetric_left`.
     """
     mark = jnp.zeros(active.shape, matrix.real.dtype)
     found = basis, matrix, left_basis, mark, signal
-    return _block_root(found, pencil, coordinates=coordinates, active=active, solve=solve)
+    return _block_root(
+        found,
+        pencil,
+        coordinates=coordinates,
+        active=active,
+        solve=solve,
+        symmetric=symmetric,
+    )
 
 
 @root
-def _block_root(found, t_found, pencil, t_pencil, *, coordinates, active, solve):
+def _block_root(
+    found, t_found, pencil, t_pencil, *, coordinates, active, solve, symmetric
+):
     """Any tangent with `AẊ + ȦX = BẊL + ḂXL + BXL̇` will do for what users see, since
     pairs, projectors and functions of them do not depend on the basis of span(X). Without
     a left basis it is the one with `XᴴẊ = 0` at the base point, and L̇ comes out of the
@@ -57,9 +79,14 @@ def _block_root(found, t_found, pencil, t_pencil, *, coordinates, active, solve)
         c = jnp.where(active, left_basis, 0)
         t_matrix = c.conj().T @ rhs
         t_basis = t_basis - x @ (c.conj().T @ pencil.mass_mm(t_basis))
-        t_left, t_signal = _left_tangent(
-            t_pencil, pencil, x, l, c, t_basis, active, solve, solution.signal
-        )
+        if symmetric:
+            t_image = along(t_pencil, pencil, lambda p: p.mass_mm(x))
+            t_left = symmetric_left_tangent(pencil, t_image, x, t_basis, active)
+            t_signal = solution.signal
+        else:
+            t_left, t_signal = _left_tangent(
+                t_pencil, pencil, x, l, c, t_basis, active, solve, solution.signal
+            )
         # Kept dual to the whole of X.
         t_left = t_left + jnp.sum(solution.mark).astype(t_left.dtype)
         return t_basis, t_matrix, t_left, solution.mark, t_signal

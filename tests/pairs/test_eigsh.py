@@ -361,3 +361,78 @@ def test_the_program_is_smaller_than_that_of_eigs():
     assert equations(of_eigsh, RATES) < 0.6 * equations(of_eigs, RATES)
     ours, general = (equations(jax.grad(f), RATES) for f in (of_eigsh, of_eigs))
     assert ours < 0.7 * general
+
+
+HUGE = {"float64": [1e-300, 1e-160, 1e160, 1e300], "float32": [1e-34, 1e-20, 1e20, 1e36]}
+
+
+@pytest.mark.parametrize("dtype", HUGE)
+@pytest.mark.parametrize("name", ["Dense", "Lanczos", "shift-invert"])
+def test_entries_of_extreme_size_are_scaled(name, dtype):
+    sparse = pytest.importorskip("scipy.sparse")
+    a = np.asarray(hermitian(50, 7, float)).astype(dtype)
+    expected = np.linalg.eigvalsh(a.astype(float))[-2:][::-1]
+    for size in np.asarray(HUGE[dtype], dtype):
+        options = {"which": "LA", **SOLVERS[name]}
+        if name == "shift-invert":
+            options = {"eigensolver": ieig.ShiftInvert(size * a.dtype.type(9.5))}
+        scaled = a * size
+        found = ieig.eigsh(
+            scaled if name == "Dense" else sparse.csr_array(scaled), 2, **options
+        )
+        rtol = 1e-5 if dtype == "float32" else 1e-12
+        np.testing.assert_allclose(found.eigenvalues / size, expected, rtol=rtol)
+        assert np.all(found.residuals < rtol)
+
+
+@pytest.mark.parametrize("find", [ieig.eigh, ieig.eigsh])
+def test_pencils_of_extreme_size(find):
+    a, b = hermitian(6, 2, float), definite(6, 3)
+
+    def of(x, y, a, b):
+        a, b = x * a, y * b
+        w, v = find(a, b) if find is ieig.eigh else pairs(ieig.eigsh(a, 6, mass=b))
+        return w / (x / y), v * y**0.5
+
+    def pairs(found):
+        return found.eigenvalues, found.eigenvectors
+
+    def loss(x, y, a, b):
+        w, v = of(x, y, a, b)
+        return w[1] + jnp.sum(v[:, 2] ** 2 * jnp.arange(1.0, 7.0))
+
+    plain = of(1.0, 1.0, a, b), *jax.grad(loss, (2, 3))(1.0, 1.0, a, b)
+    for x, y in ((1e-300, 1e-300), (1e300, 1e200), (1e-150, 1e150), (1.0, 1e300)):
+        there = of(x, y, a, b), *jax.grad(loss, (2, 3))(x, y, a, b)
+        for ours, theirs in zip(*map(jax.tree.leaves, (there, plain)), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", HUGE["float64"])
+def test_products_of_extreme_size_are_named(size):
+    a = hermitian(50, 7, float) * size
+    with pytest.raises(Exception, match="over- or underflow"):
+        ieig.eigsh(lambda v: a @ v, 2, "LA", like=a[0])
+
+
+@pytest.mark.parametrize(("x", "y"), [(1e160, 1e-300), (1e-160, 1e300)])
+def test_eigenvalues_that_no_number_holds_are_named(x, y):
+    with pytest.raises(Exception, match="over- or underflow"):
+        ieig.eigsh(x * np.eye(5), 2, mass=y * np.eye(5))
+
+
+def test_a_start_vector_of_zeros_is_named():
+    with pytest.raises(Exception, match="`v0` is zero"):
+        ieig.eigsh(drum(FLAT), 2, like=FLAT, v0=np.zeros(M * M))
+
+
+def test_loose_runs_near_a_target_are_made_good_by_one_more_product():
+    """What A enlarges of the error of a vector of (A − σ)⁻¹ would miss the tolerance."""
+    n, i = 900, jnp.arange(900)
+    rows, columns = (jnp.concatenate(x) for x in ((i, i[1:], i[:-1]), (i, i[:-1], i[1:])))
+    values = jnp.concatenate([jnp.full(n, 2.0), -jnp.ones(2 * n - 2)])
+    chain = ieig.SparseOperator(values, rows, columns, n)
+    inner = ieig.KrylovSchur(rtol=1e-6, krylov_dim=8)
+    found = ieig.eigsh(chain, 3, eigensolver=ieig.ShiftInvert(0.0, inner=inner))
+    expected = 2 - 2 * np.cos(np.arange(1, 4) * np.pi / (n + 1))
+    np.testing.assert_allclose(found.eigenvalues, expected, rtol=1e-9)

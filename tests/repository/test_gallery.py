@@ -19,6 +19,9 @@ GALLERY = [
     "skin_effect",
     "koopman",
     "bring_your_own_solver",
+    "drum",
+    "mast",
+    "spin_chain",
 ]
 
 

@@ -1,0 +1,64 @@
+"""What a tag `Aᵀ = A` says: left vectors are the conjugates of right ones."""
+
+import jax.numpy as jnp
+import lineax as lx
+from jaxtyping import Array, Bool, Inexact
+
+from .._krylov import default_start
+from .._numerics import inv
+from .._operator import Pencil
+
+
+def tagged_symmetric(pencil: Pencil) -> bool:
+    """Whether the operator and the mass matrix say so, each by lineax's tags or class."""
+
+    def one(operator: lx.AbstractLinearOperator | None) -> bool:
+        try:
+            return operator is None or lx.is_symmetric(operator)
+        except NotImplementedError:  # a class that lineax has not met
+            return False
+
+    return one(pencil.operator) and one(pencil.mass)
+
+
+def untrue_tag(pencil: Pencil) -> Bool[Array, ""]:
+    """Whether `xᵀ A y` is not `yᵀ A x` for two random vectors, or so with B."""
+    x = default_start(pencil.n, pencil.dtype)
+    x = jnp.stack([x, jnp.flip(x)], axis=1)
+
+    def differs(image: Inexact[Array, "n 2"]) -> Bool[Array, ""]:
+        gap = jnp.abs(x[:, 0] @ image[:, 1] - x[:, 1] @ image[:, 0])
+        size = jnp.linalg.norm(image) * jnp.linalg.norm(x)
+        return gap > jnp.finfo(size.dtype).eps ** 0.5 * size
+
+    wrong = differs(pencil.mm(x))
+    return wrong if pencil.mass is None else wrong | differs(pencil.mass_mm(x))
+
+
+def symmetric_left(
+    pencil: Pencil, basis: Inexact[Array, "n m"], active: Bool[Array, " m"]
+) -> Inexact[Array, "n m"]:
+    """C with `Cᴴ A = L Cᴴ B` and `Cᴴ B X = I` of a symmetric pencil: `Cᴴ = G⁻¹ Xᵀ`, for
+    `G = Xᵀ B X` has `G L = Xᵀ A X = Lᵀ G`. G is singular where the selected eigenvalues
+    are defective together with others."""
+    x = jnp.where(active, basis, 0)
+    return _with(x, inv(_gram(x, pencil.mass_mm(x), active)))
+
+
+def symmetric_left_tangent(pencil, t_mass_x, x, t_x, active):
+    """Ċ, from Ẋ and ḂX: no solve of its own."""
+    image = pencil.mass_mm(x)
+    inverse = inv(_gram(x, image, active))
+    t_image = t_mass_x + pencil.mass_mm(t_x)
+    t_gram = t_x.T @ image + x.T @ t_image
+    return _with(t_x, inverse) - _with(x, inverse @ t_gram @ inverse)
+
+
+def _gram(x: Array, image: Array, active: Bool[Array, " m"]) -> Inexact[Array, "m m"]:
+    both = active[:, None] & active[None, :]
+    return jnp.where(both, x.T @ image, jnp.eye(active.size, dtype=x.dtype))
+
+
+def _with(x: Inexact[Array, "n m"], g: Inexact[Array, "m m"]) -> Inexact[Array, "n m"]:
+    """(g Xᵀ)ᴴ"""
+    return x.conj() @ g.conj().T
