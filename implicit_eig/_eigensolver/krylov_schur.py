@@ -52,8 +52,11 @@ class KrylovSchur(AbstractEigensolver):
     Memory: `krylov_dim + 1`
     vectors. What converged is judged by the recurrence and verified by true residuals.
 
-    A Krylov space of one start vector holds one copy of a repeated eigenvalue; more
-    appear only through rounding or after a breakdown. `repeated=True` looks for them.
+    A Krylov space of one start vector holds one copy of a repeated eigenvalue; others
+    appear with a fresh vector. Of extreme eigenvalues the run goes on until it seems that
+    there are none, which is wrong at times: one run of 200 missed a copy where every
+    eigenvalue had one. `repeated=True` makes sure, and looks for those of other
+    eigenvalues too.
 
     **Arguments:**
 

@@ -591,6 +591,23 @@ class TestRepeatedEigenvalues:
         v = np.linalg.qr(np.asarray(solution.eigenvectors))[1]
         assert np.min(np.abs(np.diagonal(v))) > 1e-3  # independent vectors
 
+    @pytest.mark.parametrize("k", [4, 5, 6])
+    def test_further_copies_are_found_unasked_where_one_turned_up(self, k):
+        # A torus of 12 by 12: 0 once, then the same eigenvalue four times.
+        def laplacian(v):
+            v = v.reshape(12, 12)
+            turns = [jnp.roll(v, s, axis) for s in (1, -1) for axis in (0, 1)]
+            return (sum(turns) - 4 * v).ravel()
+
+        solution = ieig.eigs(laplacian, k, "LR", like=jnp.zeros(144))
+        second = 2 * np.cos(np.pi / 6) - 2
+        third = 2 * second
+        want = np.array([0, *4 * [second], third])[:k]
+        found = np.asarray(solution.eigenvalues)
+        np.testing.assert_allclose(found, want, atol=1e-9)
+        apart = ieig.RESULTS.successful
+        assert solution.result == (apart if k == 5 else ieig.RESULTS.cut_tie)
+
     def test_what_the_start_vector_is_blind_to_is_found_as_well(self):
         # An exact invariant subspace without the rightmost eigenvector.
         d = np.append(np.linspace(0, 1, 40), 9.0)
