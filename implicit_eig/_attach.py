@@ -15,7 +15,6 @@ from ._eigensolver import InvariantBlock, nonfinite, ShiftInvert, without
 from ._eigs import MOVING, solution_of_block, watched_solution
 from ._failure import check_throw, raise_unless_successful
 from ._gauge import AbstractGauge, as_gauge
-from ._hermitian import MassOrthonormal
 from ._nonlinear import as_nonlinear
 from ._nonlinear_eigs import attach_nonlinear
 from ._operator import (
@@ -135,17 +134,10 @@ def attach(
     if nonlinear is not None:
         if ties != "nan" or tie_rtol is not None:
             raise ValueError("Pairs of `T(λ)` take neither `ties` nor `tie_rtol`.")
-        return attach_nonlinear(
-            nonlinear,
-            eigenvalues,
-            _columns(eigenvectors, nonlinear.domain, k, "eigenvectors"),
-            left=left_eigenvectors is not None,
-            polish=polish,
-            rtol=rtol,
-            adjoint=adjoint,
-            gauge=gauge,
-            throw=throw,
-        )
+        vectors = _columns(eigenvectors, nonlinear.domain, k, "eigenvectors")
+        options = {"adjoint": adjoint, "gauge": gauge, "throw": throw}
+        options |= {"left": left_eigenvectors is not None, "polish": polish, "rtol": rtol}
+        return attach_nonlinear(nonlinear, (eigenvalues, vectors), **options)
     if like is None and callable(operator):
         like = jtu.tree_map(
             lambda v: jax.ShapeDtypeStruct(jnp.shape(v)[:-1], jnp.asarray(v).dtype),
@@ -157,21 +149,15 @@ def attach(
     if left_eigenvectors is not None:
         left = _columns(left_eigenvectors, pencil.domain, k, "left_eigenvectors")
     adjoint = check_adjoint(adjoint)
+    has_left, hide = left is not None, throw is not False
+    options = PairOptions(k, has_left, gauge, ties, tie_rtol, hide)
     if hermitian:
-        if left is not None or polish > 0:
-            raise ValueError(
-                "`hermitian=True` takes neither `left_eigenvectors`, which are the "
-                "vectors themselves, nor `polish`."
-            )
-        gauge = as_gauge(
-            gauge, pencil.domain, default=MassOrthonormal(), dtype=pencil.dtype
-        )
-        options = PairOptions(k, False, gauge, ties, tie_rtol, throw is not False)
         return attach_hermitian(
-            pencil, eigenvalues, vectors, adjoint, options, rtol, throw
+            pencil, (eigenvalues, vectors), adjoint, options, polish, rtol, throw
         )
     known = Known(stop(eigenvalues.astype(complex_dtype(pencil.dtype))))
     gauge = as_gauge(gauge, pencil.domain)
+    options = dataclasses.replace(options, gauge=gauge)
     vectors, left = _one_dtype(pencil, eigenvalues, vectors, left)
     given = _Given(
         pencil=pencil,
@@ -182,8 +168,6 @@ def attach(
         polish=polish,
         rtol=rtol,
     )
-    has_left, hide = left is not None, throw is not False
-    options = PairOptions(k, has_left, gauge, ties, tie_rtol, hide)
     (solution,) = with_second_try(
         _attach, _again, given, throw, adjoint, MOVING, (options,)
     )

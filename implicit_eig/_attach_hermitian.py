@@ -1,14 +1,18 @@
 """Pairs of Hermitian pencils found elsewhere, made differentiable."""
 
+import dataclasses
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
 from ._eigs import watched_solution
 from ._eigsh import solution_of_hermitian
 from ._failure import raise_unless_successful, reported, watched
+from ._gauge import as_gauge
 from ._hermitian import (
     given_block,
     hermitian_part,
+    MassOrthonormal,
     MinresSolve,
     without as without_pairs,
 )
@@ -28,13 +32,23 @@ from ._spectral import Known
 
 def attach_hermitian(
     pencil: Pencil,
-    eigenvalues: Array,
-    vectors: Inexact[Array, "n k"],
+    pairs: tuple[Array, Inexact[Array, "n k"]],
     adjoint: ImplicitAdjoint,
     options: PairOptions,
+    polish: int,
     rtol: float | None,
     throw: bool | None,
 ) -> Solution:
+    if options.left or polish > 0:
+        raise ValueError(
+            "`hermitian=True` takes neither `left_eigenvectors`, which are the vectors "
+            "themselves, nor `polish`."
+        )
+    gauge = as_gauge(
+        options.gauge, pencil.domain, default=MassOrthonormal(), dtype=pencil.dtype
+    )
+    options = dataclasses.replace(options, gauge=gauge)
+    eigenvalues, vectors = pairs
     if jnp.iscomplexobj(eigenvalues) or (pencil.is_real and jnp.iscomplexobj(vectors)):
         raise TypeError(
             "`hermitian=True` takes real eigenvalues, and real vectors of a real "

@@ -12,7 +12,15 @@ from ._gauge import AbstractGauge, as_gauge, vanishing, watched_phases, without_
 from ._numerics import eig_by_qr
 from ._operator import as_matrix, complex_dtype, Domain, of_moderate_size, times_real
 from ._program import Program
-from ._rule import blur, check_ties, default_tie_rtol, eigen_of_block, tied, Ties
+from ._rule import (
+    blur,
+    check_ties,
+    default_tie_rtol,
+    eigen_of_block,
+    inverse_of_conjugates,
+    tied,
+    Ties,
+)
 
 
 Method = Literal["lapack", "qr"]
@@ -118,6 +126,8 @@ def _eig(
     conjugates = not jnp.iscomplexobj(a) and jax.default_backend() == "cpu"
 
     def one(a: Array, w: Array, v: Array, *inverse: Array) -> tuple[Array, Array]:
+        if conjugates and not inverse:
+            inverse = (jax.lax.stop_gradient(inverse_of_conjugates(v, w)),)
         w, v, _, lost = eigen_of_block(
             a,
             w,
@@ -125,7 +135,6 @@ def _eig(
             *inverse,
             active=active,
             tie_rtol=tie_rtol,
-            conjugates=conjugates,
             drop=ties == "drop",
         )
         v = jax.vmap(gauge, in_axes=1, out_axes=1)(v)

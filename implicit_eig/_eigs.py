@@ -293,16 +293,9 @@ def solution_of_block(
     k = options.k
     if signal is None:
         signal = jnp.zeros((), block.residuals.dtype)
+    coordinates = jnp.where(block.active, block.coordinates, 0)
     basis, matrix, left_basis, mark, signal = block_root(
-        pencil,
-        block.basis,
-        block.matrix,
-        block.left_basis,
-        signal,
-        coordinates=jnp.where(block.active, block.coordinates, 0),
-        active=block.active,
-        solve=solve,
-        symmetric=block.symmetric,
+        pencil, block, signal, coordinates=coordinates, solve=solve
     )
     pairs = pairs_of_block(
         pencil,

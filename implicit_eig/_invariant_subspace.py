@@ -228,15 +228,7 @@ def _of_block(
     if signal is None:
         signal = jnp.zeros((), block.residuals.dtype)
     basis, matrix, left_basis, _, signal = block_root(
-        pencil,
-        block.basis,
-        block.matrix,
-        block.left_basis,
-        signal,
-        coordinates=None,
-        active=block.active,
-        solve=solve,
-        symmetric=block.symmetric,
+        pencil, block, signal, coordinates=None, solve=solve
     )
     missing = ~block.active
     basis, matrix = nan_tangent(basis, missing), nan_tangent(matrix, missing)
@@ -289,9 +281,7 @@ def _hermitian_subspace(
     cut = good & (gap <= tie_rtol * largest)
     block = without_pairs(block, cut, RESULTS.cut)
     block = dataclasses.replace(block, active=block.active & good)
-    sep = None
-    if separation:
-        sep = jnp.where(jnp.isnan(gap), jnp.inf, gap)
+    sep = scaling.norms(jnp.where(jnp.isnan(gap), jnp.inf, gap)) if separation else None
     basis, matrix = block.vectors[:, :k], jnp.diag(values).astype(pencil.dtype)
     if pencil.mass is not None:
         t = triangle(basis, block.active[:k])
@@ -328,7 +318,7 @@ def _hermitian_subspace(
         missing,
         is_orthonormal=pencil.mass is None,
         residual=residual,
-        separation=None if sep is None else scaling.norms(sep),
+        separation=sep,
         stats=block.stats,
         result=block.result,
         _spectrum=spectrum,

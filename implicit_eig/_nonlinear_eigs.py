@@ -157,8 +157,7 @@ def eigs_inside(
 
 def attach_nonlinear(
     operator: NonlinearOperator,
-    eigenvalues: Complex[Array, " k"],
-    vectors: Complex[Array, "n k"],
+    pairs: tuple[Complex[Array, " k"], Complex[Array, "n k"]],
     *,
     left: bool,
     polish: int,
@@ -169,10 +168,11 @@ def attach_nonlinear(
 ) -> Solution:
     """Pairs of T(λ) from elsewhere, after `polish` steps of Newton's method."""
     eps = float(jnp.finfo(operator.dtype).eps)
+    eigenvalues, vectors = (x.astype(operator.dtype) for x in pairs)
     problem = _Given(
         operator=operator,
         k=eigenvalues.size,
-        starts=(eigenvalues.astype(operator.dtype), vectors.astype(operator.dtype)),
+        starts=(eigenvalues, vectors),
         region=None,
         eigensolver=Newton(rtol=eps**0.5 if rtol is None else rtol),
         adjoint=check_adjoint(adjoint),

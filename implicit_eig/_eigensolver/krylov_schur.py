@@ -17,6 +17,7 @@ from .._krylov import (
     KrylovResult,
     leading,
     norm_estimate,
+    Search,
     start_vector,
 )
 from .._operator import complex_dtype, Pencil
@@ -179,10 +180,22 @@ class KrylovSchur(AbstractEigensolver):
             transformation.mv,
             start,
             transformation.selection(selection),
-            k,
-            krylov_dim=self.dimension(n, k),
-            rtol=self.tolerance(start.dtype),
+            self.search(n, k, start.dtype, progress_meter),
             max_restarts=limit,
+        )
+
+    def search(
+        self,
+        n: int,
+        k: int,
+        dtype,
+        progress_meter: AbstractProgressMeter = NoProgressMeter(),
+    ) -> Search:
+        """For k pairs of an operator of order n."""
+        return Search(
+            k,
+            self.dimension(n, k),
+            self.tolerance(dtype),
             repeated=self.repeated,
             progress_meter=progress_meter,
         )
@@ -201,8 +214,8 @@ class KrylovSchur(AbstractEigensolver):
         its transformation."""
         pencil = transformation.pencil
         rtol = self.tolerance(start.dtype)
-        solves, products = found.num_matvecs, found.active.size
-        num_restarts, norm = found.num_restarts, found.norm
+        solves, products, norm = found.num_matvecs, found.active.size, found.norm
+        num_restarts = found.num_restarts
         if transformation.inverse is None:
             pairs = _pairs_if_finite(transformation, found, rtol, norm)
         else:
@@ -210,25 +223,15 @@ class KrylovSchur(AbstractEigensolver):
             norm = norm_estimate(pencil.mv, pencil.n, pencil.dtype)
             products = products + 1
             found = _purified(found)
-            first = _pairs(transformation, found, rtol, norm)
-            # Close to one eigenvalue the rounding errors of its θ drown the others'.
-            pairs = jax.lax.cond(
-                first.verified,
-                lambda _: first,
-                lambda found: _pairs(
-                    transformation, _multiplied(transformation, found), rtol, norm
-                ),
-                found,
-            )
-            solves = solves + jnp.where(first.verified, 0, found.active.size)
+            pairs, more = _pairs_of_inverse(transformation, found, rtol, norm)
+            solves = solves + more
         # Squares of anything smaller would underflow, and verify nothing.
         eps = jnp.finfo(pencil.dtype).eps
         tiny = jnp.finfo(pencil.dtype).tiny ** 0.5 / eps
         is_real = not jnp.iscomplexobj(pairs.basis)
         # Partners stand side by side, whichever of the two is the better one.
         paired = (pairs.eigenvalues.imag != 0) & is_real
-        second = paired & (jnp.cumsum(paired) & 1 == 0)
-        dual = None
+        second, dual = paired & (jnp.cumsum(paired) & 1 == 0), None
         if left:
             # The transposed pencil has the same eigenvalues, and conj(left vectors).
             limit = self.limit(pencil.n)
@@ -254,13 +257,13 @@ class KrylovSchur(AbstractEigensolver):
             left=dual,
             outside=transformation.eigenvalues(found.outside),
         )
-        result = block.result
         # The run may have ended before it was seen that there are no better ones.
-        unseen = ~found.done & (result == RESULTS.successful)
-        result = RESULTS.where(unseen, RESULTS.not_converged, result)
-        if not self.confirms(transformation.selection(selection), k, pencil.is_real):
-            good = result == RESULTS.successful
-            result = RESULTS.where(good, RESULTS.unconfirmed, result)
+        wanted, done = transformation.selection(selection), RESULTS.successful
+        if not self.confirms(wanted, k, pencil.is_real):
+            done = RESULTS.unconfirmed
+        done = RESULTS.where(found.done, done, RESULTS.not_converged)
+        good = block.result == RESULTS.successful
+        result = RESULTS.where(good, done, block.result)
         counts = transformation.stats(solves, products) | {"num_restarts": num_restarts}
         block = dataclasses.replace(
             block,
@@ -281,6 +284,26 @@ class _Pairs(NamedTuple):
     residuals: Float[Array, " m"]
     mass_norm: Float[Array, ""]
     verified: Bool[Array, ""]
+
+
+def _pairs_of_inverse(
+    transformation: AbstractTransformation,
+    found: KrylovResult,
+    rtol: float,
+    norm: Float[Array, ""],
+) -> tuple[_Pairs, Int[Array, ""]]:
+    """The pairs; and the number of solves it took where rounding errors were in the way:
+    close to one eigenvalue those of its θ drown the others'."""
+    first = _pairs(transformation, found, rtol, norm)
+    pairs = jax.lax.cond(
+        first.verified,
+        lambda _: first,
+        lambda found: _pairs(
+            transformation, _multiplied(transformation, found), rtol, norm
+        ),
+        found,
+    )
+    return pairs, jnp.where(first.verified, 0, found.active.size)
 
 
 def _pairs(

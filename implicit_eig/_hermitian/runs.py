@@ -2,10 +2,11 @@
 part of it by Lanczos runs."""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Inexact, Int
+from jaxtyping import Array, Bool, Float, Inexact, Int
 
 from .._eigensolver import KrylovSchur, ShiftInvert
 from .._krylov import default_start, norm_estimate, start_vector
@@ -158,12 +159,9 @@ def _find(
         transformation.mv,
         start,
         transformation.selection(selection),
-        k,
-        krylov_dim=solver.dimension(pencil.n, k),
-        rtol=solver.tolerance(start.dtype),
+        solver.search(pencil.n, k, start.dtype, progress_meter),
         max_restarts=limit,
         metric=metric,
-        progress_meter=progress_meter,
     )
 
 
@@ -177,24 +175,17 @@ def _finish(
     pencil = transformation.pencil
     rtol, eps = solver.tolerance(pencil.dtype), float(jnp.finfo(pencil.dtype).eps)
     vectors = found.basis
-    products = 3 * k + 2
     if transformation.inverse is not None:
         # One more product with C, which costs none (Ericsson and Ruhe 1980).
         theta = found.eigenvalues.real
         step = found.coupling / jnp.where(theta == 0, 1, theta).astype(vectors.dtype)
         step = jnp.where(found.active & (theta != 0), step, 0)
         vectors = vectors + jnp.outer(found.rest, step)
-    random = default_start(pencil.n, pencil.dtype)
-    random = jnp.stack([random, jnp.flip(random)], axis=1)
-    images = [pencil.mm(random)]
-    if pencil.mass is not None:
-        images.append(pencil.mass_mm(random))
     norm = found.norm
     if transformation.inverse is not None:
         norm = norm_estimate(pencil.mv, pencil.n, pencil.dtype)
-    mass_norm = jnp.asarray(1.0, norm.dtype)
-    if pencil.mass is not None:
-        mass_norm = jnp.linalg.norm(images[1]) / jnp.linalg.norm(random)
+    looked = _look(pencil)
+    mass_norm = looked.mass_norm.astype(norm.dtype)
 
     def measured(vectors: Array) -> tuple[Array, Array, Array, Array]:
         """Of norm one, with their Rayleigh quotients, residuals, and which will do."""
@@ -221,35 +212,55 @@ def _finish(
         solves = solves + jnp.where(verified, 0, k)
     vectors, values, residuals, enough = found_pairs
     active = found.active & enough
-    good = jnp.all(active) & found.done
-    wanted = transformation.selection(selection)
-    confirmed = solver.confirms(wanted, k, False)
+    confirmed = solver.confirms(transformation.selection(selection), k, False)
     success = RESULTS.successful if confirmed else RESULTS.unconfirmed
+    good = jnp.all(active) & found.done
     result = RESULTS.where(good, success, RESULTS.not_converged)
-    # With a mass matrix, the square root of a negative ⟨w, Bw⟩, or an operator's own NaN.
-    broken = RESULTS.nonfinite
-    if pencil.mass is not None:
-        fine = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in images]))
-        broken = RESULTS.where(fine, RESULTS.not_definite, RESULTS.nonfinite)
-    result = RESULTS.where(found.finite, result, broken)
-    crooked, extreme = (
-        functools.reduce(jnp.logical_or, [test(random, x) for x in images])
-        for test in (asymmetric, of_extreme_size)
-    )
-    wrong = crooked | extreme
-    result = RESULTS.where(crooked, RESULTS.not_hermitian, result)
-    result = RESULTS.where(extreme, RESULTS.extreme_size, result)
     nan = jnp.where(found.finite, 0.0, jnp.nan).astype(values.dtype)
     return HermitianBlock(
         eigenvalues=values + nan,
         vectors=vectors,
-        active=active & ~wrong,
+        active=active & ~(looked.crooked | looked.extreme),
         residuals=residuals + nan,
         norm=norm,
         mass_norm=mass_norm,
-        stats=transformation.stats(solves, products)
+        stats=transformation.stats(solves, 3 * k + 2)
         | {"num_restarts": found.num_restarts, "num_converged": jnp.sum(active)},
-        result=result,
+        result=looked.judge(result, found.finite),
         outside=transformation.eigenvalues(found.outside).real,
         transformation=transformation,
     )
+
+
+class _Look(NamedTuple):
+    """What products of A and B with two random vectors tell."""
+
+    mass_norm: Float[Array, ""]
+    fine: Bool[Array, ""]  # whether all is finite
+    crooked: Bool[Array, ""]
+    extreme: Bool[Array, ""]
+    broken: RESULTS  # what a run that is not finite means, of products that are
+
+    def judge(self, result: RESULTS, finite: Bool[Array, ""]) -> RESULTS:
+        broken = RESULTS.where(self.fine, self.broken, RESULTS.nonfinite)
+        result = RESULTS.where(finite, result, broken)
+        result = RESULTS.where(self.crooked, RESULTS.not_hermitian, result)
+        return RESULTS.where(self.extreme, RESULTS.extreme_size, result)
+
+
+def _look(pencil: Pencil) -> _Look:
+    random = default_start(pencil.n, pencil.dtype)
+    random = jnp.stack([random, jnp.flip(random)], axis=1)
+    images = [pencil.mm(random)]
+    mass_norm, broken = jnp.asarray(1.0, random.real.dtype), RESULTS.nonfinite
+    if pencil.mass is not None:
+        images.append(pencil.mass_mm(random))
+        mass_norm = jnp.linalg.norm(images[1]) / jnp.linalg.norm(random)
+        # The square root of a negative ⟨w, Bw⟩.
+        broken = RESULTS.not_definite
+    fine = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in images]))
+    crooked, extreme = (
+        functools.reduce(jnp.logical_or, [test(random, x) for x in images])
+        for test in (asymmetric, of_extreme_size)
+    )
+    return _Look(mass_norm, fine, crooked, extreme, broken)

@@ -13,7 +13,11 @@ from .basis import (
     norm_estimate as norm_estimate,
     start_vector as start_vector,
 )
-from .driver import krylov_schur as krylov_schur, KrylovResult as KrylovResult
+from .driver import (
+    krylov_schur as krylov_schur,
+    KrylovResult as KrylovResult,
+    Search as Search,
+)
 from .ritz import (
     leading as leading,
     nearest_outside as nearest_outside,

@@ -1,5 +1,6 @@
 """The driver: restarts until what is wanted has converged."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -40,20 +41,27 @@ class KrylovResult(NamedTuple):
     num_restarts: Int[Array, ""]
 
 
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """How a run searches for k pairs: what is fixed when it is compiled."""
+
+    k: int
+    krylov_dim: int
+    rtol: float
+    confirm: bool = True
+    repeated: bool = False
+    progress_meter: AbstractProgressMeter = NoProgressMeter()
+
+
 def krylov_schur(
     mv: Callable[[PyTree[Array]], PyTree[Array]],
     v0: PyTree[Inexact[Array, " _n"]],
     selection: AbstractSelection,
-    k: int,
+    search: Search,
     *,
-    krylov_dim: int,
-    rtol: float,
     max_restarts: int | Int[Array, ""],
     least: float | Float[Array, ""] = 0.0,
-    confirm: bool = True,
-    repeated: bool = False,
     admit: Callable[[PyTree[Array]], PyTree[Array]] | None = None,
-    progress_meter: AbstractProgressMeter = NoProgressMeter(),
 ) -> KrylovResult:
     """The driver. `v0` fixes the arithmetic, real or complex, and the structure of a
     vector.
@@ -74,18 +82,10 @@ def krylov_schur(
     `admit` projects onto the invariant subspace the run is confined to, against rounding
     and after a breakdown, when the run goes on with a random vector.
     """
-    options = {
-        "k": k,
-        "krylov_dim": krylov_dim,
-        "rtol": rtol,
-        "confirm": confirm,
-        "repeated": repeated,
-        "progress_meter": progress_meter,
-    }
     # Without closures over arrays, which may be those of a batch.
     mv = eqx.filter_closure_convert(mv, v0)
     admit = None if admit is None else eqx.filter_closure_convert(admit, v0)
-    run = functools.partial(_run, **options)
+    run = functools.partial(_run, search=search)
     real = jtu.tree_leaves(v0)[0].real.dtype
     limits = jnp.asarray(max_restarts), jnp.asarray(least, real)
     return one_by_one(run, mv, v0, selection, admit, *limits)
@@ -123,18 +123,14 @@ def _run(
     max_restarts: Int[Array, ""],
     least: Float[Array, ""],
     *,
-    k: int,
-    krylov_dim: int,
-    rtol: float,
-    confirm: bool,
-    repeated: bool,
-    progress_meter: AbstractProgressMeter,
+    search: Search,
 ) -> KrylovResult:
+    k, krylov_dim, rtol = search.k, search.krylov_dim, search.rtol
     dtype = jtu.tree_leaves(v0)[0].dtype
     is_real = not jnp.issubdtype(dtype, jnp.complexfloating)
     width = k + 1 if is_real else k
-    searching = confirm or repeated
-    looking_beyond = repeated or (confirm and selection.is_extreme(is_real))
+    searching = search.confirm or search.repeated
+    looking_beyond = search.repeated or (search.confirm and selection.is_extreme(is_real))
 
     def cycle(state: _State) -> _State:
         # Another random vector in every restart.
@@ -143,20 +139,13 @@ def _run(
         )
         ritz = ritz_pairs(decomposition, selection, k, rtol, least, is_real)
         count, needed = jnp.sum(ritz.converged), jnp.sum(ritz.wanted)
-        complete = (count == needed) & ritz.finite
         values = ritz.values[:width]
-        if looking_beyond:
-            settled = _settled(ritz, needed, rtol, repeated)
-            complete = complete & ((state.searches == 0) | settled)
+        complete = (count == needed) & ritz.finite
         done = complete & (state.searches > 0) if searching else complete
         if looking_beyond:
-            known, near = ritz.converged[:width], 1e3 * rtol * jnp.abs(values)
-            moved = jnp.any(known & (jnp.abs(values - state.found) > near))
-            if not repeated:
-                copies = jnp.abs(values[:, None] - values) <= near
-                # Far from normal, it may be another one every time.
-                moved = moved & (jnp.sum(copies) > width) & (state.searches <= k)
-            done = done & ~moved
+            settled = _settled(ritz, needed, rtol, search.repeated)
+            complete = complete & ((state.searches == 0) | settled)
+            done = done & settled & ~_moved(ritz, state, search)
         done = done | ~ritz.finite
         restarts = state.restarts + 1
         last = complete | done | (restarts >= max_restarts)
@@ -168,7 +157,7 @@ def _run(
         worst = jnp.max(jnp.where(ritz.wanted, ritz.residuals, 0))
         # In a batch, a run that is done goes round with the others.
         ended = state.done | done | (restarts >= max_restarts)
-        progress_meter.step(restarts, count, needed, worst, ended)
+        search.progress_meter.step(restarts, count, needed, worst, ended)
         index = jnp.arange(krylov_dim)
         return _State(
             decomposition=restart(decomposition, q, keep),
@@ -193,6 +182,11 @@ def _run(
         cycle,
         _first(scaled(rows, norm(rows)), krylov_dim, width, dtype),
     )
+    return _result(end)
+
+
+def _result(end: _State) -> KrylovResult:
+    width = end.found.size
     basis, matrix = end.decomposition
     return KrylovResult(
         basis=jtu.tree_map(lambda b: from_rows(jnp.moveaxis(b[:width], 1, 0)).T, basis),
@@ -236,6 +230,20 @@ def _first(
         searches=zero,
         found=values,
     )
+
+
+def _moved(ritz: Ritz, state: _State, search: Search) -> Bool[Array, ""]:
+    """Whether other pairs turned up than were found before this search; but for
+    `repeated`, copies of an eigenvalue, and k times at most."""
+    width = state.found.size
+    values, known = ritz.values[:width], ritz.converged[:width]
+    near = 1e3 * search.rtol * jnp.abs(values)
+    moved = jnp.any(known & (jnp.abs(values - state.found) > near))
+    if search.repeated:
+        return moved
+    copies = jnp.abs(values[:, None] - values) <= near
+    # Far from normal, it may be another one every time.
+    return moved & (jnp.sum(copies) > width) & (state.searches <= search.k)
 
 
 def _settled(

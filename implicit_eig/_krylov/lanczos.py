@@ -17,11 +17,10 @@ from jaxtyping import Array, Bool, Complex, Float, Inexact, Int
 
 from .._batch import one_by_one
 from .._operator import complex_dtype
-from .._progress_meter import AbstractProgressMeter, NoProgressMeter
 from .._spectral import AbstractSelection, BothEnds, order
 from .arnoldi import expand, KrylovDecomposition, restart
 from .basis import from_rows, inner, norm, scaled, to_rows, vector_of
-from .driver import kept
+from .driver import kept, Search
 from .ritz import target_coordinates
 
 
@@ -71,13 +70,10 @@ def lanczos(
     mv: Callable[[Array], Array],
     v0: Inexact[Array, " n"],
     selection: AbstractSelection,
-    k: int,
+    search: Search,
     *,
-    krylov_dim: int,
-    rtol: float,
     max_restarts: int | Int[Array, ""],
     metric: Callable[[Array], Array] | None = None,
-    progress_meter: AbstractProgressMeter = NoProgressMeter(),
 ) -> LanczosResult:
     """The k pairs of an operator that is self-adjoint in ⟨x, B y⟩, B the `metric`.
 
@@ -88,13 +84,11 @@ def lanczos(
     long as that brings other pairs. This finds the copies of repeated eigenvalues, and
     what `v0` was blind to.
     """
-    options = {"k": k, "krylov_dim": krylov_dim, "rtol": rtol}
-    options["progress_meter"] = progress_meter
     # Without closures over arrays, which may be those of a batch.
     mv = eqx.filter_closure_convert(mv, v0)
     metric = None if metric is None else eqx.filter_closure_convert(metric, v0)
     limit = jnp.asarray(max_restarts)
-    run = functools.partial(_run, **options)
+    run = functools.partial(_run, search=search)
     return one_by_one(run, mv, v0, selection, metric, limit)
 
 
@@ -105,12 +99,9 @@ def _run(
     metric: Callable[[Array], Array] | None,
     max_restarts: Int[Array, ""],
     *,
-    k: int,
-    krylov_dim: int,
-    rtol: float,
-    progress_meter: AbstractProgressMeter,
+    search: Search,
 ) -> LanczosResult:
-    m = krylov_dim
+    k, m, rtol = search.k, search.krylov_dim, search.rtol
 
     def cycle(state: _State) -> _State:
         decomposition = expand(mv, *state[:3], metric=metric, seed=m * state.restarts)
@@ -128,7 +119,7 @@ def _run(
         worst = jnp.max(ritz.residuals[:k])
         # In a batch, a run that is done goes round with the others.
         ended = state.done | done | (restarts >= max_restarts)
-        progress_meter.step(restarts, count, k, worst, ended)
+        search.progress_meter.step(restarts, count, k, worst, ended)
         return _State(
             decomposition=restart(decomposition, ritz.vectors, keep),
             start=keep,

@@ -181,7 +181,8 @@ def _solution(factor: Factor | None, b, trans: str) -> np.ndarray:
 class _SolveAgain(_Place):
     """With factors that were given up, made again under their old numbers."""
 
-    def __call__(self, there, number, values, rows, columns, b, *, n, trans, ordering):
+    def __call__(self, there, number, *arrays, n, trans, ordering):
+        values, rows, columns, b = arrays
         leading = (x.shape[:-1] for x in (values, rows, columns, b))
         shape = np.broadcast_shapes(there.shape, number.shape, *leading)
         values, rows, columns, b = (

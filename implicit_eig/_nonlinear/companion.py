@@ -170,9 +170,7 @@ def sparse_companion(
         product,
         product(start_vector(None, d * n, dtype)),
         Shifted(selection, sigma),
-        k,
-        krylov_dim=solver.dimension(d * n, k),
-        rtol=solver.tolerance(dtype),
+        solver.search(d * n, k, dtype),
         max_restarts=solver.limit(d * n),
     )
     theta = found.eigenvalues[:k]

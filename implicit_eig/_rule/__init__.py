@@ -15,7 +15,12 @@ from .pairs import (
     Ties as Ties,
 )
 from .rule import block_root as block_root, triangle as triangle
-from .small_eig import blur as blur, eigen_of_block as eigen_of_block, tied as tied
+from .small_eig import (
+    blur as blur,
+    eigen_of_block as eigen_of_block,
+    inverse_of_conjugates as inverse_of_conjugates,
+    tied as tied,
+)
 from .symmetric import (
     symmetric_left as symmetric_left,
     tagged_symmetric as tagged_symmetric,

@@ -21,37 +21,25 @@ from .bordered import solve_bordered
 from .symmetric import symmetric_left_tangent
 
 
-def block_root(
-    pencil,
-    basis,
-    matrix,
-    left_basis,
-    signal,
-    *,
-    coordinates,
-    active,
-    solve,
-    symmetric=False,
-):
+def block_root(pencil, block, signal, *, coordinates, solve):
     """The invariant block (X, L, C) of `pencil`, found elsewhere, made differentiable.
 
     X, L and C (or `None`) are returned as they are; their tangents depend on those of
-    the pencil alone. Columns that are not `active` have zero tangents. Beside them stand
+    the pencil alone. Columns that are not active have zero tangents. Beside them stand
     m zeros, one for each pair (column of `coordinates`), the tangents of which are NaN
     for those whose linear solve failed: add them to what is made of X without C.
     `signal` is a zero that is passed on, to carry the error of a failed solve: its
     tangent in forward mode, the cotangent of the one given in reverse mode.
-    `symmetric` says that C is that of `symmetric_left`.
     """
-    mark = jnp.zeros(active.shape, matrix.real.dtype)
-    found = basis, matrix, left_basis, mark, signal
+    mark = jnp.zeros(block.active.shape, block.matrix.real.dtype)
+    found = block.basis, block.matrix, block.left_basis, mark, signal
     return _block_root(
         found,
         pencil,
         coordinates=coordinates,
-        active=active,
+        active=block.active,
         solve=solve,
-        symmetric=symmetric,
+        symmetric=block.symmetric,
     )
 
 
@@ -85,7 +73,7 @@ def _block_root(
             t_signal = solution.signal
         else:
             t_left, t_signal = _left_tangent(
-                t_pencil, pencil, x, l, c, t_basis, active, solve, solution.signal
+                t_pencil, pencil, (x, l, c), t_basis, active, solve, solution.signal
             )
         # Kept dual to the whole of X.
         t_left = t_left + jnp.sum(solution.mark).astype(t_left.dtype)
@@ -113,12 +101,13 @@ def along(t_pencil, pencil: Pencil, fn: Callable[[Pencil], Array]) -> Array:
     return jax.jvp(lambda p: fn(eqx.combine(p, static)), (dynamic,), (t_pencil,))[1]
 
 
-def _left_tangent(t_pencil, pencil, x, l, c, t_x, active, solve, signal):
+def _left_tangent(t_pencil, pencil, found, t_x, active, solve, signal):
     """Ċ from AᴴC = BᴴCLᴴ, kept dual to X: d(CᴴBX) = 0; and the signal.
 
     conj(C) is a right block of the transposed pencil; Z, with conj(C) = Z T and T held
     constant, is one with orthonormal columns.
     """
+    x, l, c = found
     t = triangle(jax.lax.stop_gradient(c.conj()), active)
     t_inverse = jnp.linalg.inv(t)
     z, m = c.conj() @ t_inverse, t @ l.T @ t_inverse

@@ -67,7 +67,6 @@ def eigen_of_block(
     active: Bool[Array, " m"],
     tie_rtol: Float[ArrayLike, ""],
     known: Float[ArrayLike, ""] = 0.0,
-    conjugates: bool = False,
     drop: bool = False,
 ) -> Eigen:
     """The eigenpairs (λ, W) of L, known, made differentiable with respect to L.
@@ -83,15 +82,13 @@ def eigen_of_block(
     to `known`. Their derivatives are to be made NaN by whoever calls. Nothing of them
     enters those of the other pairs.
 
-    `inverse` is W⁻¹, if it is known. `conjugates` says that L is real and that conjugate
-    pairs stand side by side, the one with positive imaginary part first, as `geev`
-    returns them: a smaller inverse.
+    `inverse` is W⁻¹, if it is known.
     """
     ties = tied(eigenvalues, active, tie_rtol)
     both = active[:, None] & active[None, :]
     apart = ~ties & ~jnp.eye(active.size, dtype=bool) & both
     fixed = jax.lax.stop_gradient((matrix, eigenvalues, coordinates))
-    dual = _dual(*fixed, inverse, both, conjugates)
+    dual = _dual(*fixed, inverse, both)
     lost = _defective(dual.condition, eigenvalues, matrix, ties, apart, known) & active
     values, _, w, duals = _eigen_root(
         (eigenvalues, jnp.zeros_like(coordinates), coordinates, dual.duals),
@@ -119,7 +116,6 @@ def _dual(
     coordinates: Complex[Array, "m m"],
     inverse: Complex[Array, "m m"] | None,
     both: Bool[Array, "m m"],
-    conjugates: bool,
 ) -> _Dual:
     """W⁻¹, whose rows are left eigenvectors as accurate as each is conditioned.
 
@@ -128,10 +124,7 @@ def _dual(
     of the rows of the other pairs.
     """
     w = jnp.where(both, coordinates, jnp.eye(both.shape[0], dtype=coordinates.dtype))
-    if inverse is None and conjugates:
-        inverse = _inverse_of_conjugates(w, eigenvalues)
-    elif inverse is None:
-        inverse = inv(w)
+    inverse = inv(w) if inverse is None else inverse
     size = _norms(w, 0)
     plain = _norms(inverse, 1) * size
     # Of the others the errors belong together: they cancel in symmetric functions.
@@ -168,10 +161,11 @@ def _dual(
     return _Dual(*only_if(skewed, refined, (inverse, plain)), skewed)
 
 
-def _inverse_of_conjugates(
+def inverse_of_conjugates(
     w: Complex[Array, "m m"], eigenvalues: Complex[Array, " m"]
 ) -> Complex[Array, "m m"]:
-    """W⁻¹ of vectors a + ib, a − ib side by side, and real ones, by that of real a and b.
+    """W⁻¹ of the eigenvectors of a real matrix as `geev` returns them, a + ib and a − ib
+    side by side, and real ones: by that of real a and b.
 
     A pair of rows of that inverse, c and d, are (c − id)/2 and (c + id)/2 of W⁻¹.
     """

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact, Int
 
 from .._eigensolver.krylov_schur import KrylovSchur
-from .._krylov import krylov_schur
+from .._krylov import krylov_schur, Search
 from .._numerics import inv
 from .._spectral import Direct
 from .system import AbstractSylvesterSolver
@@ -92,8 +92,7 @@ class KrylovSylvester(AbstractSylvesterSolver):
         rhs = system.restrict(rhs)
         selection = transformation.selection(selection)
         n, m = rhs.shape
-        active = system.active
-        both = active[:, None] & active[None, :]
+        active, both = system.active, system.active[:, None] & system.active
         size = jnp.max(jnp.linalg.norm(rhs, axis=0))
         size = jnp.where(size > 0, size, 1).astype(rhs.dtype)
         least = self._distance(matrix)
@@ -119,14 +118,16 @@ class KrylovSylvester(AbstractSylvesterSolver):
             augmented,
             start,
             selection,
-            k,
-            krylov_dim=run.dimension(n, k),
-            # Short of its aim by a little, a run would have to be repeated.
-            rtol=0.3 * run.tolerance(rhs.dtype),
+            Search(
+                k,
+                run.dimension(n, k),
+                # Short of its aim by a little, a run would have to be repeated.
+                rtol=0.3 * run.tolerance(rhs.dtype),
+                confirm=False,  # the answer is checked
+                repeated=run.repeated,
+            ),
             least=least,
             max_restarts=limit,
-            confirm=False,  # the answer is checked
-            repeated=run.repeated,
             admit=admit,
         )
         # A real run always has room for the partner of the last one.
