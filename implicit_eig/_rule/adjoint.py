@@ -271,9 +271,11 @@ class SylvesterSolve:
             *_, error, rounds = state
             return (rounds == 0) | ((error > self.rtol) & (rounds < 3))
 
-        rhs = system.project(rhs)
+        before, rhs = jnp.max(jnp.abs(rhs)), system.project(rhs)
         finite = jnp.all(jnp.isfinite(rhs))
-        rhs = jnp.where(finite, rhs, 0)
+        # Of a right side along the border rounding errors are left.
+        rounding = 10 * float(jnp.finfo(before.dtype).eps) * before
+        rhs = jnp.where(finite & (jnp.max(jnp.abs(rhs)) > rounding), rhs, 0)
         asked = jnp.ones(rhs.shape[1:], bool)
         if frame is not None:
             asked = _asked(frame.sizes(rhs), rhs)

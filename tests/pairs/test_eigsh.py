@@ -12,7 +12,7 @@ import pytest
 import implicit_eig as ieig
 
 from ..oracles import slow_but
-from .test_program_size import equations, of_eigs, RATES
+from ..program.test_program_size import equations, of_eigs, RATES
 
 
 M = 9

@@ -232,3 +232,23 @@ def test_a_singular_problem_and_an_eigenvalue_on_the_boundary_are_said():
     through = float(np.linspace(0.3, 0.9, 30)[7])
     with pytest.raises(Exception, match="on its boundary"):
         ieig.nonlinear_eigs(T, 42, region=ieig.Disk(0.0, through))
+
+
+def test_a_normal_problem_has_derivatives_at_every_parameter():
+    """What the border leaves of the right side is rounding, and nothing to be solved."""
+    a = jnp.array([[0.1, 1.0], [-1.0, 0.1]])
+    p = jnp.array([[-0.2584165271211979, 0.9463203609870818], [0.3, 0.7], [-0.1, 0.2]])
+
+    def value(p):
+        T = relaxed(lambda z: (z - p[0] * jnp.exp(-p[1] * z)) * jnp.eye(2) - a)
+        return ieig.nonlinear_eigs(T, guess=1.2j, throw=False).eigenvalues[0]
+
+    forward = jax.vmap(jax.jacfwd(value))(p)
+    backward = jax.vmap(jax.grad(lambda p: value(p).real))(p)
+    z, (gain, delay) = jax.vmap(value)(p), p.T
+    # z − g exp(−τz) = 0.1 ± i.
+    decay = jnp.exp(-delay * z)
+    slope = 1 + gain * delay * decay
+    exact = jnp.stack([decay / slope, -gain * z * decay / slope], axis=1)
+    np.testing.assert_allclose(forward, exact, rtol=1e-10)
+    np.testing.assert_allclose(backward, exact.real, rtol=1e-10)

@@ -23,7 +23,7 @@ from ..oracles import (
     relative,
     slow_but,
 )
-from .test_program_size import equations
+from ..program.test_program_size import equations
 
 
 DTYPES = [np.float64, np.complex128, np.float32, np.complex64]

@@ -12,7 +12,7 @@ import pytest
 import implicit_eig as ieig
 
 from ..oracles import slow_but
-from .test_counts import Counted
+from ..program.test_counts import Counted
 
 
 N, K = 60, 2
