@@ -19,12 +19,16 @@ GALLERY = [
     "skin_effect",
     "koopman",
     "bring_your_own_solver",
+    "dampers",
+    "delay",
+    "resonator",
 ]
 
 
-@pytest.mark.parametrize(
-    "name", slow_but(["orr_sommerfeld", "population", "koopman"], GALLERY)
-)
+SLOW = ["orr_sommerfeld", "population", "koopman", "dampers", "resonator"]
+
+
+@pytest.mark.parametrize("name", slow_but(SLOW, GALLERY))
 def test_gallery_script(name, tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     script = EXAMPLES / f"{name}.py"
