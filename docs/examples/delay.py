@@ -164,7 +164,7 @@ def oscillator(count):
     # --8<-- [start:count]
     @jax.jit
     def count_unstable(p):
-        right = ieig.Rectangle(-2.0j, 1.0 + 2.0j)  # no mode grows faster than this
+        right = ieig.Rectangle(-2.0j, 1.5 + 2.0j)  # no mode grows faster than this
         contour = ieig.Contour(256, num_moments=4)
         T = delayed(A, B)(p)
         return ieig.nonlinear_eigs(T, 8, region=right, eigensolver=contour).stats

@@ -25,10 +25,9 @@ GALLERY = [
 ]
 
 
-SLOW = ["orr_sommerfeld", "population", "koopman", "dampers", "resonator"]
-
-
-@pytest.mark.parametrize("name", slow_but(SLOW, GALLERY))
+@pytest.mark.parametrize(
+    "name", slow_but(["orr_sommerfeld", "population", "koopman", "delay"], GALLERY)
+)
 def test_gallery_script(name, tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     script = EXAMPLES / f"{name}.py"
