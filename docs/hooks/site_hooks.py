@@ -26,6 +26,9 @@ GALLERY = (
     "population",
     "skin_effect",
     "koopman",
+    "dampers",
+    "delay",
+    "resonator",
     "bring_your_own_solver",
 )
 LINK = re.compile(r"(\]\()([^)#\s]+)")

@@ -22,11 +22,14 @@ GALLERY = [
     "drum",
     "mast",
     "spin_chain",
+    "dampers",
+    "delay",
+    "resonator",
 ]
 
 
 @pytest.mark.parametrize(
-    "name", slow_but(["orr_sommerfeld", "population", "koopman"], GALLERY)
+    "name", slow_but(["orr_sommerfeld", "population", "koopman", "delay"], GALLERY)
 )
 def test_gallery_script(name, tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
