@@ -29,7 +29,7 @@ GALLERY = [
 
 
 @pytest.mark.parametrize(
-    "name", slow_but(["orr_sommerfeld", "population", "koopman", "delay"], GALLERY)
+    "name", slow_but(["orr_sommerfeld", "population", "koopman"], GALLERY)
 )
 def test_gallery_script(name, tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
