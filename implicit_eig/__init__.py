@@ -66,6 +66,7 @@ from ._progress_meter import (
     TqdmProgressMeter as TqdmProgressMeter,
 )
 from ._residual import eigenpair_residual as eigenpair_residual
+from ._show_config import show_config as show_config
 from ._solution import RESULTS as RESULTS, Solution as Solution
 from ._subspace import invariant_subspace as invariant_subspace, Subspace as Subspace
 from ._transformation import KLU as KLU, SparseLU as SparseLU

@@ -6,4 +6,4 @@ be, and its own JAX code everywhere else. Nothing of the package is imported fro
 """
 
 from .kernel import kernel as kernel
-from .library import OPTION as OPTION, option as option, reason_against as reason_against
+from .library import option as option, reason_against as reason_against

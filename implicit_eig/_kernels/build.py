@@ -3,6 +3,7 @@
 Only the standard library, and no import of the package: nothing of it is installed yet.
 """
 
+import functools
 import hashlib
 import importlib.util
 import os
@@ -17,21 +18,23 @@ HERE = pathlib.Path(__file__).parent
 SOURCE = HERE / "kernels.cc"
 LIBRARY = "libkernels.so"  # loaded by its path, so the ending is free
 # Sums may be taken in another order where the source says so, and nothing else may.
-FLAGS = ["-std=c++17", "-O3", "-fopenmp-simd", "-fPIC", "-fvisibility=hidden", "-shared"]
+FLAGS = [
+    *("-std=c++17", "-O3", "-funroll-loops", "-fopenmp-simd"),
+    *("-fPIC", "-fvisibility=hidden", "-shared"),
+]
 
 
 class NotBuilt(Exception):
     """Why there are no kernels."""
 
 
-def source_hash(source: pathlib.Path = SOURCE) -> str:
-    return hashlib.sha256(source.read_bytes()).hexdigest()[:16]
+@functools.cache
+def source_hash() -> str:
+    return hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
 
 
 def build(folder: pathlib.Path = HERE) -> pathlib.Path:
     """The library, compiled into `folder`."""
-    if os.environ.get("IMPLICIT_EIG_KERNELS") == "off":
-        raise NotBuilt("IMPLICIT_EIG_KERNELS=off")
     library = folder / LIBRARY
     unfinished = library.with_name(f"{LIBRARY}.{os.getpid()}")
     command = [
@@ -53,6 +56,8 @@ def build(folder: pathlib.Path = HERE) -> pathlib.Path:
 
 def compiler() -> list[str]:
     """The C++ compiler of `CXX`, or the first one found."""
+    if os.environ.get("IMPLICIT_EIG_KERNELS") == "off":
+        raise NotBuilt("IMPLICIT_EIG_KERNELS=off")
     if sys.platform == "win32":
         raise NotBuilt("kernels are built on Linux and macOS only")
     named = os.environ.get("CXX")

@@ -12,7 +12,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 from jaxtyping import Array, PyTree
 
-from .library import reason_against, target
+from .library import in_use, target
 
 
 def kernel(name: str, *, in_place: int) -> Callable[[Callable], "Kernel"]:
@@ -32,7 +32,7 @@ class Kernel:
         self.name, self.fn, self.in_place = name, fn, in_place
 
     def __call__(self, *args: PyTree[Array]) -> PyTree[Array]:
-        if reason_against() is not None:
+        if not in_use():
             return self.fn(*args)
         leaves, structure = jtu.tree_flatten(args)
         call = _Call(self, structure)

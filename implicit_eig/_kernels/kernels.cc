@@ -10,12 +10,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <complex>
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <new>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "xla/ffi/api/ffi.h"
@@ -230,10 +231,10 @@ class GramSchmidt {
       for (int k = 0; k < c_; k++) out[r + k] += h_[c_ * r + k];
   }
 
-  // Pieces of all rows that stay in the second cache from one loop to the next.
+  // Pieces of which all rows stay in the second cache from one loop to the next.
   template <typename F>
   void pieces(const std::vector<Part<T>>& parts, F&& f) const {
-    const int64_t fit = 256 * 1024 / int64_t(sizeof(T)) / std::max(rows_, 1);
+    const int64_t fit = 128 * 1024 / int64_t(sizeof(T)) / std::max(rows_, 1);
     const int64_t most = std::clamp<int64_t>(fit / 64 * 64, 256, 4096);
     for (const Part<T>& part : parts)
       for (int64_t at = 0; at < part.n; at += most) f(part, at, std::min(most, part.n - at));
@@ -289,6 +290,51 @@ bool orthogonalise(std::vector<Part<T>> parts, int c, int used, int row, T* h) {
   }
   if (!anew) h[c * used] = broken ? T(0) : after;
   return broken;
+}
+
+// w without its part in the basis; its size.
+template <typename T>
+T project(const std::vector<Part<T>>& parts, int c, int used, T* h) {
+  GramSchmidt<T> run(c, used);
+  T after = 0;
+  run.pieces(parts, [&](const Part<T>& part, int64_t at, int64_t length) {
+    run.look(part, at, length);
+  });
+  run.decide();
+  run.add_to(h);
+  run.pieces(parts, [&](const Part<T>& part, int64_t at, int64_t length) {
+    after += run.take(part, at, length);
+  });
+  return std::sqrt(after);
+}
+
+// ---------------------------------------------------------------- rotation
+
+// The first `kept` of m + 1 vectors turned by the leading columns of the m x m matrix q, and
+// the last vector after them.
+template <typename T>
+void rotate(T* v, int64_t n, int c, int m, int kept, const T* q) {
+  const int rows = c * m, left = c * kept;
+  // q as it acts on real rows.
+  std::vector<T> real(size_t(rows) * left);
+  for (int i = 0; i < m; i++)
+    for (int j = 0; j < kept; j++) {
+      const T* z = q + (int64_t(i) * m + j) * c;
+      T* to = &real[size_t(c) * i * left + c * j];
+      to[0] = z[0];
+      if (c == 2) to[1] = z[1], to[left] = -z[1], to[left + 1] = z[0];
+    }
+  // A piece of all rows, old and new, stays in the first cache.
+  const int64_t fit = 32 * 1024 / int64_t(sizeof(T)) / (rows + left + 1);
+  const int64_t most = std::max<int64_t>(fit / 32 * 32, 32);
+  std::vector<T> turned((left + 1) * most);
+  for (int64_t at = 0; at < n; at += most) {
+    const int64_t length = std::min(most, n - at);
+    turn(v + at, n, rows, real.data(), left, length, turned.data());
+    for (int r = 0; r < left; r++)
+      std::copy_n(turned.data() + r * length, length, v + r * n + at);
+  }
+  if (kept < m) std::copy_n(v + m * c * n, c * n, v + kept * c * n);
 }
 
 // ---------------------------------------------------------------- handlers
@@ -355,14 +401,21 @@ void in_place(const ffi::AnyBuffer& from, const ffi::AnyBuffer& to) {
     std::memcpy(to.untyped_data(), from.untyped_data(), from.size_bytes());
 }
 
+// f with a number of the basis's type. No exception may reach XLA.
 template <typename F>
-void with_type(ffi::DataType type, F&& f) {
-  if (type == ffi::F32)
-    f(float{});
-  else
-    f(double{});
+ffi::Error computed(ffi::DataType type, F&& f) {
+  try {
+    if (type == ffi::F32)
+      f(float{});
+    else
+      f(double{});
+  } catch (const std::bad_alloc&) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "implicit_eig: out of memory");
+  }
+  return ffi::Error::Success();
 }
 
+// The buffers of a call; false where something else is among them.
 template <typename From>
 bool all_of(const From& from, std::vector<ffi::AnyBuffer>& out) {
   for (size_t i = 0; i < from.size(); i++) {
@@ -399,7 +452,7 @@ ffi::Error Orthogonalise(ffi::RemainingArgs args, ffi::RemainingRets rets) {
   if (used < 0 || used > basis.m1 || row < 0 || row > used || row >= basis.m1)
     return wrong("vector " + std::to_string(row) + " after " + std::to_string(used) + " of " +
                  std::to_string(basis.m1));
-  with_type(basis.type, [&](auto one) {
+  return computed(basis.type, [&](auto one) {
     using T = decltype(one);
     std::vector<Part<T>> all;
     for (size_t p = 0; p < parts; p++) {
@@ -412,7 +465,6 @@ ffi::Error Orthogonalise(ffi::RemainingArgs args, ffi::RemainingRets rets) {
     *flag.typed_data<bool>() =
         orthogonalise(std::move(all), basis.c, int(used), int(row), out);
   });
-  return ffi::Error::Success();
 }
 
 // used, the parts of the basis, those of w, those of an image of w where coefficients are
@@ -441,7 +493,7 @@ ffi::Error Project(ffi::RemainingArgs args, ffi::RemainingRets rets) {
   const int64_t used = value_of(x[0]);
   if (used < 0 || used > basis.m1)
     return wrong(std::to_string(used) + " vectors of " + std::to_string(basis.m1));
-  with_type(basis.type, [&](auto one) {
+  return computed(basis.type, [&](auto one) {
     using T = decltype(one);
     std::vector<Part<T>> all;
     for (size_t p = 0; p < parts; p++) {
@@ -452,19 +504,8 @@ ffi::Error Project(ffi::RemainingArgs args, ffi::RemainingRets rets) {
     }
     T* out = static_cast<T*>(h.untyped_data());
     std::fill_n(out, basis.c * basis.m1, T(0));
-    GramSchmidt<T> run(basis.c, int(used));
-    T after = 0;
-    run.pieces(all, [&](const Part<T>& part, int64_t at, int64_t length) {
-      run.look(part, at, length);
-    });
-    run.decide();
-    run.add_to(out);
-    run.pieces(all, [&](const Part<T>& part, int64_t at, int64_t length) {
-      after += run.take(part, at, length);
-    });
-    *size.typed_data<T>() = std::sqrt(after);
+    *size.typed_data<T>() = project(all, basis.c, int(used), out);
   });
-  return ffi::Error::Success();
 }
 
 // kept, q, a basis -> its first vectors turned by the leading columns of q, and the last
@@ -483,32 +524,11 @@ ffi::Error Rotate(ffi::AnyBuffer kept_, ffi::AnyBuffer q, ffi::AnyBuffer old,
   if (kept < 0 || kept > m)
     return wrong(std::to_string(kept) + " vectors kept of " + std::to_string(m));
   in_place(old, *made);
-  with_type(basis.type, [&](auto one) {
+  return computed(basis.type, [&](auto one) {
     using T = decltype(one);
-    const int c = basis.c, rows = c * int(m), left = c * int(kept);
-    const int64_t n = basis.row_length(old);
-    // q as it acts on real rows.
-    std::vector<T> real(size_t(rows) * left);
-    const T* entry = static_cast<const T*>(q.untyped_data());
-    for (int i = 0; i < m; i++)
-      for (int j = 0; j < kept; j++) {
-        const T* z = entry + (i * m + j) * c;
-        T* to = &real[size_t(c) * i * left + c * j];
-        to[0] = z[0];
-        if (c == 2) to[1] = z[1], to[left] = -z[1], to[left + 1] = z[0];
-      }
-    constexpr int64_t kPiece = 2048 / sizeof(T);  // a piece of all rows stays in cache
-    std::vector<T> turned(size_t(left + 1) * kPiece);
-    T* v = made->typed_data<T>();
-    for (int64_t at = 0; at < n; at += kPiece) {
-      const int64_t length = std::min(kPiece, n - at);
-      turn(v + at, n, rows, real.data(), left, length, turned.data());
-      for (int r = 0; r < left; r++)
-        std::copy_n(turned.data() + r * length, length, v + r * n + at);
-    }
-    if (kept < m) std::copy_n(v + m * c * n, c * n, v + kept * c * n);
+    rotate(made->typed_data<T>(), basis.row_length(old), basis.c, int(m), int(kept),
+           static_cast<const T*>(q.untyped_data()));
   });
-  return ffi::Error::Success();
 }
 
 }  // namespace

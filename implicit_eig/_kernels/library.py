@@ -25,15 +25,17 @@ def option() -> str:
     return wanted
 
 
-def reason_against() -> str | None:
-    """Why a program that is traced now has no kernels; None where it has them."""
-    wanted = option()
-    if wanted == "off":
-        return f"{OPTION}=off"
-    reason = _unusable_here() or load()
-    if reason is not None and wanted == "on":
+def in_use() -> bool:
+    """Whether a program that is traced now has kernels."""
+    reason = reason_against()
+    if reason is not None and option() == "on":
         raise RuntimeError(f"{OPTION}=on, but there are no kernels: {reason}.")
-    return reason
+    return reason is None
+
+
+def reason_against() -> str | None:
+    """Why it has none; None where it has them."""
+    return f"{OPTION}=off" if option() == "off" else _unusable_here() or load()
 
 
 def _unusable_here() -> str | None:
@@ -53,7 +55,7 @@ def target(name: str) -> str:
 
 @functools.cache
 def load() -> str | None:
-    """Tells XLA of the kernels, once. Why there are none; None if there are."""
+    """Tells XLA of the kernels, once. Why they cannot be had; None where they can."""
     path = build.HERE / build.LIBRARY
     if not path.is_file():
         return "not built (a C++ compiler is needed when the package is installed)"
