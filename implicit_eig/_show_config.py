@@ -12,7 +12,7 @@ _PACKAGES = "jax", "jaxlib", "lineax", "equinox", "numpy", "scipy"
 
 
 def show_config() -> None:
-    """Prints versions, devices, and whether programs get the kernels for CPUs, or why not.
+    """Prints versions, devices, and whether programs get kernels for CPUs, or why not.
 
     The kernels are optional: without them everything is computed by XLA, with the same
     results to rounding. The environment variable `IMPLICIT_EIG_KERNELS` switches them

@@ -1,4 +1,4 @@
-"""Compiles the kernels: `python implicit_eig/_kernels/build.py`, and the build of a wheel.
+"""Compiles the kernels: `python implicit_eig/_kernels/build.py`, or the build of a wheel.
 
 Only the standard library, and no import of the package: nothing of it is installed yet.
 """

@@ -26,9 +26,7 @@ def kernel(name: str, *, in_place: int) -> Callable[[Callable], "Kernel"]:
 
 
 class Kernel:
-    def __init__(
-        self, name: str, fn: Callable[..., PyTree[Array]], in_place: int
-    ):
+    def __init__(self, name: str, fn: Callable[..., PyTree[Array]], in_place: int):
         self.name, self.fn, self.in_place = name, fn, in_place
 
     def __call__(self, *args: PyTree[Array]) -> PyTree[Array]:

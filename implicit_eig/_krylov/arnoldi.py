@@ -173,4 +173,6 @@ def restart(
     basis = jtu.tree_map(lambda b: rotate(p, q, b), basis)
     q = jnp.where(jnp.arange(m) < p, q, 0)
     inside, below = q.conj().T @ matrix[:m] @ q, matrix[m] @ q
-    return KrylovDecomposition(basis, matrix.at[:m].set(inside).at[m].set(0).at[p].set(below))
+    return KrylovDecomposition(
+        basis, matrix.at[:m].set(inside).at[m].set(0).at[p].set(below)
+    )
