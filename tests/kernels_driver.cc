@@ -90,8 +90,8 @@ void grow(int c, const std::vector<int64_t>& n, int m1, double tolerance) {
   const int m = m1 - 1;
   for (int kept = 0; kept <= m; kept++) {
     std::vector<T> turned = bases[0];
-    std::vector<T> q(size_t(m) * m * c);
-    for (int i = 0; i < m; i++) q[(i * m + (i + 1) % m) * c] = 1;  // v_j <- v_(j - 1)
+    std::vector<T> q(size_t(m1) * m1 * c);
+    for (int i = 0; i < m; i++) q[(i * m1 + (i + 1) % m) * c] = 1;  // v_j <- v_(j - 1)
     rotate(turned.data(), n[0], c, m, kept, q.data());
     for (int r = 0; r < kept; r++) {
       const T* from = bases[0].data() + ((r + m - 1) % m) * c * n[0];

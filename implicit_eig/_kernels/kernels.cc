@@ -310,8 +310,8 @@ T project(const std::vector<Part<T>>& parts, int c, int used, T* h) {
 
 // ---------------------------------------------------------------- rotation
 
-// The first `kept` of m + 1 vectors turned by the leading columns of the m x m matrix q, and
-// the last vector after them.
+// The first m of m + 1 vectors turned by the leading columns of q (of order m + 1), and the
+// last vector after them.
 template <typename T>
 void rotate(T* v, int64_t n, int c, int m, int kept, const T* q) {
   const int rows = c * m, left = c * kept;
@@ -319,7 +319,7 @@ void rotate(T* v, int64_t n, int c, int m, int kept, const T* q) {
   std::vector<T> real(size_t(rows) * left);
   for (int i = 0; i < m; i++)
     for (int j = 0; j < kept; j++) {
-      const T* z = q + (int64_t(i) * m + j) * c;
+      const T* z = q + (int64_t(i) * (m + 1) + j) * c;
       T* to = &real[size_t(c) * i * left + c * j];
       to[0] = z[0];
       if (c == 2) to[1] = z[1], to[left] = -z[1], to[left + 1] = z[0];
@@ -508,8 +508,8 @@ ffi::Error Project(ffi::RemainingArgs args, ffi::RemainingRets rets) {
   });
 }
 
-// kept, q, a basis -> its first vectors turned by the leading columns of q, and the last
-// one after them. What follows is left as it was.
+// kept, q, a basis -> its vectors but the last turned by the leading columns of q, and the
+// last one after them. What follows is left as it was.
 ffi::Error Rotate(ffi::AnyBuffer kept_, ffi::AnyBuffer q, ffi::AnyBuffer old,
                   ffi::Result<ffi::AnyBuffer> made) {
   if (!is_index(kept_)) return wrong("`kept` is not an integer");
@@ -518,7 +518,7 @@ ffi::Error Rotate(ffi::AnyBuffer kept_, ffi::AnyBuffer q, ffi::AnyBuffer old,
   const int64_t m = basis.m1 - 1, kept = value_of(kept_);
   const auto dims = q.dimensions();
   if (q.element_type() != with_parts(basis.type, basis.c) || dims.size() != 2 ||
-      dims[0] != m || dims[1] != m)
+      dims[0] != basis.m1 || dims[1] != basis.m1)
     return wrong("the rotation does not fit the basis");
   if (!has_shape(*made, basis.type, old.dimensions())) return wrong("the result does not fit");
   if (kept < 0 || kept > m)

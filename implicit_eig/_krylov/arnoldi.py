@@ -143,13 +143,14 @@ def expand(
         w = jax.lax.cond(
             anew, lambda v: fresh(v, j), lambda v: to_rows(mv(from_rows(v))), v
         )
+        used = j + 1
         # A random vector goes where the residual is, and no product was made.
-        grown = jnp.where(anew, j, j + 1)
+        grown = jnp.where(anew, j, used)
         if admit is None and metric is None:
-            basis, h, broken = append(j + 1, grown, basis, w)
+            basis, h, broken = append(used, grown, basis, w)
         else:
-            found = orthogonalise(j + 1, basis, w, admit, metric)
-            basis, h, broken = place(j + 1, grown, basis, found)
+            found = orthogonalise(used, basis, w, admit, metric)
+            basis, h, broken = place(used, grown, basis, found)
         h = jnp.where(anew, matrix[:, jnp.minimum(j, m - 1)], h)
         matrix = jax.lax.dynamic_update_index_in_dim(matrix, h, j, 1)
         return KrylovDecomposition(basis, matrix), grown, broken
@@ -170,9 +171,9 @@ def restart(
     """Keeps the leading p Schur vectors, and the residual vector after them."""
     basis, matrix = decomposition
     m = matrix.shape[1]
-    basis = jtu.tree_map(lambda b: rotate(p, q, b), basis)
-    q = jnp.where(jnp.arange(m) < p, q, 0)
-    inside, below = q.conj().T @ matrix[:m] @ q, matrix[m] @ q
-    return KrylovDecomposition(
-        basis, matrix.at[:m].set(inside).at[m].set(0).at[p].set(below)
-    )
+    kept = jnp.arange(m) < p
+    q = jnp.where(kept, q, 0)
+    # Columns 0 to p − 1 are those of q, column p picks the residual, the rest are zero.
+    turn = jnp.zeros((m + 1, m + 1), q.dtype).at[:m, :m].set(q).at[m, p].set(1)
+    basis = jtu.tree_map(lambda b: rotate(p, turn, b), basis)
+    return KrylovDecomposition(basis, turn.conj().T @ matrix @ q)

@@ -105,20 +105,19 @@ def project(
 @kernel("rotate", in_place=2)
 def rotate(
     p: Int[Array, ""],
-    q: Inexact[Array, "m m"],
+    q: Inexact[Array, "m1 m1"],
     basis: Float[Array, "m1 c parts size"],
 ) -> Float[Array, "m1 c parts size"]:
-    """The leading p vectors of the rotated basis, the last one after them, and zeros (or,
-    from the kernel, vectors that are not in use).
+    """The vectors Σ_i q_ij v_i, in the memory of the old ones and about a vector more.
 
-    In the memory of the old ones and about a vector more.
+    Of q, p columns are a rotation of all vectors but the last, one more picks that, and
+    the rest are zero. (The kernel leaves anything in the vectors after those.)
 
     One piece of every part after the other. There are as many parts as devices: of n
     sharded over them a part is what one of them holds, and no piece leaves it.
     """
     m1, c, parts, size = basis.shape
-    kept = jnp.where(jnp.arange(m1 - 1) < p, q, 0)
-    q = jnp.zeros((m1, m1), q.dtype).at[:-1, :-1].set(kept).at[-1, p].set(1)
+    del p
     if c == 2:
         real = jnp.stack([q.real, -q.imag], axis=1).reshape(2 * m1, m1)
         imag = jnp.stack([q.imag, q.real], axis=1).reshape(2 * m1, m1)
