@@ -7,7 +7,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
 
-.PHONY: demo test test-slow test-kernels test-min test-latest bench bench-quick bench-gpu docs \
+.PHONY: demo kernels test test-slow test-kernels test-min test-latest bench bench-quick bench-gpu docs \
 	serve-docs lint format clean
 
 # A stamp for each set of extras: the second call installs nothing.
@@ -19,11 +19,21 @@ $(VENV)/.%: $(VENV)/.python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	touch $@
 
+# Whether programs have the kernels of C++, or why not.
+SHOW := $(BIN)/python -c "import implicit_eig; implicit_eig.show_config()" | grep kernels
+
 demo: $(VENV)/.plot
+	@$(SHOW)
 	$(BIN)/python docs/examples/quickstart.py
+
+# Compiles them again, where implicit_eig/_kernels/kernels.cc was changed.
+kernels: $(VENV)/.python
+	$(BIN)/python implicit_eig/_kernels/build.py
+	@$(SHOW)
 
 # A file a worker: its tests share what is compiled.
 test: $(VENV)/.test
+	@$(SHOW)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/.test
@@ -89,4 +99,5 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 clean:
+	rm -f implicit_eig/_kernels/libkernels.so
 	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .hypothesis
