@@ -169,6 +169,15 @@ def test_project_takes_one_pass(path, dtype, image):
     np.testing.assert_allclose(size, np.linalg.norm(left), rtol=20 * eps_of(dtype))
 
 
+def test_what_is_overwritten_may_be_given_twice(switch):
+    switch("on")
+    lengths, used = (1000, 0), 7
+    basis, w = basis_of(lengths, "float64", used), vector_of(lengths, "float64")
+    twice = traced(lambda w: project(jnp.asarray(used), basis, w, w))
+    v, left = flat(basis)[:used], twice(in_parts(w, lengths))[0][0].ravel()
+    np.testing.assert_allclose(left, w - (v @ w) @ v, rtol=0, atol=1e-13)
+
+
 @pytest.mark.parametrize("n", [1, 100, 9001])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kept", [0, 1, 6, M])
@@ -444,7 +453,7 @@ def test_no_compiler_is_said(fresh, monkeypatch):
 
 
 def test_a_compiler_that_fails_leaves_nothing(fresh, monkeypatch):
-    monkeypatch.setenv("CXX", f"{sys.executable} -c raise(SystemExit('old'))")
+    monkeypatch.setenv("CXX", f"{sys.executable} -c \"raise SystemExit('old')\"")
     with pytest.raises(build.NotBuilt, match="failed:\nold"):
         build.build(fresh)
     assert not os.listdir(fresh)

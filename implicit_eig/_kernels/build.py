@@ -8,6 +8,8 @@ import hashlib
 import importlib.util
 import os
 import pathlib
+import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -37,21 +39,17 @@ def build(folder: pathlib.Path = HERE) -> pathlib.Path:
     """The library, compiled into `folder`."""
     library = folder / LIBRARY
     unfinished = library.with_name(f"{LIBRARY}.{os.getpid()}")
-    command = [
-        *compiler(),
-        *FLAGS,
-        f'-DIMPLICIT_EIG_SOURCE="{source_hash()}"',
-        f"-isystem{headers()}",
-        str(SOURCE),
-        "-o",
-        str(unfinished),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        unfinished.unlink(missing_ok=True)
-        raise NotBuilt(f"`{' '.join(command)}` failed:\n{done.stderr.strip()}")
-    unfinished.replace(library)  # never half of one, whoever loads it meanwhile
-    return library
+    places = [f"-isystem{headers()}", str(SOURCE), "-o", str(unfinished)]
+    name = f'-DIMPLICIT_EIG_SOURCE="{source_hash()}"'
+    # Not every compiler and C library can choose a function for the processor.
+    for variant in [], ["-DIMPLICIT_EIG_PLAIN"]:
+        command = [*compiler(), *FLAGS, name, *variant, *places]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode == 0:
+            unfinished.replace(library)  # never half of one, whoever loads it meanwhile
+            return library
+    unfinished.unlink(missing_ok=True)
+    raise NotBuilt(f"`{shlex.join(command)}` failed:\n{done.stderr.strip()}")
 
 
 def compiler() -> list[str]:
@@ -62,7 +60,7 @@ def compiler() -> list[str]:
         raise NotBuilt("kernels are built on Linux and macOS only")
     named = os.environ.get("CXX")
     for name in [named] if named else ["c++", "g++", "clang++"]:
-        words = name.split()
+        words = shlex.split(name)
         if shutil.which(words[0]):
             return words
     raise NotBuilt(f"no C++ compiler: {named or 'c++, g++, clang++'} not found")
@@ -81,8 +79,9 @@ def headers() -> pathlib.Path:
 
 def platform_tag() -> str:
     """Of a wheel with this library, which calls nothing of Python's."""
-    platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
-    return f"py3-none-{platform}"
+    # A Python for both processors of a Mac does not make its compiler compile for both.
+    where = sysconfig.get_platform().replace("universal2", platform.machine())
+    return f"py3-none-{where.replace('-', '_').replace('.', '_')}"
 
 
 if __name__ == "__main__":
