@@ -7,7 +7,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
 
-.PHONY: demo kernels test test-slow test-kernels test-min test-latest bench bench-quick bench-gpu docs \
+.PHONY: demo compile test test-slow test-kernels test-min test-latest bench bench-quick bench-gpu docs \
 	serve-docs lint format clean
 
 # A stamp for each set of extras: the second call installs nothing.
@@ -27,7 +27,7 @@ demo: $(VENV)/.plot
 	$(BIN)/python docs/examples/quickstart.py
 
 # Compiles them again, where implicit_eig/_kernels/kernels.cc was changed.
-kernels: $(VENV)/.python
+compile: $(VENV)/.test
 	$(BIN)/python implicit_eig/_kernels/build.py
 	@$(SHOW)
 
@@ -45,7 +45,7 @@ test-slow: $(VENV)/.test
 KERNELS := Haswell Zen SkylakeX Nehalem
 LAPACK  := test_attach test_control_flow test_covariance test_defective test_dense_adjoint \
 	test_diagnostics test_eig test_existence test_failure test_gauge test_gauge_guard \
-	test_generalized test_krylov_extremes test_published test_selection test_shift_invert \
+	test_generalized test_kernels test_krylov_extremes test_published test_selection test_shift_invert \
 	test_sparse_lu test_subspace
 
 test-kernels: $(KERNELS:%=kernel-%)

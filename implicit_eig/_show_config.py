@@ -17,7 +17,7 @@ def show_config() -> None:
     The kernels are optional: without them everything is computed by XLA, with the same
     results to rounding. The environment variable `IMPLICIT_EIG_KERNELS` switches them
     "off", or makes it an error where they cannot be used ("on"). It is read whenever a
-    program is traced. [More about them](../how-it-works/kernels.md).
+    program is traced. The page "Kernels for CPUs" says more.
 
     ```python
     import implicit_eig as ieig
