@@ -81,19 +81,21 @@ INLINED void subtract(const T* rows, int64_t stride, int count, const T* h, T* c
     T g[kSums] = {};
     for (int r = 0; r < R; r++) a[r] = rows + std::min(first + r, count - 1) * stride;
     std::copy_n(h + first * K, std::min(R, count - first) * K, g);
-    for (int k = 0; k < K; k++) {
-      T* __restrict__ y = x[k];
-      const T g0 = g[k], g1 = g[K + k], g2 = g[2 * K + k], g3 = g[3 * K + k];
-      if constexpr (R == 4) {
+    const T g0 = g[0], g1 = g[1], g2 = g[2], g3 = g[3];
+    const T g4 = g[4], g5 = g[5], g6 = g[6], g7 = g[7];
+    T* __restrict__ y = x[0];
+    if constexpr (K == 1) {
 #pragma omp simd
-        for (int64_t i = 0; i < length; i++)
-          y[i] -= (g0 * a[0][i] + g1 * a[1][i]) + (g2 * a[2][i] + g3 * a[3][i]);
-      } else {
-        const T g4 = g[4], g5 = g[5], g6 = g[6], g7 = g[7];
+      for (int64_t i = 0; i < length; i++)
+        y[i] -= ((g0 * a[0][i] + g1 * a[1][i]) + (g2 * a[2][i] + g3 * a[3][i])) +
+                ((g4 * a[4][i] + g5 * a[5][i]) + (g6 * a[6][i] + g7 * a[7][i]));
+    } else {
+      T* __restrict__ z = x[1];
 #pragma omp simd
-        for (int64_t i = 0; i < length; i++)
-          y[i] -= ((g0 * a[0][i] + g1 * a[1][i]) + (g2 * a[2][i] + g3 * a[3][i])) +
-                  ((g4 * a[4][i] + g5 * a[5][i]) + (g6 * a[6][i] + g7 * a[7][i]));
+      for (int64_t i = 0; i < length; i++) {
+        const T a0 = a[0][i], a1 = a[1][i], a2 = a[2][i], a3 = a[3][i];
+        y[i] -= (g0 * a0 + g2 * a1) + (g4 * a2 + g6 * a3);
+        z[i] -= (g1 * a0 + g3 * a1) + (g5 * a2 + g7 * a3);
       }
     }
   }
