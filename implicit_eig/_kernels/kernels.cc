@@ -237,7 +237,7 @@ class GramSchmidt {
   template <typename F>
   void pieces(const std::vector<Part<T>>& parts, F&& f) const {
     const int64_t fit = 128 * 1024 / int64_t(sizeof(T)) / std::max(rows_, 1);
-    const int64_t most = std::clamp<int64_t>(fit / 64 * 64, 256, 4096);
+    const int64_t most = std::clamp<int64_t>(fit / 64 * 64, 512, 4096);
     for (const Part<T>& part : parts)
       for (int64_t at = 0; at < part.n; at += most) f(part, at, std::min(most, part.n - at));
   }
@@ -328,7 +328,7 @@ void rotate(T* v, int64_t n, int c, int m, int kept, const T* q) {
     }
   // A piece of all rows, old and new, stays in the first cache.
   const int64_t fit = 32 * 1024 / int64_t(sizeof(T)) / (rows + left + 1);
-  const int64_t most = std::max<int64_t>(fit / 32 * 32, 32);
+  const int64_t most = std::max<int64_t>(fit / 32 * 32, 64);
   std::vector<T> turned((left + 1) * most);
   for (int64_t at = 0; at < n; at += most) {
     const int64_t length = std::min(most, n - at);
