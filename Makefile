@@ -45,8 +45,8 @@ test-slow: $(VENV)/.test
 KERNELS := Haswell Zen SkylakeX Nehalem
 LAPACK  := test_attach test_control_flow test_covariance test_defective test_dense_adjoint \
 	test_diagnostics test_eig test_existence test_failure test_gauge test_gauge_guard \
-	test_generalized test_kernels test_krylov_extremes test_published test_selection test_shift_invert \
-	test_sparse_lu test_subspace
+	test_generalized test_kernels test_krylov_extremes test_published test_selection \
+	test_shift_invert test_sparse_lu test_subspace
 
 test-kernels: $(KERNELS:%=kernel-%)
 
