@@ -7,7 +7,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
 
-.PHONY: demo test test-slow test-kernels test-min test-latest bench bench-quick bench-gpu docs \
+.PHONY: demo compile test test-slow test-kernels test-min test-latest bench bench-quick bench-gpu docs \
 	serve-docs lint format clean
 
 # A stamp for each set of extras: the second call installs nothing.
@@ -19,11 +19,21 @@ $(VENV)/.%: $(VENV)/.python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	touch $@
 
+# Whether programs have the kernels of C++, or why not.
+SHOW := $(BIN)/python -c "import implicit_eig; implicit_eig.show_config()" | grep kernels
+
 demo: $(VENV)/.plot
+	@$(SHOW)
 	$(BIN)/python docs/examples/quickstart.py
+
+# Compiles them again, where implicit_eig/_kernels/kernels.cc was changed.
+compile: $(VENV)/.test
+	$(BIN)/python implicit_eig/_kernels/build.py
+	@$(SHOW)
 
 # A file a worker: its tests share what is compiled.
 test: $(VENV)/.test
+	@$(SHOW)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/.test
@@ -38,7 +48,8 @@ LAPACK  := derivatives/test_attach derivatives/test_control_flow \
 	derivatives/test_diagnostics derivatives/test_existence derivatives/test_gauge \
 	derivatives/test_gauge_guard derivatives/test_subspace pairs/test_eig \
 	pairs/test_generalized pairs/test_krylov_extremes pairs/test_published \
-	pairs/test_selection pairs/test_shift_invert pairs/test_sparse_lu program/test_failure
+	pairs/test_selection pairs/test_shift_invert pairs/test_sparse_lu program/test_failure \
+	program/test_kernels
 
 test-kernels: $(KERNELS:%=kernel-%)
 
@@ -92,4 +103,5 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 clean:
+	rm -f implicit_eig/_kernels/libkernels.so
 	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .hypothesis

@@ -127,7 +127,7 @@ def mid_basis(n, passes):
 
 
 def orthogonalise(basis, w):
-    return krylov_orthogonalise(basis, w)
+    return krylov_orthogonalise(basis.shape[0], basis, w)
 
 
 def copy(x):

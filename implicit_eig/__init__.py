@@ -62,6 +62,7 @@ from ._progress_meter import (
 )
 from ._residual import eigenpair_residual as eigenpair_residual
 from ._rule import ImplicitAdjoint as ImplicitAdjoint
+from ._show_config import show_config as show_config
 from ._solution import RESULTS as RESULTS, Solution as Solution
 from ._spectral import (
     AbstractSelection as AbstractSelection,

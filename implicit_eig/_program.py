@@ -32,6 +32,8 @@ from jax.extend.core import (
 )
 from jaxtyping import Array, PyTree
 
+from ._kernels import option
+
 
 class _Equations:
     """A jaxpr that equals another one of the same equations."""
@@ -230,7 +232,7 @@ class Program:
         leaves, treedef = jtu.tree_flatten(args)
         static = tuple(None if isinstance(x, _ARRAYS) else x for x in leaves)
         dynamic = [x for x in leaves if isinstance(x, _ARRAYS)]
-        key = self, treedef, static, tuple((x.shape, x.dtype) for x in dynamic)
+        key = self, option(), treedef, static, tuple((x.shape, x.dtype) for x in dynamic)
         with _lock:
             program = _kept.pop(key, None)
             if program is None:

@@ -9,13 +9,12 @@ import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Float, Inexact, Int, PyTree
 
 from .._batch import only_if
+from .._kernels import kernel
 from .basis import (
-    coefficients,
-    combination,
     from_rows,
     inner,
-    minus,
     norm,
+    project,
     random_vector,
     rotate,
     to_rows,
@@ -41,13 +40,15 @@ class Orthogonalised(NamedTuple):
 
 
 def orthogonalise(
+    used: Int[Array, ""],
     basis: PyTree[Float[Array, "m1 c _parts _size"]],
     w: PyTree[Float[Array, "c _parts _size"]],
     admit: Callable[[PyTree[Array]], PyTree[Array]] | None = None,
     metric: Callable[[PyTree[Array]], PyTree[Array]] | None = None,
 ) -> Orthogonalised:
-    """Classical Gram–Schmidt, with a second pass where the first cancelled (Daniel,
-    Gragg, Kaufman and Stewart 1976); in the inner product of the `metric` B, ⟨x, B y⟩.
+    """Classical Gram–Schmidt against the `used` vectors, with a second pass where the
+    first cancelled (Daniel, Gragg, Kaufman and Stewart 1976); in the inner product of the
+    `metric` B, ⟨x, B y⟩.
 
     What cancellation leaves of w is small, what rounding let in from outside the admitted
     subspace is not; so that is taken out as well, or eigenvalues of the excluded part (0,
@@ -56,28 +57,58 @@ def orthogonalise(
 
     def measured(w: PyTree[Array]) -> tuple[PyTree[Array], Float[Array, ""]]:
         """B w, and the norm of w."""
-        if metric is None:
-            return w, norm(w)
         image = to_rows(metric(from_rows(w)))
         return image, jnp.sqrt(inner(w, image))
 
     def one_pass(state: tuple) -> tuple:
-        h, (w, image), size, rounds, _ = state
-        correction = coefficients(basis, image)
-        w = minus(w, combination(correction, basis))
-        image, after = measured(w)
+        h, w, image, size, rounds, _ = state
+        if metric is None:
+            w, correction, after = project(used, basis, w)
+        else:
+            w, correction, _ = project(used, basis, w, image)
+            image, after = measured(w)
         again = (rounds == 0) & (after <= size / jnp.sqrt(2))
         if admit is not None:
             w = only_if(again, lambda w: to_rows(admit(from_rows(w))), w)
-            image = w
-        return h + correction, (w, image), after, rounds + 1, again
+        return h + correction, w, image, after, rounds + 1, again
 
-    image, before = measured(w)
-    h = jnp.zeros_like(jax.eval_shape(coefficients, basis, w))
-    init = h, (w, image), before, jnp.asarray(0), jnp.asarray(True)
+    image, before = (None, norm(w)) if metric is None else measured(w)
+    m1, c = jtu.tree_leaves(basis)[0].shape[:2]
+    h = jnp.zeros(m1, before.dtype)
+    h = h if c == 1 else jax.lax.complex(h, h)
+    init = h, w, image, before, jnp.asarray(0), jnp.asarray(True)
     # A loop is compiled once.
-    h, (w, _), after, _, _ = jax.lax.while_loop(lambda s: s[-1], one_pass, init)
+    h, w, _, after, _, _ = jax.lax.while_loop(lambda s: s[-1], one_pass, init)
     return Orthogonalised(h, w, before, after)
+
+
+def place(
+    used: Int[Array, ""],
+    row: Int[Array, ""],
+    basis: PyTree[Float[Array, "m1 c _parts _size"]],
+    found: Orthogonalised,
+) -> tuple[PyTree[Float[Array, "m1 c _parts _size"]], Inexact[Array, " m1"], Array]:
+    """The unit rest as a vector of the basis: the one after those used, or, without
+    looking for a breakdown, instead of one of them. Zero after a breakdown."""
+    h, w, before, size = found
+    broken = (row == used) & (size <= 10 * jnp.finfo(size.dtype).eps * before)
+    w = jtu.tree_map(lambda w: jnp.where(broken, 0, w / size), w)
+    basis = jtu.tree_map(
+        lambda b, w: jax.lax.dynamic_update_index_in_dim(b, w, row, 0), basis, w
+    )
+    h = h.at[used].set(jnp.where(broken, 0, size).astype(h.dtype))
+    return basis, h, broken
+
+
+@kernel("orthogonalise", in_place=2)
+def append(
+    used: Int[Array, ""],
+    row: Int[Array, ""],
+    basis: PyTree[Float[Array, "m1 c _parts _size"]],
+    w: PyTree[Float[Array, "c _parts _size"]],
+) -> tuple[PyTree[Float[Array, "m1 c _parts _size"]], Inexact[Array, " m1"], Array]:
+    """w made orthogonal and placed; its coefficients, and whether nothing was left."""
+    return place(used, row, basis, orthogonalise(used, basis, w))
 
 
 def expand(
@@ -97,7 +128,6 @@ def expand(
     direction means nothing.
     """
     m = decomposition.matrix.shape[1]
-    eps = jnp.finfo(decomposition.matrix.dtype).eps
 
     def fresh(v: PyTree[Array], j: Int[Array, ""]) -> PyTree[Array]:
         leaves, treedef = jtu.tree_flatten(v)
@@ -113,15 +143,14 @@ def expand(
         w = jax.lax.cond(
             anew, lambda v: fresh(v, j), lambda v: to_rows(mv(from_rows(v))), v
         )
-        h, w, before, size = orthogonalise(basis, w, admit, metric)
-        broken = ~anew & (size <= 10 * eps * before)
-        w = jtu.tree_map(lambda w: jnp.where(broken, 0, w / size), w)
+        used = j + 1
         # A random vector goes where the residual is, and no product was made.
-        grown = jnp.where(anew, j, j + 1)
-        basis = jtu.tree_map(
-            lambda b, w: jax.lax.dynamic_update_index_in_dim(b, w, grown, 0), basis, w
-        )
-        h = h.at[j + 1].set(jnp.where(broken, 0, size).astype(h.dtype))
+        grown = jnp.where(anew, j, used)
+        if admit is None and metric is None:
+            basis, h, broken = append(used, grown, basis, w)
+        else:
+            found = orthogonalise(used, basis, w, admit, metric)
+            basis, h, broken = place(used, grown, basis, found)
         h = jnp.where(anew, matrix[:, jnp.minimum(j, m - 1)], h)
         matrix = jax.lax.dynamic_update_index_in_dim(matrix, h, j, 1)
         return KrylovDecomposition(basis, matrix), grown, broken
@@ -146,5 +175,5 @@ def restart(
     q = jnp.where(kept, q, 0)
     # Columns 0 to p − 1 are those of q, column p picks the residual, the rest are zero.
     turn = jnp.zeros((m + 1, m + 1), q.dtype).at[:m, :m].set(q).at[m, p].set(1)
-    basis = jtu.tree_map(lambda b: rotate(turn, b), basis)
+    basis = jtu.tree_map(lambda b: rotate(p, turn, b), basis)
     return KrylovDecomposition(basis, turn.conj().T @ matrix @ q)

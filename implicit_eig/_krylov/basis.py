@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Float, Inexact, Int, PyTree
 
+from .._kernels import kernel
+
 
 # Least width of a piece in which a basis is rotated: products of this width run at full
 # speed.
@@ -84,15 +86,38 @@ def combination(
     return jtu.tree_map(part, basis)
 
 
+@kernel("project", in_place=2)
+def project(
+    used: Int[Array, ""],
+    basis: PyTree[Float[Array, "m1 c _parts _size"]],
+    w: PyTree[Float[Array, "c _parts _size"]],
+    image: PyTree[Float[Array, "c _parts _size"]] | None = None,
+) -> tuple[PyTree[Float[Array, "c _parts _size"]], Inexact[Array, " m1"], Array]:
+    """What is left of w without Σ h_i v_i, h_i = ⟨v_i, w⟩ or that with an image of w; the
+    h_i; and the norm of what is left. Vectors that are not used are zero (or, for the
+    kernel, anything: it leaves them out)."""
+    del used
+    h = coefficients(basis, w if image is None else image)
+    rest = minus(w, combination(h, basis))
+    return rest, h, norm(rest)
+
+
+@kernel("rotate", in_place=2)
 def rotate(
-    q: Inexact[Array, "m1 m1"], basis: Float[Array, "m1 c parts size"]
+    p: Int[Array, ""],
+    q: Inexact[Array, "m1 m1"],
+    basis: Float[Array, "m1 c parts size"],
 ) -> Float[Array, "m1 c parts size"]:
     """The vectors Σ_i q_ij v_i, in the memory of the old ones and about a vector more.
+
+    Of q, p columns are a rotation of all vectors but the last, one more picks that, and
+    the rest are zero. (The kernel leaves anything in the vectors after those.)
 
     One piece of every part after the other. There are as many parts as devices: of n
     sharded over them a part is what one of them holds, and no piece leaves it.
     """
     m1, c, parts, size = basis.shape
+    del p
     if c == 2:
         real = jnp.stack([q.real, -q.imag], axis=1).reshape(2 * m1, m1)
         imag = jnp.stack([q.imag, q.real], axis=1).reshape(2 * m1, m1)

@@ -1,0 +1,91 @@
+"""Compiles the kernels: `python implicit_eig/_kernels/build.py`, or the build of a wheel.
+
+Only the standard library, and no import of the package: nothing of it is installed yet.
+"""
+
+import functools
+import hashlib
+import importlib.util
+import os
+import pathlib
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+
+
+HERE = pathlib.Path(__file__).parent
+SOURCE = HERE / "kernels.cc"
+LIBRARY = "libkernels.so"  # loaded by its path, so the ending is free
+# Sums may be taken in another order where the source says so, and nothing else may.
+FLAGS = [
+    *("-std=c++17", "-O3", "-funroll-loops", "-fopenmp-simd"),
+    *("-fPIC", "-fvisibility=hidden", "-shared"),
+]
+
+
+class NotBuilt(Exception):
+    """Why there are no kernels."""
+
+
+@functools.cache
+def source_hash() -> str:
+    return hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
+
+
+def build(folder: pathlib.Path = HERE) -> pathlib.Path:
+    """The library, compiled into `folder`."""
+    library = folder / LIBRARY
+    unfinished = library.with_name(f"{LIBRARY}.{os.getpid()}")
+    places = [f"-isystem{headers()}", str(SOURCE), "-o", str(unfinished)]
+    name = f'-DIMPLICIT_EIG_SOURCE="{source_hash()}"'
+    # Not every compiler and C library can choose a function for the processor.
+    for variant in [], ["-DIMPLICIT_EIG_PLAIN"]:
+        command = [*compiler(), *FLAGS, name, *variant, *places]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode == 0:
+            unfinished.replace(library)  # never half of one, whoever loads it meanwhile
+            return library
+    unfinished.unlink(missing_ok=True)
+    raise NotBuilt(f"`{shlex.join(command)}` failed:\n{done.stderr.strip()}")
+
+
+def compiler() -> list[str]:
+    """The C++ compiler of `CXX`, or the first one found."""
+    if os.environ.get("IMPLICIT_EIG_KERNELS") == "off":
+        raise NotBuilt("IMPLICIT_EIG_KERNELS=off")
+    if sys.platform == "win32":
+        raise NotBuilt("kernels are built on Linux and macOS only")
+    named = os.environ.get("CXX")
+    for name in [named] if named else ["c++", "g++", "clang++"]:
+        words = shlex.split(name)
+        if shutil.which(words[0]):
+            return words
+    raise NotBuilt(f"no C++ compiler: {named or 'c++, g++, clang++'} not found")
+
+
+def headers() -> pathlib.Path:
+    """Those of XLA's calls, which jaxlib brings along."""
+    found = importlib.util.find_spec("jaxlib")
+    if found is None or found.origin is None:
+        raise NotBuilt("jaxlib, which has the headers, is not installed")
+    folder = pathlib.Path(found.origin).parent / "include"
+    if not (folder / "xla" / "ffi" / "api" / "ffi.h").is_file():
+        raise NotBuilt(f"no headers of XLA's calls in {folder}")
+    return folder
+
+
+def platform_tag() -> str:
+    """Of a wheel with this library, which calls nothing of Python's."""
+    # A Python for both processors of a Mac does not make its compiler compile for both.
+    where = sysconfig.get_platform().replace("universal2", platform.machine())
+    return f"py3-none-{where.replace('-', '_').replace('.', '_')}"
+
+
+if __name__ == "__main__":
+    try:
+        print(build())
+    except NotBuilt as reason:
+        sys.exit(f"No kernels; everything works without them. {reason}")

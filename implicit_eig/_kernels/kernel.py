@@ -1,0 +1,118 @@
+"""A function that is a kernel where there is one."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import jax.tree_util as jtu
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
+from jaxtyping import Array, PyTree
+
+from .library import in_use, target
+
+
+def kernel(name: str, *, in_place: int) -> Callable[[Callable], "Kernel"]:
+    """Marks a function of pytrees of arrays, given by position, that the kernel `name`
+    does too: on the leaves of its arguments and of its results, one after the other.
+
+    The first result may take the place of argument `in_place`. Where the kernel cannot
+    be used, the function itself is: see `library`. Has no derivatives.
+    """
+    return lambda fn: functools.update_wrapper(Kernel(name, fn, in_place), fn)
+
+
+class Kernel:
+    def __init__(self, name: str, fn: Callable[..., PyTree[Array]], in_place: int):
+        self.name, self.fn, self.in_place = name, fn, in_place
+
+    def __call__(self, *args: PyTree[Array]) -> PyTree[Array]:
+        if not in_use():
+            return self.fn(*args)
+        leaves, structure = jtu.tree_flatten(args)
+        call = _Call(self, structure)
+        out = _kernel_p.bind(*map(jnp.asarray, leaves), call=call)
+        return jtu.tree_unflatten(jtu.tree_structure(jax.eval_shape(self.fn, *args)), out)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """A kernel, and how its arguments are structured."""
+
+    kernel: Kernel
+    structure: Any
+
+    def plain(self, *leaves: Array) -> list[Array]:
+        """The same without the kernel."""
+        args = jtu.tree_unflatten(self.structure, leaves)
+        return jtu.tree_leaves(self.kernel.fn(*args))
+
+    def shapes(self, *leaves: Any) -> list[jax.ShapeDtypeStruct]:
+        """Of the results."""
+        return jax.eval_shape(
+            self.plain, *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
+        )
+
+    def aliases(self) -> dict[int, int]:
+        """Which leaf of the arguments which leaf of the results may overwrite."""
+        each = jtu.treedef_children(self.structure)
+        first = sum(x.num_leaves for x in each[: self.kernel.in_place])
+        return {first + i: i for i in range(each[self.kernel.in_place].num_leaves)}
+
+
+_kernel_p = Primitive("implicit_eig_kernel")
+_kernel_p.multiple_results = True
+
+
+@functools.partial(jax.jit, static_argnames="call")
+def _impl(*leaves: Array, call: _Call) -> list[Array]:
+    return _kernel_p.bind(*leaves, call=call)
+
+
+def _abstract(*leaves: Any, call: _Call) -> list[Any]:
+    return [jax.core.ShapedArray(x.shape, x.dtype) for x in call.shapes(*leaves)]
+
+
+def _plain(*leaves: Array, call: _Call) -> list[Array]:
+    return call.plain(*leaves)
+
+
+_lower_plain = mlir.lower_fun(_plain, multiple_results=True)
+
+
+def _lower(ctx: mlir.LoweringRuleContext, *leaves: Any, call: _Call) -> Any:
+    # Whoever loads an exported program may not have the kernels. (A JAX that does not
+    # tell whether it exports gets none: a test sees that.)
+    if getattr(ctx.module_context.lowering_parameters, "for_export", True):
+        return _lower_plain(ctx, *leaves, call=call)
+    name = target(call.kernel.name)
+    return jax.ffi.ffi_lowering(name, operand_output_aliases=call.aliases())(ctx, *leaves)
+
+
+def _batch(args, axes, *, call: _Call):
+    """One member after the other, as all iterations on CPUs (`_batch.one_by_one`)."""
+    moved = [
+        x if at is None else jnp.moveaxis(x, at, 0)
+        for x, at in zip(args, axes, strict=True)
+    ]
+    batched = [x for x, at in zip(moved, axes, strict=True) if at is not None]
+
+    def one(members: list[Array]) -> list[Array]:
+        rest = iter(members)
+        leaves = [
+            x if at is None else next(rest) for x, at in zip(moved, axes, strict=True)
+        ]
+        return _kernel_p.bind(*leaves, call=call)
+
+    out = jax.lax.map(one, batched)
+    return out, [0] * len(out)
+
+
+_kernel_p.def_impl(_impl)
+_kernel_p.def_abstract_eval(_abstract)
+mlir.register_lowering(_kernel_p, _lower_plain)
+mlir.register_lowering(_kernel_p, _lower, platform="cpu")
+batching.primitive_batchers[_kernel_p] = _batch

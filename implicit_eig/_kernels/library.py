@@ -1,0 +1,73 @@
+"""The compiled library: found, known to be of this source, and told to XLA."""
+
+import ctypes
+import functools
+import os
+
+import jax
+
+from . import build
+
+
+OPTION = "IMPLICIT_EIG_KERNELS"
+# The handlers of `kernels.cc`.
+_NAMES = "orthogonalise", "project", "rotate"
+
+
+def option() -> str:
+    """What the user wants: "auto", "off", or "on", which makes it an error where kernels
+    cannot be used."""
+    wanted = os.environ.get(OPTION) or "auto"
+    if wanted not in ("auto", "off", "on"):
+        raise ValueError(
+            f"The environment variable {OPTION} must be auto, off or on; got {wanted!r}."
+        )
+    return wanted
+
+
+def in_use() -> bool:
+    """Whether a program that is traced now has kernels."""
+    reason = reason_against()
+    if reason is not None and option() == "on":
+        raise RuntimeError(f"{OPTION}=on, but there are no kernels: {reason}.")
+    return reason is None
+
+
+def reason_against() -> str | None:
+    """Why it has none; None where it has them."""
+    return f"{OPTION}=off" if option() == "off" else _unusable_here() or load()
+
+
+def _unusable_here() -> str | None:
+    if jax.default_backend() != "cpu":
+        return f"they are for CPUs, and JAX runs on {jax.default_backend()!r}"
+    if jax.device_count() > 1:
+        # XLA would gather a sharded array for a call that it knows nothing about.
+        return f"with {jax.device_count()} devices arrays may be sharded"
+    return None
+
+
+def target(name: str) -> str:
+    """What XLA calls a kernel. JAX keeps compiled programs on disk: one of another source
+    must not find this one's."""
+    return f"implicit_eig_{name}_{build.source_hash()[:8]}"
+
+
+@functools.cache
+def load() -> str | None:
+    """Tells XLA of the kernels, once. Why they cannot be had; None where they can."""
+    path = build.HERE / build.LIBRARY
+    if not path.is_file():
+        return "not built (a C++ compiler is needed when the package is installed)"
+    try:
+        library = ctypes.CDLL(str(path))
+        source = library.implicit_eig_source
+        source.restype = ctypes.c_char_p
+        if source().decode() != build.source_hash():
+            return "built from another version of the package: install it again"
+        for name in _NAMES:
+            handler = jax.ffi.pycapsule(getattr(library, f"implicit_eig_{name}"))
+            jax.ffi.register_ffi_target(target(name), handler, platform="cpu")
+    except Exception as error:  # another processor's, or for another jaxlib
+        return f"not loaded ({error})"
+    return None
