@@ -7,7 +7,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 JOBS   ?= 2
 
-.PHONY: demo compile test test-slow test-kernels test-min test-latest bench bench-quick bench-gpu docs \
+.PHONY: demo compile test test-slow test-kernels test-min test-latest bench \
+	bench-quick bench-gpu docs \
 	serve-docs lint format clean
 
 # A stamp for each set of extras: the second call installs nothing.
