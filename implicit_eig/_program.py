@@ -23,16 +23,16 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
 from jax.core import Tracer
-from jax.extend.core import (
-    ClosedJaxpr,
-    get_opaque_trace_state,
-    Jaxpr,
-    Literal,
-    Var,
-)
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
 from jaxtyping import Array, PyTree
 
 from ._kernels import option
+
+
+try:
+    from jax.extend.core import get_opaque_trace_state
+except ImportError:  # before JAX 0.10
+    from jax.core import get_opaque_trace_state
 
 
 class _Equations:

@@ -25,7 +25,7 @@ def show_config() -> None:
     ieig.show_config()
     ```
     """
-    print(f"implicit_eig {importlib.metadata.version('implicit_eig')}")
+    print(f"implicit_eig {_version('implicit_eig')}")
     print(f"python       {platform.python_version()} on {platform.platform()}")
     for name in _PACKAGES:
         print(f"{name:12} {_version(name)}")
