@@ -371,7 +371,7 @@ def _newton(
     solve: SylvesterSolve,
 ):
     """One Newton step on F(X, L) = (AX − BXL, CᴴX − I), pairs kept in their order."""
-    defect = pencil.mm(basis) - pencil.mass_mm(basis) @ matrix
+    defect = pencil.sylvester(basis, matrix)
     step = solve_bordered(pencil, basis, matrix, -defect, every, solve)
     basis, t = jnp.linalg.qr(basis + step.outside)
     matrix = jnp.linalg.solve(t.T, (t @ (matrix + step.inside)).T).T

@@ -65,7 +65,7 @@ class MinresSolve(eqx.Module):
             steps = self.max_steps
             y = y + minres(apply, restricted(right), pencil.mass_mm, self.rtol, steps)
             y = restricted(y)
-            rest = rhs - projected(pencil.mm(y) - pencil.mass_mm(y) @ matrix)
+            rest = rhs - projected(pencil.sylvester(y, matrix))
             return y, rest, self._errors(y, rest, rhs), rounds + 1
 
         def missed(state: tuple) -> Bool[Array, ""]:

@@ -116,7 +116,7 @@ def _outside(
         y, mark, signal = unknowns
         inside = image.conj().T @ y
         z = y - v @ inside
-        out = project(pencil.mm(z) - pencil.mass_mm(z) @ matrix)
+        out = project(pencil.sylvester(z, matrix))
         # The mark times zero: derivatives of a solution of which a part failed are NaN.
         zero = 0 * jnp.sum(matrix.real) * jnp.sum(mark)
         return out + scale * image @ inside, mark + zero, signal

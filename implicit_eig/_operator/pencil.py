@@ -112,6 +112,12 @@ class Pencil:
             return x
         return _block_product(self.mass, self.domain, self._splits(x), x)
 
+    def sylvester(
+        self, y: Inexact[Array, "n k"], l: Inexact[Array, "k k"]
+    ) -> Inexact[Array, "n k"]:
+        """A Y − B Y L."""
+        return self.mm(y) - self.mass_mm(y) @ l
+
     def transpose(self) -> "Pencil":
         mass = None if self.mass is None else self.mass.transpose()
         return Pencil(self.operator.transpose(), mass)

@@ -76,7 +76,7 @@ def solve_bordered(
         y, mark, signal = unknowns
         inside = fixed.conj().T @ y
         q = y - fixed @ inside
-        outside = pencil.mm(q) - pencil.mass_mm(q) @ matrix
+        outside = pencil.sylvester(q, matrix)
         # The mark times zero: derivatives of a solution of which a part failed are NaN.
         zero = 0 * jnp.sum(matrix.real) * jnp.sum(mark)
         return project(outside) + stretched @ inside, mark + zero, signal
@@ -105,7 +105,7 @@ def solve_bordered(
     )
     outside, mark, signal = joined(*solution)
     outside = jnp.where(full, 0, outside)
-    defect = pencil.mm(outside) - pencil.mass_mm(outside) @ matrix - rhs
+    defect = pencil.sylvester(outside, matrix) - rhs
     return BorderedSolution(outside, coefficients(defect), mark, signal)
 
 
@@ -163,7 +163,7 @@ def left_vector(
     """
     border, _ = _border(pencil, basis, active)
     transposed, e = pencil.transpose(), border.conj()
-    rhs = transposed.mass_mm(e) @ matrix.T - transposed.mm(e)
+    rhs = -transposed.sylvester(e, matrix.T)
     system = _system(pencil, basis, matrix, border).transpose()
     y, failed, _ = solve.transpose()(system, rhs)
     return border + jnp.where(jnp.any(failed), jnp.nan, y).conj()

@@ -56,7 +56,7 @@ def _block_root(
     t_signal = t_found[-1]
     x, l = _only(active, basis, matrix)
     # ȦX − ḂXL
-    rhs = along(t_pencil, pencil, lambda p: p.mm(x) - p.mass_mm(x) @ l)
+    rhs = along(t_pencil, pencil, lambda p: p.sylvester(x, l))
     if t_signal is None:
         t_signal = jnp.zeros_like(signal)
     # A zero that depends on the right side: JAX cannot transpose the solve otherwise.
@@ -114,7 +114,7 @@ def _left_tangent(t_pencil, pencil, found, t_x, active, solve, signal):
 
     def residual(pencil: Pencil) -> Array:
         transposed = pencil.transpose()
-        return transposed.mm(z) - transposed.mass_mm(z) @ m
+        return transposed.sylvester(z, m)
 
     rhs = along(t_pencil, pencil, residual)
     solution = solve_bordered(

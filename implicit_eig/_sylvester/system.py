@@ -67,7 +67,7 @@ class ProjectedSylvester(eqx.Module):
 
     def mm(self, y: Inexact[Array, "n m"]) -> Inexact[Array, "n m"]:
         q = self.restrict(y)
-        outside = self.pencil.mm(q) - self.pencil.mass_mm(q) @ self.matrix
+        outside = self.pencil.sylvester(q, self.matrix)
         return self.project(outside) + self.border(y)
 
     def transpose(self) -> "ProjectedSylvester":

@@ -55,10 +55,12 @@ def test_gradients_of_mild_convection_diffusion(p, jitted):
     assert value.dtype == gradient.dtype == jnp.float32
     p = jnp.asarray(p, float)
     assert np.isclose(value, exact(p), rtol=3e-6)
-    if p[0] == 3 and result == ieig.RESULTS.defective:
-        # κ = 64, and a gap of 2e-4: not apart for certain, and said.
-        assert np.all(np.isnan(gradient))
+    if p[0] == 3 and np.all(np.isnan(gradient)):
+        # κ = 64, and a gap of 2e-4: by the last bits not apart for certain, which is said,
+        # or apart and the linear solve misses its tolerance, which plain calls raise.
+        assert jitted or result == ieig.RESULTS.defective
     else:
+        assert result != ieig.RESULTS.defective
         assert np.allclose(gradient, jax.grad(exact)(p), rtol=0.02)
 
 

@@ -13,6 +13,7 @@ from scipy.spatial import Delaunay
 
 import implicit_eig as ieig
 import implicit_eig._linear_solver.sparse_lu as sparse_lu
+import implicit_eig._linear_solver.superlu as superlu
 
 
 def grid(m, shift=0.0, wind=0.02):
@@ -152,7 +153,7 @@ def test_what_has_no_pivots_on_the_diagonal_is_solved(name, dtype, ordering):
 @pytest.mark.parametrize("u", [0.0, 1e-8])
 def test_growth_is_seen_and_mended(u, monkeypatch):
     """However small the pivots are that minimum degree would take."""
-    monkeypatch.setattr(sparse_lu, "_DIAGONAL_PIVOT", u)
+    monkeypatch.setattr(superlu, "_DIAGONAL_PIVOT", u)
     for name in ("every second diagonal entry zero", "tiny diagonal", "narrow"):
         a = sp.csr_array(DIFFICULT[name]())
         assert backward_error(a, factor(a, "mmd")) < 4e-15
