@@ -21,7 +21,8 @@ def as_nonlinear(
     anything else: a function that takes vectors is an operator, a tuple of rows a matrix.
     """
     if isinstance(operator, tuple) and len(operator) > 1:
-        if any(np.ndim(a) < 2 for a in operator if not _is_opaque(a)):
+        given = [a for a in operator if not isinstance(a, lx.AbstractLinearOperator)]
+        if any(not callable(a) and np.ndim(a) < 2 for a in given):
             return None
         coefficients = tuple(
             as_operator(a, like, name=f"coefficients[{i}]")
@@ -40,10 +41,6 @@ def as_nonlinear(
         return NonlinearOperator.of(operator, like)
     except Exception:
         return None  # what is wrong with it as an operator is said by whoever asked
-
-
-def _is_opaque(a: Any) -> bool:
-    return callable(a) or hasattr(a, "shape") or isinstance(a, lx.AbstractLinearOperator)
 
 
 def _maps(fn: Any, structure: PyTree) -> bool:

@@ -28,7 +28,8 @@ class NewtonResult(NamedTuple):
 class Newton(eqx.Module):
     """Newton's method for a pair near a guess: `x = T(λ)⁻¹ T′(λ) v`, then v = x and
     `λ − vᴴv / vᴴx` (Ruhe, SIAM J. Numer. Anal. 10, 1973). Quadratic at simple
-    eigenvalues; one factorisation of T(λ) a step.
+    eigenvalues; one factorisation of T(λ) a step, and two solves: the second one, with
+    T(λ)ᵀ, tells the condition of the eigenvalue, and so whether it has a derivative.
 
     **Arguments:**
 

@@ -610,6 +610,13 @@ class TestOfNonlinearProblems:
             for x, y in zip(jax.grad(loss)(self.parts, attached), expected, strict=True):
                 np.testing.assert_allclose(x, y, rtol=1e-9, atol=1e-11)
 
+    def test_a_tuple_of_rows_is_a_matrix(self):
+        a = self.parts[0]
+        own = ieig.eigs(a, 2)
+        for rows in (tuple(a), tuple(np.asarray(a)), tuple(np.asarray(a).tolist())):
+            found = ieig.attach(rows, own.eigenvalues, own.eigenvectors)
+            np.testing.assert_allclose(found.eigenvalues, own.eigenvalues, rtol=1e-12)
+
     def test_are_refused_or_polished(self):
         own, T = self.pairs(), self.T(self.parts)
         rough = own.eigenvalues * 1.001
