@@ -21,7 +21,7 @@ from ._hermitian import (
     without,
 )
 from ._operator import as_pencil, Pencil, pencil_of_moderate_size, Scaling
-from ._problem import check_adjoint, check_start, SMALL, stop
+from ._problem import check_adjoint, check_meter, check_start, SMALL, stop
 from ._progress_meter import AbstractProgressMeter
 from ._record import record
 from ._rule import ImplicitAdjoint, SylvesterSolve
@@ -72,11 +72,7 @@ class HermitianProblem:
         k = check_integer("k", k, 1)
         if k > pencil.n:
             raise ValueError(f"`k` must be at most the order n = {pencil.n}; got {k}.")
-        if not isinstance(progress_meter, AbstractProgressMeter):
-            raise TypeError(
-                "`progress_meter` must be an `AbstractProgressMeter`; got "
-                f"{progress_meter!r}."
-            )
+        check_meter(progress_meter)
         selection, sigma = _selection(which, sigma, eigensolver, pencil)
         chosen = _choose(eigensolver, pencil, k, sigma)
         adjoint, solve = check_adjoint(adjoint), None

@@ -97,11 +97,7 @@ class Problem:
         selection, target = _target(which, sigma, eigensolver, pencil.domain)
         chosen = _choose(eigensolver, pencil, k, sigma, target, selection)
         adjoint = check_adjoint(adjoint)
-        if not isinstance(progress_meter, AbstractProgressMeter):
-            raise TypeError(
-                "`progress_meter` must be an `AbstractProgressMeter`; got "
-                f"{progress_meter!r}."
-            )
+        check_meter(progress_meter)
         return cls(
             pencil=pencil,
             selection=selection,
@@ -240,6 +236,14 @@ def stop(tree: PyTree) -> PyTree:
     """`stop_gradient` on the arrays of a pytree."""
     dynamic, static = eqx.partition(tree, eqx.is_array)
     return eqx.combine(jax.lax.stop_gradient(dynamic), static)
+
+
+def check_meter(progress_meter: Any) -> None:
+    if not isinstance(progress_meter, AbstractProgressMeter):
+        raise TypeError(
+            "`progress_meter` must be an `AbstractProgressMeter`; got "
+            f"{progress_meter!r}."
+        )
 
 
 def check_adjoint(adjoint: Any) -> ImplicitAdjoint:
