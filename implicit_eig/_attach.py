@@ -7,13 +7,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, Int, Num, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, Num, PyTree
 
 from ._attach_hermitian import attach_hermitian
 from ._check import check_flag, check_integer, check_real
-from ._eigensolver import InvariantBlock, nonfinite, ShiftInvert, without
-from ._eigs import MOVING, solution_of_block, watched_solution
-from ._failure import check_throw, raise_unless_successful
+from ._eigensolver import (
+    AbstractEigensolver,
+    InvariantBlock,
+    nonfinite,
+    ShiftInvert,
+    without,
+)
+from ._eigs import solved
+from ._failure import check_throw
 from ._gauge import AbstractGauge, as_gauge
 from ._nonlinear import as_nonlinear
 from ._nonlinear_eigs import attach_nonlinear
@@ -24,15 +30,10 @@ from ._operator import (
     entries,
     of_norm_one,
     Pencil,
-    pencil_of_moderate_size,
-    Scaling,
-    times_real,
 )
-from ._problem import check_adjoint, stop
-from ._program import Program
-from ._record import record
+from ._problem import check_adjoint, Problem, stop
+from ._progress_meter import NoProgressMeter
 from ._rule import (
-    accuracy_of,
     check_ties,
     ImplicitAdjoint,
     PairOptions,
@@ -40,9 +41,8 @@ from ._rule import (
     SylvesterSolve,
     Ties,
 )
-from ._second_try import FoundPairs, with_second_try
 from ._solution import RESULTS, Solution
-from ._spectral import Known
+from ._spectral import Known, ShiftInverted
 
 
 def attach(
@@ -155,68 +155,57 @@ def attach(
         return attach_hermitian(
             pencil, (eigenvalues, vectors), adjoint, options, polish, rtol, throw
         )
+    vectors, left = stop(_one_dtype(pencil, eigenvalues, vectors, left))
     known = Known(stop(eigenvalues.astype(complex_dtype(pencil.dtype))))
-    gauge = as_gauge(gauge, pencil.domain)
-    options = dataclasses.replace(options, gauge=gauge)
-    vectors, left = _one_dtype(pencil, eigenvalues, vectors, left)
-    given = _Given(
+    solve = adjoint.bind(pencil, None, known, k)
+    eigensolver = GivenPairs(vectors, left, solve if polish else None, polish, rtol)
+    problem = Problem(
         pencil=pencil,
-        eigenvalues=known.eigenvalues,
-        vectors=stop(vectors),
-        left=stop(left),
-        solve=adjoint.bind(pencil, None, known, k),
-        polish=polish,
-        rtol=rtol,
+        selection=known,
+        k=k,
+        v0=None,
+        eigensolver=eigensolver,
+        solve=solve,
+        progress_meter=NoProgressMeter(),
+        fell_back=False,
     )
-    (solution,) = with_second_try(
-        _attach, _again, given, throw, adjoint, MOVING, (options,)
-    )
-    solution = raise_unless_successful(solution, throw, k=k)
-    return watched_solution(gauge, solution)
+    gauge = as_gauge(gauge, pencil.domain)
+    options = dataclasses.replace(options, gauge=gauge, in_given_order=True)
+    return solved(problem, options, adjoint, throw)
 
 
-@record
-class _Given:
-    """Pairs of a pencil, and who solves the linear systems of their derivatives."""
+class GivenPairs(AbstractEigensolver):
+    """Finds the pairs it holds: those of another solver, for the eigenvalues that are
+    the selection."""
 
-    pencil: Pencil
-    eigenvalues: Complex[Array, " k"]
     vectors: Inexact[Array, "n k"]
     left: Inexact[Array, "n k"] | None
-    solve: SylvesterSolve
+    solve: SylvesterSolve | None  # of the systems by which they are polished
     polish: int = eqx.field(static=True)
     rtol: float | None = eqx.field(static=True)
 
-    def of_moderate_size(self) -> "tuple[_Given, Scaling]":
-        """The same where nothing under- or overflows, and what it stands for."""
-        pencil, scaling = pencil_of_moderate_size(self.pencil)
-        size, left = scaling.eigenvalues, self.left
-        selection = self.solve.selection.rescaled(size)
-        return dataclasses.replace(
-            self,
-            pencil=pencil,
-            eigenvalues=times_real(self.eigenvalues, 1 / size),
-            left=None if left is None else scaling.given_left(left),
-            solve=dataclasses.replace(self.solve, selection=selection),
-        ), scaling
+    def compute(self, pencil, selection, k, *, v0, left, progress_meter):
+        del v0, left, progress_meter
+        return _block(self, pencil, selection)
 
-    @property
-    def eigensolver(self) -> ShiftInvert:
-        """Who makes a factor, where the default solver of derivatives did not do."""
-        return ShiftInvert(0.0)
+    def rescaled(self, scaling):
+        left = None if self.left is None else scaling.given_left(self.left)
+        return dataclasses.replace(self, left=left)
 
-    def beside(self) -> Num[Array, ""] | None:
-        """A shift beside the eigenvalues, where the pencil can be factorised: elsewhere
-        than any of them."""
-        parts = [x for x in (self.pencil.operator, self.pencil.mass) if x is not None]
+    def shift_beside(self, pencil, selection):
+        """Elsewhere than any of the eigenvalues, where the pencil can be factorised."""
+        parts = [x for x in (pencil.operator, pencil.mass) if x is not None]
         if any(entries(x) is None for x in parts):
             return None
-        values = self.eigenvalues
+        values = selection.eigenvalues
         largest = jnp.max(jnp.abs(values))
         step = float(jnp.finfo(largest.dtype).eps) ** 0.25
         step = step * jnp.where(largest > 0, largest, 1)
         shift = jnp.mean(values) + step.astype(values.dtype)
         return shift if jnp.iscomplexobj(self.vectors) else shift.real
+
+    def transformation(self, pencil: Pencil, shift: Num[Array, ""]) -> ShiftInverted:
+        return ShiftInvert(0.0).transformation(pencil, shift)
 
 
 def _columns(
@@ -241,75 +230,17 @@ def _one_dtype(pencil: Pencil, eigenvalues, vectors, left):
     return vectors.astype(dtype), None if left is None else left.astype(dtype)
 
 
-@Program
-def _attach(
-    given: _Given,
-    signal: Float[Array, ""] | None,
-    keep: bool,
-    options: PairOptions,
-) -> tuple[Solution, Float[Array, ""], FoundPairs | None]:
-    """The solution, the signal of failed solves, and what a second try needs where it is
-    to be kept."""
-    given, scaling = given.of_moderate_size()
-    block = stop(_block(stop(given)))
-    solve = stop(given.solve.for_block(block))
-    solution, signal = _solution(given, block, solve, signal, scaling, options)
-    pairs = None
-    if keep:
-        pairs = FoundPairs.of(block, accuracy_of(block, given.pencil), given.beside())
-    return solution, signal, pairs
-
-
-def _again(
-    given: _Given,
-    signal: Float[Array, ""],
-    pairs: FoundPairs,
-    options: PairOptions,
-) -> tuple[Solution, Float[Array, ""]]:
-    """What `_attach` made of these pairs, for derivatives by GMRES."""
-    given, scaling = given.of_moderate_size()
-    solve, options = pairs.solved_by_gmres(given), options.known_to(pairs.accuracy)
-    return _solution(given, pairs.block, solve, signal, scaling, options)
-
-
-def _solution(
-    given: _Given,
-    block: InvariantBlock,
-    solve: SylvesterSolve,
-    signal: Float[Array, ""] | None,
-    scaling: Scaling,
-    options: PairOptions,
-) -> tuple[Solution, Float[Array, ""]]:
-    solution, signal = solution_of_block(
-        given.pencil, block, solve, signal, scaling, options
-    )
-    return _in_given_order(solution, block.position), signal
-
-
-def _in_given_order(solution: Solution, position: Int[Array, " k"]) -> Solution:
-    """A block has those that are no eigenpairs last."""
-    back = jnp.argsort(position)
-    per_pair = (
-        "eigenvalues",
-        "eigenvectors",
-        "left_eigenvectors",
-        "residuals",
-        "condition_numbers",
-    )
-    arrays = {name: getattr(solution, name) for name in per_pair}
-    arrays = jtu.tree_map(lambda x: jnp.take(x, back, axis=-1), arrays)
-    return dataclasses.replace(solution, **arrays)
-
-
-def _block(given: _Given) -> InvariantBlock:
-    pencil, eigenvalues, solve = given.pencil, given.eigenvalues, given.solve
+def _block(given: GivenPairs, pencil: Pencil, selection: Known) -> InvariantBlock:
     vectors, left, polish, rtol = given.vectors, given.left, given.polish, given.rtol
+    eigenvalues = selection.eigenvalues
     k = eigenvalues.size
     every = jnp.ones(k, bool)
     basis, r = jnp.linalg.qr(of_norm_one(vectors))
     diagonal = eigenvalues if jnp.iscomplexobj(vectors) else eigenvalues.real
     matrix = jnp.linalg.solve(r.T, (r * diagonal).T).T
     coordinates = r.astype(complex_dtype(r.dtype))
+    if polish:
+        solve = dataclasses.replace(given.solve, selection=selection)
     for _ in range(polish):
         basis, matrix, eigenvalues, coordinates = _newton(
             pencil, basis, matrix, coordinates, every, solve

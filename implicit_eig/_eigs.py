@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, Inexact, PyTree
+import jax.tree_util as jtu
+from jaxtyping import Array, ArrayLike, Bool, Float, Inexact, Int, PyTree
 
 from ._ad import nan_tangent, nothing_where
 from ._check import check_flag, check_integer
@@ -207,19 +208,31 @@ def eigs(
     if problem.k == 0:
         return _empty(problem.pencil, left)
     options = PairOptions(problem.k, left, gauge, ties, tie_rtol, throw is not False)
+    return solved(problem, options, adjoint, throw)
+
+
+def solved(
+    problem: Problem,
+    options: PairOptions,
+    adjoint: ImplicitAdjoint | None,
+    throw: bool | None,
+) -> Solution:
+    """The solution of a problem, as a public function returns it."""
 
     def once(problem: Problem) -> tuple[Any, ...]:
-        return with_second_try(_eigs, _again, problem, throw, adjoint, MOVING, (options,))
+        return with_second_try(
+            _eigs, _again, problem, throw, adjoint, _MOVING, (options,)
+        )
 
     solution, problem = in_wider_spaces(problem, adjoint, once)
     solution = raise_unless_successful(
         solution, throw, k=problem.k, advice=problem.advice()
     )
-    return watched_solution(gauge, solution)
+    return watched_solution(options.gauge, solution)
 
 
 # What of a solution has derivatives.
-MOVING = "eigenvalues", "eigenvectors", "left_eigenvectors", "condition_numbers"
+_MOVING = "eigenvalues", "eigenvectors", "left_eigenvectors", "condition_numbers"
 
 
 def watched_solution(gauge: AbstractGauge, solution: Solution) -> Solution:
@@ -264,7 +277,7 @@ def _eigs(
     pencil = problem.pencil
     block, solve = problem.block(options.left)
     solution, signal = solution_of_block(pencil, block, solve, signal, scaling, options)
-    pairs = FoundPairs.of(block, accuracy_of(block, pencil)) if keep else None
+    pairs = FoundPairs.of(problem, block, accuracy_of(block, pencil)) if keep else None
     return solution, signal, pairs, reached_by(block, pencil)
 
 
@@ -339,7 +352,18 @@ def solution_of_block(
         result=result,
         _outside=outside,
     )
+    if options.in_given_order:
+        solution = _in_given_order(solution, block.position)
     return solution, signal
+
+
+def _in_given_order(solution: Solution, position: Int[Array, " k"]) -> Solution:
+    """A block has those that are no eigenpairs last."""
+    back = jnp.argsort(position)
+    per_pair = (*_MOVING, "residuals")
+    arrays = {name: getattr(solution, name) for name in per_pair}
+    arrays = jtu.tree_map(lambda x: jnp.take(x, back, axis=-1), arrays)
+    return dataclasses.replace(solution, **arrays)
 
 
 def _hidden(x: Array, failed: Bool[Array, " k"]) -> Array:

@@ -120,7 +120,7 @@ class HermitianProblem:
             self,
             pencil=pencil,
             selection=selection,
-            eigensolver=self.eigensolver.rescaled(size),
+            eigensolver=self.eigensolver.rescaled(scaling),
             solve=solve,
         )
         block, solve = problem._block()

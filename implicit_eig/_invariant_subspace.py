@@ -10,7 +10,7 @@ from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, PyTree
 
 from ._ad import nan_tangent, nothing_where
 from ._check import check_flag
-from ._eigensolver import AbstractEigensolver, Dense, InvariantBlock, ShiftInvert, without
+from ._eigensolver import AbstractEigensolver, InvariantBlock, without
 from ._failure import check_throw, raise_unless_successful, reported, watched
 from ._hermitian import hermitian_root, without as without_pairs
 from ._hermitian_problem import HermitianProblem
@@ -28,7 +28,6 @@ from ._rule import (
 )
 from ._second_try import FoundPairs, in_wider_spaces, reached_by, with_second_try
 from ._solution import is_good, RESULTS
-from ._spectral import factorises
 from ._subspace import assembled, HermitianSpectrum, Spectrum, Subspace
 
 
@@ -131,8 +130,8 @@ def invariant_subspace(
     options = left, separation, throw is not False
 
     def once(problem: Problem) -> tuple[Any, ...]:
-        if isinstance(problem.eigensolver, Dense):
-            problem = dataclasses.replace(problem, eigensolver=Dense(sharpen=True))
+        sharpened = problem.eigensolver.sharpened()
+        problem = dataclasses.replace(problem, eigensolver=sharpened)
         return with_second_try(
             _invariant_subspace, _again, problem, throw, adjoint, _MOVING, options
         )
@@ -177,7 +176,7 @@ def _invariant_subspace(
     between which k cuts."""
     problem, scaling = problem.of_moderate_size()
     pencil = problem.pencil
-    dual = _costs_little(problem.eigensolver) if left is None else left
+    dual = problem.eigensolver.left_is_cheap if left is None else left
     block, solve = problem.block(dual)
     tie_rtol = accuracy_of(block, pencil)
     start = reached_by(block, pencil)
@@ -191,7 +190,7 @@ def _invariant_subspace(
         sep = scaling.norms(sep)
     products = problem.k * (1 + (pencil.is_real and jnp.iscomplexobj(block.basis)))
     block.stats["num_matvecs"] = block.stats.get("num_matvecs", 0) + products
-    pairs = FoundPairs.of(block, tie_rtol)
+    pairs = FoundPairs.of(problem, block, tie_rtol)
     subspace, signal = _of_block(pencil, pairs, solve, signal, scaling, sep, (left, hide))
     edge = tuple(scaling.values(x) for x in edge)
     return subspace, signal, pairs if keep else None, start, edge
@@ -330,14 +329,6 @@ def _hidden(result: RESULTS, *arrays: Array) -> tuple[Array, ...]:
     """NaN for a run that failed."""
     failed = ~is_good(result)
     return tuple(x + nothing_where(failed, x.dtype) for x in arrays)
-
-
-def _costs_little(eigensolver: AbstractEigensolver) -> bool:
-    """Whether the left basis is worth a run nobody asked for."""
-    if not isinstance(eigensolver, ShiftInvert):
-        return False
-    solver = eigensolver.linear_solver
-    return solver is None or factorises(solver)
 
 
 def _of_order(

@@ -52,10 +52,6 @@ from ._spectral import (
 
 # Order up to which a dense spectrum answers questions about its inside.
 SMALL = 256
-# Order up to which a dense spectrum takes no longer than restarts that stagnate.
-_DENSE_LIMIT = 1000
-# Restarts after which a Krylov space of its dimension is given up.
-_STAGNANT = 300
 # Made once: a plain call would pay for each.
 _DENSE, _KRYLOV, _ADJOINT = Dense(), KrylovSchur(), ImplicitAdjoint()
 
@@ -94,8 +90,16 @@ class Problem:
         k = _check_k(k, pencil)
         if _is_inner(which, sigma, eigensolver, pencil):
             which, sigma = "LM", 0.0
+        if not isinstance(eigensolver, AbstractEigensolver | None):
+            raise TypeError(
+                f"`eigensolver` must be an `AbstractEigensolver`; got {eigensolver!r}."
+            )
         selection, target = _target(which, sigma, eigensolver, pencil.domain)
-        chosen = _choose(eigensolver, pencil, k, sigma, target, selection)
+        chosen = eigensolver
+        if chosen is None:
+            chosen = _default(pencil, k, target, selection)
+        elif not chosen.suits(pencil.n, k):
+            chosen = _DENSE
         adjoint = check_adjoint(adjoint)
         check_meter(progress_meter)
         return cls(
@@ -106,8 +110,7 @@ class Problem:
             eigensolver=chosen,
             solve=adjoint.bind(pencil, chosen, selection, k),
             progress_meter=progress_meter,
-            fell_back=isinstance(chosen, Dense)
-            and not isinstance(eigensolver, Dense | None),
+            fell_back=eigensolver is not None and chosen is not eigensolver,
         )
 
     @property
@@ -120,20 +123,8 @@ class Problem:
         return tagged_symmetric(self.pencil)
 
     def eigensolvers(self) -> Iterator[AbstractEigensolver]:
-        """In a plain call one after the other, while pairs do not converge: wider Krylov
-        spaces where restarts stagnate, or `Dense` where the order is small enough.
-        A solver whose dimension or limit was given is alone."""
-        solver, n = self.eigensolver, self.pencil.n
-        if not isinstance(solver, KrylovSchur) or solver.is_limited:
-            yield solver
-            return
-        m = solver.dimension(n, self.k)
-        yield dataclasses.replace(solver, max_restarts=min(_STAGNANT, 10 * n))
-        if n <= _DENSE_LIMIT:
-            yield _DENSE
-            return
-        yield dataclasses.replace(solver, krylov_dim=2 * m, max_restarts=_STAGNANT)
-        yield dataclasses.replace(solver, krylov_dim=4 * m, max_restarts=10 * n // 4)
+        """In a plain call one after the other, while pairs do not converge."""
+        return self.eigensolver.attempts(self.pencil.n, self.k)
 
     def by(
         self,
@@ -148,31 +139,12 @@ class Problem:
             v0=v0,
             eigensolver=eigensolver,
             solve=adjoint.bind(self.pencil, eigensolver, self.selection, self.k),
-            fell_back=self.fell_back or eigensolver is _DENSE,
+            fell_back=self.fell_back or eigensolver.knows_all,
         )
 
     def advice(self) -> str:
         """What may help where pairs did not converge."""
-        solver = self.eigensolver
-        if isinstance(solver, ShiftInvert):
-            return "Try a larger `krylov_dim` of `inner=KrylovSchur(...)`, or a target."
-        if not isinstance(solver, KrylovSchur):
-            return ""
-        m = solver.dimension(self.pencil.n, self.k)
-        known = entries(self.pencil.operator) is not None
-        nearest = self.selection if isinstance(self.selection, Named) else None
-        if known and nearest is not None and nearest.name == "SM":
-            return "Take the target `sigma=0`: they lie inside the spectrum."
-        return (
-            f"The Krylov space had {m} dimensions: try "
-            f"`eigensolver=KrylovSchur(krylov_dim={2 * m})`, a looser `rtol`, or a "
-            "target `sigma`"
-            + (
-                f"; `Dense()` takes O(n³), n = {self.pencil.n}."
-                if self.pencil.n <= 5 * _DENSE_LIMIT
-                else "."
-            )
-        )
+        return self.eigensolver.advice(self.pencil, self.selection, self.k)
 
     def of_moderate_size(self) -> "tuple[Problem, Scaling]":
         """The same problem where nothing under- or overflows, and what it stands for."""
@@ -185,7 +157,7 @@ class Problem:
             self,
             pencil=pencil,
             selection=selection,
-            eigensolver=self.eigensolver.rescaled(size),
+            eigensolver=self.eigensolver.rescaled(scaling),
             solve=dataclasses.replace(self.solve, selection=selection),
         ), scaling
 
@@ -279,20 +251,19 @@ def _is_inner(which: Any, sigma: Any, eigensolver: Any, pencil: Pencil) -> bool:
 
 
 def _target(
-    which: Any, sigma: ArrayLike | None, eigensolver: Any, domain: Domain
+    which: Any,
+    sigma: ArrayLike | None,
+    eigensolver: AbstractEigensolver | None,
+    domain: Domain,
 ) -> tuple[AbstractSelection, Num[Array, ""] | None]:
     """The selection, and the shift of a spectral transformation."""
     selection = as_selection(which, domain)
-    if isinstance(eigensolver, ShiftInvert):
-        if sigma is not None:
-            raise ValueError(
-                f"Give the target once; got `sigma={sigma}` beside "
-                f"`eigensolver={eigensolver!r}`."
-            )
-        target = eigensolver.sigma
-    elif sigma is not None:
+    target = None if eigensolver is None else eigensolver.target
+    if sigma is not None:
+        if eigensolver is not None:
+            eigensolver.check_target(sigma)
         target = as_shift(sigma)
-    else:
+    if target is None:
         return selection, selection.sigma if isinstance(selection, Nearest) else None
     if which == "LM":
         return Nearest(target), target
@@ -303,34 +274,6 @@ def _target(
             "`Overlap`."
         )
     return selection, target
-
-
-def _choose(
-    eigensolver: Any,
-    pencil: Pencil,
-    k: int,
-    sigma: ArrayLike | None,
-    target: Num[Array, ""] | None,
-    selection: AbstractSelection,
-) -> AbstractEigensolver:
-    if not isinstance(eigensolver, AbstractEigensolver | None):
-        raise TypeError(
-            f"`eigensolver` must be an `AbstractEigensolver`; got {eigensolver!r}."
-        )
-    if eigensolver is None:
-        return _default(pencil, k, target, selection)
-    inner = eigensolver
-    if isinstance(eigensolver, ShiftInvert):
-        inner = eigensolver.inner
-    elif isinstance(eigensolver, KrylovSchur) and sigma is not None:
-        raise ValueError(
-            f"`sigma={sigma}` asks for interior eigenvalues, which `KrylovSchur` cannot "
-            "find from products with A alone; take `ShiftInvert(sigma, ...)` or "
-            "`Dense()`."
-        )
-    if isinstance(inner, KrylovSchur) and not inner.suits(pencil.n, k):
-        return _DENSE
-    return eigensolver
 
 
 def _default(

@@ -17,7 +17,7 @@ inputs come out; in forward mode it is the other way round.
 import dataclasses
 import logging
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -45,15 +45,6 @@ _log = logging.getLogger("implicit_eig")
 _CYCLES = 10
 # Of several runs.
 _ADDED = {"num_matvecs", "num_restarts", "num_solves", "num_factorizations"}
-
-
-class HasSolve(Protocol):
-    """A problem, or pairs that were given, with the solver of their derivatives."""
-
-    @property
-    def pencil(self) -> Pencil: ...
-    @property
-    def solve(self) -> SylvesterSolve: ...
 
 
 def in_wider_spaces(
@@ -94,7 +85,7 @@ def reached_by(block: InvariantBlock, pencil: Pencil) -> Num[Array, " n"]:
 def with_second_try(
     program: Program,
     again: "Again",
-    given: HasSolve,
+    problem: Problem,
     throw: bool | None,
     adjoint: ImplicitAdjoint | None,
     moving: tuple[str, ...],
@@ -104,20 +95,20 @@ def with_second_try(
     `moving` are looked at where Python can see them; where the solver of `adjoint` was
     left at its default and misses its tolerance, they are taken again.
 
-    `program(given, signal, keep, *options)` returns what it found, the signal of failed
+    `program(problem, signal, keep, *options)` returns what it found, the signal of failed
     solves, with `keep` the pairs for `again`, and the rest.
     """
-    rtol = given.solve.rtol
-    given, signal = watched(given, throw, rtol)
+    rtol = problem.solve.rtol
+    problem, signal = watched(problem, throw, rtol)
     tried = None
     if adjoint is None or adjoint.falls_back:
-        tried = SecondTry.of(again, given, moving, options)
+        tried = SecondTry.of(again, problem, moving, options)
     if tried is None:
-        found, signal, _, *rest = program(given, signal, False, *options)
+        found, signal, _, *rest = program(problem, signal, False, *options)
     else:
-        given, signal = tried.inputs(given, signal)
-        found, signal, pairs, *rest = program(given, signal, True, *options)
-        fields, signal = tried.outputs(_fields(found, moving), signal, given, pairs)
+        problem, signal = tried.inputs(problem, signal)
+        found, signal, pairs, *rest = program(problem, signal, True, *options)
+        fields, signal = tried.outputs(_fields(found, moving), signal, problem, pairs)
         found = dataclasses.replace(found, **fields)
     return reported(found, signal, throw, rtol), *rest
 
@@ -136,14 +127,12 @@ class FoundPairs(eqx.Module):
 
     @classmethod
     def of(
-        cls,
-        block: InvariantBlock,
-        accuracy: Float[Array, ""],
-        sigma: Num[Array, ""] | None = None,
+        cls, problem: Problem, block: InvariantBlock, accuracy: Float[Array, ""]
     ) -> "FoundPairs":
-        transformation = block.transformation
-        if isinstance(transformation, ShiftInverted):
-            sigma = transformation.sigma
+        if isinstance(block.transformation, ShiftInverted):
+            sigma = block.transformation.sigma
+        else:
+            sigma = problem.eigensolver.shift_beside(problem.pencil, problem.selection)
         bare = eqx.tree_at(
             lambda b: (b.transformation, b.spectrum),
             block,
@@ -152,12 +141,12 @@ class FoundPairs(eqx.Module):
         )
         return cls(bare, sigma, accuracy)
 
-    def solved_by_gmres(self, given: Any) -> SylvesterSolve:
+    def solved_by_gmres(self, problem: Problem) -> SylvesterSolve:
         """The solver for derivatives of these pairs, with the factor made again,
         if there is one."""
-        block, pencil = self.block, stop(given.pencil)
+        block, pencil = self.block, stop(problem.pencil)
         if self.sigma is not None:
-            transformation = given.eigensolver.transformation(pencil, self.sigma)
+            transformation = problem.eigensolver.transformation(pencil, self.sigma)
             block = eqx.tree_at(
                 lambda b: b.transformation,
                 block,
@@ -165,7 +154,7 @@ class FoundPairs(eqx.Module):
                 is_leaf=lambda x: x is None,
             )
         solver = _Regular(DeflatedGMRES(max_restarts=_CYCLES))
-        solve = eqx.tree_at(lambda s: s.solver, given.solve, solver)
+        solve = eqx.tree_at(lambda s: s.solver, problem.solve, solver)
         return stop(solve).for_block(block)
 
 
@@ -179,22 +168,25 @@ class _Regular(AbstractSylvesterSolver):
 
     inner: AbstractSylvesterSolver
 
-    def solve(self, system, rhs, *, rtol, **options):
-        def solved(rhs: Array) -> Array:
-            return self.inner.solve(system, rhs, rtol=rtol, **options)
-
-        random = default_start(rhs.size, rhs.dtype).reshape(rhs.shape)
+    def init(self, system, options):
+        made, rtol = self.inner.init(system, options), options["rtol"]
+        basis = system.domain_basis
+        dtype = jnp.result_type(basis, system.matrix)
+        random = default_start(basis.size, dtype).reshape(basis.shape)
         random = system.project(jnp.where(system.active, random, 0))
-        z = solved(random)
+        z = self.inner.compute(made, random)
         size, right = jnp.linalg.norm(z), jnp.linalg.norm(random)
         error = jnp.linalg.norm(random - system.mm(z))
         reached = error <= 10 * rtol * (system.scale * size + right)
         apart = rtol * system.scale * size <= 0.01 * right
-        return jnp.where(reached & apart, solved(rhs), jnp.inf)
+        return made, reached & apart
+
+    def compute(self, state, rhs):
+        made, regular = state
+        return jnp.where(regular, self.inner.compute(made, rhs), jnp.inf)
 
 
-# Takes what was given, a signal, the pairs and options; returns what was found, and a
-# signal.
+# Takes a problem, a signal, the pairs and options; returns what was found, and a signal.
 Again = Callable[..., tuple[Any, Float[Array, ""]]]
 
 
@@ -209,11 +201,11 @@ class SecondTry:
     def __init__(
         self,
         again: Again,
-        given: HasSolve,
+        problem: Problem,
         moving: tuple[str, ...],
         options: tuple[Any, ...],
     ):
-        leaves, self.treedef = jtu.tree_flatten(given)
+        leaves, self.treedef = jtu.tree_flatten(problem)
         self.again, self.moving, self.options = again, moving, options
         self.at = tuple(i for i, x in enumerate(leaves) if _moves(x))
         self.held: Any = None
@@ -222,20 +214,20 @@ class SecondTry:
     def of(
         cls,
         again: Again,
-        given: HasSolve,
+        problem: Problem,
         moving: tuple[str, ...],
         options: tuple[Any, ...],
     ) -> "SecondTry | None":
         """`None` where there is no derivative, or none that Python sees."""
-        if any(is_plain(x) for x in jtu.tree_leaves(given) if _moves(x)):
-            return cls(again, given, moving, options)
+        if any(is_plain(x) for x in jtu.tree_leaves(problem) if _moves(x)):
+            return cls(again, problem, moving, options)
         return None
 
     def inputs(
-        self, given: HasSolve, signal: Float[Array, ""] | None
-    ) -> tuple[HasSolve, Float[Array, ""]]:
-        """What is given and the signal, whose derivatives are seen from now on."""
-        leaves = jtu.tree_leaves(given)
+        self, problem: Problem, signal: Float[Array, ""] | None
+    ) -> tuple[Problem, Float[Array, ""]]:
+        """The problem and the signal, whose derivatives are seen from now on."""
+        leaves = jtu.tree_leaves(problem)
         if signal is None:
             signal = jnp.zeros((), leaves[self.at[0]].real.dtype)
         *moving, signal = _inputs([*(leaves[i] for i in self.at), signal], [], tried=self)
@@ -247,12 +239,12 @@ class SecondTry:
         self,
         outputs: PyTree[Array],
         signal: Float[Array, ""],
-        given: HasSolve,
+        problem: Problem,
         pairs: FoundPairs,
     ) -> tuple[PyTree[Array], Float[Array, ""]]:
         """What has derivatives, and the signal, likewise."""
         out, treedef = jtu.tree_flatten(outputs)
-        arrays, self.rest = eqx.partition((given, pairs), eqx.is_array)
+        arrays, self.rest = eqx.partition((problem, pairs), eqx.is_array)
         known, self.known = jtu.tree_flatten(arrays)
         *out, signal = _outputs([*out, signal], known, tried=self)
         return jtu.tree_unflatten(treedef, out), signal
@@ -269,9 +261,9 @@ class SecondTry:
 
         def call(known: list[Array], moving: list[Array | None]) -> list[Array]:
             arrays = jtu.tree_unflatten(self.known, known)
-            given, pairs = eqx.combine(arrays, self.rest)
+            problem, pairs = eqx.combine(arrays, self.rest)
             what = self.again, self.moving, self.options, self.at
-            return program(what, given, pairs, moving)
+            return program(what, problem, pairs, moving)
 
         _log.info(
             "A linear solve for a derivative missed its tolerance (backward error "
@@ -293,10 +285,10 @@ def _over_batch(call, known, moving, shape: tuple[int, ...]) -> list[Array]:
     return jax.vmap(one, in_axes=(axes, 0))(known, moving)
 
 
-def _function(what: tuple[Any, ...], given, pairs):
+def _function(what: tuple[Any, ...], problem, pairs):
     """From the inputs that move, and the signal, to the outputs; and its point."""
     again, names, options, at = what
-    leaves, treedef = jtu.tree_flatten(given)
+    leaves, treedef = jtu.tree_flatten(problem)
     zero = jnp.zeros((), pairs.block.residuals.dtype)
 
     def fn(*moving: Array) -> list[Array]:
@@ -311,14 +303,14 @@ def _function(what: tuple[Any, ...], given, pairs):
 
 
 @Program
-def _pushed(what, given, pairs, tangents):
-    fn, primals = _function(what, given, pairs)
+def _pushed(what, problem, pairs, tangents):
+    fn, primals = _function(what, problem, pairs)
     return jax.jvp(fn, primals, list(tangents))[1]
 
 
 @Program
-def _pulled(what, given, pairs, cotangents):
-    fn, primals = _function(what, given, pairs)
+def _pulled(what, problem, pairs, cotangents):
+    fn, primals = _function(what, problem, pairs)
     asked = [i for i, ct in enumerate(cotangents) if ct is not None]
     _, pull = jax.vjp(lambda *x: [fn(*x)[i] for i in asked], *primals)
     return list(pull([cotangents[i] for i in asked]))

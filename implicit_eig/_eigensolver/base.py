@@ -1,21 +1,30 @@
 """The base class of eigensolvers."""
 
 import abc
+from collections.abc import Iterator
+from typing import Any, TYPE_CHECKING
 
 import equinox as eqx
-from jaxtyping import Array, Float, Inexact
+from jaxtyping import Array, Inexact, Num
 
-from .._operator import Pencil
+from .._operator import Pencil, Scaling
 from .._progress_meter import AbstractProgressMeter
+from .._record import quick
 from .._spectral import AbstractSelection
 from .block import InvariantBlock
+
+
+if TYPE_CHECKING:
+    from .krylov_schur import KrylovSchur
 
 
 class AbstractEigensolver(eqx.Module):
     """Finds the selected eigenpairs of a pencil. No derivatives: they are the rule's.
 
     A subclass implements `compute`. Whatever it runs, the derivative of its pairs is
-    taken by the implicit rule at the pairs it returns.
+    taken by the implicit rule at the pairs it returns. The other methods say what kind
+    of solver it is, to those who choose what goes with it; their defaults suit one that
+    stands alone.
 
     !!! Example
 
@@ -62,8 +71,63 @@ class AbstractEigensolver(eqx.Module):
         `jit` and `vmap`.
         """
 
-    def rescaled(self, size: Float[Array, ""]) -> "AbstractEigensolver":
-        """The same for eigenvalues in units of `size`, if it holds any. `size` is 1 but
-        for operators of extreme size."""
-        del size
+    def rescaled(self, scaling: Scaling) -> "AbstractEigensolver":
+        """The same for a pencil that was brought to a moderate size, if it holds
+        anything that depends on the size."""
+        del scaling
         return self
+
+    @property
+    def target(self) -> Num[Array, ""] | None:
+        """The shift it looks beside, if it holds one."""
+        return None
+
+    def check_target(self, sigma: Any) -> None:
+        """Refuses the target `sigma` of a problem, where it cannot serve it."""
+        del sigma
+
+    @quick
+    def suits(self, n: int, k: int) -> bool:
+        """Whether k pairs of order n are few enough for it. Otherwise `eigs` takes
+        `Dense`."""
+        del n, k
+        return True
+
+    @quick
+    def attempts(self, n: int, k: int) -> "Iterator[AbstractEigensolver]":
+        """What a plain call runs, one after the other, while pairs do not converge."""
+        del n, k
+        yield self
+
+    def advice(self, pencil: Pencil, selection: AbstractSelection, k: int) -> str:
+        """What may help where pairs did not converge."""
+        del pencil, selection, k
+        return ""
+
+    def shift_beside(
+        self, pencil: Pencil, selection: AbstractSelection
+    ) -> Num[Array, ""] | None:
+        """Where A − σB may be factorised for derivatives that took none, but miss their
+        tolerance; and the pairs left no factor."""
+        del pencil, selection
+        return None
+
+    def sharpened(self) -> "AbstractEigensolver":
+        """The same, whose block is invariant to rounding where its pairs are not right
+        to rounding, because they are close to defective."""
+        return self
+
+    @property
+    def krylov(self) -> "KrylovSchur | None":
+        """The Krylov–Schur run behind it, if there is one: derivatives take another."""
+        return None
+
+    @property
+    def knows_all(self) -> bool:
+        """Whether it finds the whole spectrum, which derivatives then use."""
+        return False
+
+    @property
+    def left_is_cheap(self) -> bool:
+        """Whether left vectors cost so little that nobody has to ask for them."""
+        return False

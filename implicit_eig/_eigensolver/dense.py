@@ -69,6 +69,13 @@ class Dense(AbstractEigensolver):
         )
         return without(block, finite & ~linear, RESULTS.not_linear)
 
+    @property
+    def knows_all(self):
+        return True
+
+    def sharpened(self):
+        return Dense(sharpen=True)
+
 
 def _is_linear(
     given: Pencil, found: Pencil, size: Float[Array, ""]

@@ -1,6 +1,7 @@
 """The eigensolver a user holds, on the Krylov runs of `_krylov`."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import equinox as eqx
@@ -20,7 +21,7 @@ from .._krylov import (
     Search,
     start_vector,
 )
-from .._operator import complex_dtype, Pencil
+from .._operator import complex_dtype, entries, Pencil
 from .._progress_meter import AbstractProgressMeter, NoProgressMeter
 from .._record import quick
 from .._solution import RESULTS
@@ -31,11 +32,20 @@ from .._spectral import (
     Direct,
     Inverse,
     MassInverted,
+    Named,
     ShiftedPencil,
 )
 from .base import AbstractEigensolver
 from .block import InvariantBlock, nonfinite, without
+from .dense import Dense
 from .rayleigh_ritz import galerkin
+
+
+# Restarts after which a Krylov space of its dimension is given up.
+_STAGNANT = 300
+# Order up to which a dense spectrum takes no longer than restarts that stagnate.
+_DENSE_LIMIT = 1000
+_DENSE = Dense()  # made once: a plain call would pay for each
 
 
 class KrylovSchur(AbstractEigensolver):
@@ -140,6 +150,45 @@ class KrylovSchur(AbstractEigensolver):
     @staticmethod
     def _default(k: int) -> int:
         return max(2 * k + 1, 20)
+
+    def check_target(self, sigma):
+        raise ValueError(
+            f"`sigma={sigma}` asks for interior eigenvalues, which `KrylovSchur` cannot "
+            "find from products with A alone; take `ShiftInvert(sigma, ...)` or "
+            "`Dense()`."
+        )
+
+    @property
+    def krylov(self):
+        return self
+
+    @quick
+    def attempts(self, n: int, k: int) -> Iterator[AbstractEigensolver]:
+        """Wider spaces where restarts stagnate, or `Dense` where the order is small
+        enough. One whose dimension or limit was given is alone."""
+        if self.is_limited:
+            yield self
+            return
+        m = self.dimension(n, k)
+        yield dataclasses.replace(self, max_restarts=min(_STAGNANT, 10 * n))
+        if n <= _DENSE_LIMIT:
+            yield _DENSE
+            return
+        yield dataclasses.replace(self, krylov_dim=2 * m, max_restarts=_STAGNANT)
+        yield dataclasses.replace(self, krylov_dim=4 * m, max_restarts=10 * n // 4)
+
+    def advice(self, pencil, selection, k):
+        known = entries(pencil.operator) is not None
+        if known and isinstance(selection, Named) and selection.name == "SM":
+            return "Take the target `sigma=0`: they lie inside the spectrum."
+        m, dense = self.dimension(pencil.n, k), "."
+        if pencil.n <= 5 * _DENSE_LIMIT:
+            dense = f"; `Dense()` takes O(n³), n = {pencil.n}."
+        return (
+            f"The Krylov space had {m} dimensions: try "
+            f"`eigensolver=KrylovSchur(krylov_dim={2 * m})`, a looser `rtol`, or a "
+            f"target `sigma`{dense}"
+        )
 
     def compute(self, pencil, selection, k, *, v0, left, progress_meter):
         dtype = pencil.dtype if selection.keeps_pairs else complex_dtype(pencil.dtype)

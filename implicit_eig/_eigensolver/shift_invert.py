@@ -13,11 +13,13 @@ from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, Num
 from .._krylov import default_start, norm_estimate, start_vector
 from .._operator import as_operator, complex_dtype, Pencil
 from .._progress_meter import AbstractProgressMeter
+from .._record import quick
 from .._solution import RESULTS
 from .._spectral import (
     AbstractSelection,
     as_shift,
     default_linear_solver,
+    factorises,
     Inverse,
     rescaled_shift,
     shift_dtype,
@@ -82,8 +84,33 @@ class ShiftInvert(AbstractEigensolver):
         self.inner = inner
         self.preconditioner = preconditioner
 
-    def rescaled(self, size):
-        return eqx.tree_at(lambda s: s.sigma, self, rescaled_shift(self.sigma, size))
+    @property
+    def target(self):
+        return self.sigma
+
+    def check_target(self, sigma):
+        raise ValueError(
+            f"Give the target once; got `sigma={sigma}` beside `eigensolver={self!r}`."
+        )
+
+    @quick
+    def suits(self, n, k):
+        return self.inner.suits(n, k)
+
+    def advice(self, pencil, selection, k):
+        return "Try a larger `krylov_dim` of `inner=KrylovSchur(...)`, or a target."
+
+    @property
+    def krylov(self):
+        return self.inner
+
+    @property
+    def left_is_cheap(self):
+        return self.linear_solver is None or factorises(self.linear_solver)
+
+    def rescaled(self, scaling):
+        sigma = rescaled_shift(self.sigma, scaling.eigenvalues)
+        return eqx.tree_at(lambda s: s.sigma, self, sigma)
 
     def compute(self, pencil, selection, k, *, v0, left, progress_meter):
         def finish(transformation, selection, k, start, found):

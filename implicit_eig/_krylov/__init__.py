@@ -7,11 +7,19 @@ spectrum), `driver` (restarts until all is found). No eigensolver is here, so th
 adjoint solver can stand on the same code.
 """
 
-from .arnoldi import KrylovDecomposition as KrylovDecomposition
+from .arnoldi import (
+    KrylovDecomposition as KrylovDecomposition,
+    orthogonalise as orthogonalise,
+    place as place,
+)
 from .basis import (
+    combination as combination,
+    combinations as combinations,
     default_start as default_start,
+    from_rows as from_rows,
     norm_estimate as norm_estimate,
     start_vector as start_vector,
+    to_rows as to_rows,
 )
 from .driver import (
     krylov_schur as krylov_schur,

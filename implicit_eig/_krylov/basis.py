@@ -86,6 +86,13 @@ def combination(
     return jtu.tree_map(part, basis)
 
 
+def combinations(
+    h: Inexact[Array, "m1 k"], basis: PyTree[Float[Array, "m1 c _parts _size"]]
+) -> PyTree[Float[Array, "c k _parts _size"]]:
+    """Σ h_ij v_i for every j."""
+    return jax.vmap(combination, (1, None), 1)(h, basis)
+
+
 @kernel("project", in_place=2)
 def project(
     used: Int[Array, ""],

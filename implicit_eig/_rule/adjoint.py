@@ -13,10 +13,8 @@ from jaxtyping import Array, Bool, Complex, Float, Inexact
 from .._check import check_integer, check_real
 from .._eigensolver import (
     AbstractEigensolver,
-    Dense,
     InvariantBlock,
     KrylovSchur,
-    ShiftInvert,
 )
 from .._linear_solver import JaxoptSolver
 from .._numerics import inv
@@ -140,19 +138,13 @@ class ImplicitAdjoint(eqx.Module):
     def _choose(
         self, pencil: Pencil, eigensolver: AbstractEigensolver | None
     ) -> AbstractSylvesterSolver:
-        if isinstance(eigensolver, KrylovSchur):
-            run = eigensolver
-        elif isinstance(eigensolver, ShiftInvert):
-            run = eigensolver.inner
-        elif isinstance(eigensolver, Dense):
+        if eigensolver is not None and eigensolver.knows_all:
             return _EIGENBASIS
-        elif (
-            isinstance(pencil.operator, lx.MatrixLinearOperator)
-            or pencil.mass is not None
-            or pencil.n <= 1000
-        ):
-            return Columnwise(lx.LU())
-        else:
+        run = None if eigensolver is None else eigensolver.krylov
+        if run is None:
+            dense = isinstance(pencil.operator, lx.MatrixLinearOperator)
+            if dense or pencil.mass is not None or pencil.n <= 1000:
+                return Columnwise(lx.LU())
             run = KrylovSchur()
         m, restarts = run.krylov_dim, run.max_restarts
         if self.max_steps is not None:
@@ -244,17 +236,18 @@ class SylvesterSolve:
         A right side that is not finite has no solution and fails nothing: NaN.
         """
 
+        options = {
+            "selection": self.selection,
+            "k": self.k,
+            "preconditioner": self.preconditioner,
+            "transformation": self.transformation,
+            "rtol": self.rtol,
+        }
+        made = self.solver.init(system, options)
+
         def step(state):
             y, residual, dropped, _, rounds = state
-            y = y + self.solver.solve(
-                system,
-                residual,
-                selection=self.selection,
-                k=self.k,
-                preconditioner=self.preconditioner,
-                transformation=self.transformation,
-                rtol=self.rtol,
-            )
+            y = y + self.solver.compute(made, residual)
             # The part along the border comes from the right side's rounding only.
             y, right = system.restrict(y), rhs
             if frame is not None:

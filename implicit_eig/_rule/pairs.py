@@ -56,6 +56,8 @@ class PairOptions:
     ties: Ties = eqx.field(static=True)
     tie_rtol: Float[ArrayLike, ""] | None
     hide: bool = eqx.field(static=True)  # whether pairs that failed are NaN
+    # Whether pairs come back as an eigensolver was given them, not best first.
+    in_given_order: bool = eqx.field(static=True, default=False)
 
     def known_to(self, accuracy: Float[Array, ""]) -> "PairOptions":
         """With this `tie_rtol`, unless one was given."""

@@ -40,15 +40,16 @@ class Columnwise(AbstractSylvesterSolver):
         eps = float(jnp.finfo(worst.dtype).eps)
         return Columnwise(self.linear_solver, jnp.maximum(eps * block.norm, worst))
 
-    def solve(
-        self, system, rhs, *, selection, k, preconditioner, transformation=None, rtol
-    ):
-        del selection, k, transformation
-        t, u = complex_schur(system.matrix)
+    def init(self, system, options):
+        return system, options, *complex_schur(system.matrix)
+
+    def compute(self, state, rhs):
+        system, given, t, u = state
+        preconditioner = given["preconditioner"]
         m = t.shape[0]
         above = jnp.triu(t, 1)
         right = times(rhs, u)
-        negligible = 0.1 * rtol * jnp.linalg.norm(rhs)
+        negligible = 0.1 * given["rtol"] * jnp.linalg.norm(rhs)
         probe = self.error is not None and isinstance(self.linear_solver, _DIRECT)
         random = jax.random.normal(jax.random.key(0), rhs.shape[:1], rhs.real.dtype)
         random = system.project(random[:, None].astype(right.dtype))[:, 0]

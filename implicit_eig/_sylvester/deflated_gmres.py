@@ -90,10 +90,12 @@ class DeflatedGMRES(AbstractSylvesterSolver):
                     f"{self.recycle}."
                 )
 
-    def solve(
-        self, system, rhs, *, selection, k, preconditioner, transformation=None, rtol
-    ):
-        del selection, k, transformation
+    def init(self, system, options):
+        return system, options, *complex_schur(system.matrix)
+
+    def compute(self, state, rhs):
+        system, options, t, u = state
+        preconditioner, rtol = options["preconditioner"], options["rtol"]
         n, m = rhs.shape
         restart = min(self.restart, n)
         kept = restart // 2 if self.recycle is None else min(self.recycle, restart - 1)
@@ -103,7 +105,8 @@ class DeflatedGMRES(AbstractSylvesterSolver):
         run = Search(
             system,
             preconditioner,
-            *complex_schur(system.matrix),
+            t,
+            u,
             0.5 * (rtol if self.rtol is None else self.rtol) / m**0.5,
             jnp.linalg.norm(rhs),
             restart,

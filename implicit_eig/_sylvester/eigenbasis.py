@@ -10,10 +10,11 @@ shifted matrix costs O(n³). It is as accurate as the eigenvectors of the rest a
 independent, so its residual decides.
 """
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Inexact
+from jaxtyping import Array, Complex, Inexact
 
 from .._batch import only_if
 from .._eigensolver import InvariantBlock, Spectrum
@@ -33,16 +34,24 @@ class Eigenbasis(AbstractSylvesterSolver):
     def for_block(self, block: InvariantBlock):
         return Eigenbasis(block.spectrum)
 
-    def solve(self, system, rhs, **options):
+    def init(self, system, options):
+        expansion = None
+        if self.spectrum is not None:
+            expansion = _Expansion.of(self.spectrum, system)
+        return system, options, expansion
+
+    def compute(self, state, rhs):
+        system, options, expansion = state
+
         def factorise(_):
             return Columnwise(lx.LU()).solve(system, rhs, **options)
 
-        if self.spectrum is None:
+        if expansion is None:
             return factorise(rhs)
 
         def step(_, state):
             y, rest = state
-            y = y + _expand(self.spectrum, system, rest)
+            y = y + system.restrict(expansion.times(rest))
             return y, rhs - system.mm(y)
 
         # Refinement: the first answer has an error of eps times a condition number.
@@ -58,14 +67,22 @@ class Eigenbasis(AbstractSylvesterSolver):
         return Eigenbasis(self.spectrum.transpose())
 
 
-def _expand(
-    spectrum: Spectrum, system: ProjectedSylvester, rhs: Inexact[Array, "n m"]
-) -> Inexact[Array, "n m"]:
-    l, w = jnp.linalg.eig(system.matrix)
-    selected = spectrum.selected[:, None]
-    gap = jnp.where(selected, 1, spectrum.eigenvalues[:, None] - l[None, :])
-    inside = spectrum.left.conj().T @ times(rhs, w)
-    inside = jnp.where(selected, 0, inside / gap)
-    y = spectrum.right @ (inside @ jnp.linalg.inv(w))
-    y = y if jnp.iscomplexobj(rhs) else y.real
-    return system.restrict(y)
+class _Expansion(eqx.Module):
+    """The sum over the pairs that are not selected."""
+
+    spectrum: Spectrum
+    weights: Complex[Array, "n m"]  # 1 / (λ_i − l), zero where i is selected
+    vectors: Complex[Array, "m m"]  # W
+    inverse: Complex[Array, "m m"]
+
+    @classmethod
+    def of(cls, spectrum: Spectrum, system: ProjectedSylvester) -> "_Expansion":
+        l, w = jnp.linalg.eig(system.matrix)
+        selected = spectrum.selected[:, None]
+        gap = jnp.where(selected, 1, spectrum.eigenvalues[:, None] - l[None, :])
+        return cls(spectrum, jnp.where(selected, 0, 1 / gap), w, jnp.linalg.inv(w))
+
+    def times(self, rhs: Inexact[Array, "n m"]) -> Inexact[Array, "n m"]:
+        inside = self.spectrum.left.conj().T @ times(rhs, self.vectors)
+        y = self.spectrum.right @ ((inside * self.weights) @ self.inverse)
+        return y if jnp.iscomplexobj(rhs) else y.real

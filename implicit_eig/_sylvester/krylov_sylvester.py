@@ -74,10 +74,8 @@ class KrylovSylvester(AbstractSylvesterSolver):
             scale = jnp.where(jnp.isfinite(gap), gap, scale)
         return jnp.where(scale > 0, scale, 1)
 
-    def solve(
-        self, system, rhs, *, selection, k, preconditioner, transformation=None, rtol
-    ):
-        del preconditioner
+    def solve(self, system, rhs, *, selection, k, rtol, transformation=None, **options):
+        del options
         if transformation is None:
             if system.pencil.mass is not None:
                 raise ValueError(

@@ -1,7 +1,6 @@
 """The one search space of `deflated_gmres.py`: how it grows, what it knows of each pair,
 and what of it goes into the next cycle."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -9,6 +8,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Complex, Float, Inexact, Int
 
+from .._krylov import (
+    combination,
+    combinations,
+    from_rows,
+    orthogonalise,
+    place,
+    to_rows,
+)
 from .._operator import Pencil
 from .._spectral import Inverse
 from .columnwise import precondition
@@ -16,15 +23,21 @@ from .system import ProjectedSylvester, times
 
 
 class Space(NamedTuple):
-    """V (as rows), Φ, S, H_A, H_B; rows and columns not in use are zero."""
+    """V, Φ, S, H_A, H_B; vectors and columns not in use are zero."""
 
-    basis: Inexact[Array, "rows n"]
+    basis: Float[Array, "rows c parts size"]  # as of a Krylov run
     used: Int[Array, ""]
     right: Inexact[Array, "rows m"]
     directions: Inexact[Array, "rows d"]
     image: Inexact[Array, "rows d"]
     mass_image: Inexact[Array, "rows d"]
     count: Int[Array, ""]
+
+    @property
+    def dtype(self):
+        """Of vectors and their coordinates: complex coefficients of real ones make
+        complex solutions."""
+        return self.right.dtype
 
 
 class _Fit(NamedTuple):
@@ -57,12 +70,13 @@ class Search(eqx.Module):
 
         def add(carry, column):
             basis, used = carry
-            basis, used, h = _append(self.system.project, basis, used, column)
+            basis, used, h = self.append(basis, used, column)
             return (basis, used), h
 
         # No direction is made of rounding errors.
         rhs = jnp.where(self.negligible(rhs), 0, rhs)
-        init = jnp.zeros((rows, rhs.shape[0]), rhs.dtype), jnp.asarray(0)
+        basis = jnp.zeros((rows, *to_rows(rhs[:, 0]).shape), rhs.real.dtype)
+        init = basis, jnp.asarray(0)
         (basis, used), right = jax.lax.scan(add, init, rhs.T)
         return Space(basis, used, right.T, zeros, zeros, zeros, jnp.asarray(0))
 
@@ -132,18 +146,17 @@ class Search(eqx.Module):
     def expand(self, space: Space, residual: Complex[Array, " rows"]) -> Space:
         """One more direction, and its images."""
         basis, used, _, directions, image, mass_image, count = space
-        s = _next(directions, _one_of(residual, basis.dtype), used)
-        q = s @ basis
+        s = _next(directions, _one_of(residual, space.dtype), used)
         pencil, project = self.system.pencil, self.system.project
-        z = q[:, None]
+        z = from_rows(combination(s, basis))[:, None]
         if not self.krylov:
             z = self.system.restrict(self.precondition(z))
         az = project(pencil.mm(z))[:, 0]
-        basis, used, ha = _append(project, basis, used, az)
+        basis, used, ha = self.append(basis, used, az)
         hb = s
         if not self.krylov:
             bz = project(pencil.mass_mm(z))[:, 0]
-            basis, used, hb = _append(project, basis, used, bz)
+            basis, used, hb = self.append(basis, used, bz)
 
         def put(x, column):
             return jax.lax.dynamic_update_index_in_dim(x, column, count, axis=1)
@@ -157,6 +170,23 @@ class Search(eqx.Module):
             count=count + 1,
         )
 
+    def append(
+        self,
+        basis: Float[Array, "rows c parts size"],
+        used: Int[Array, ""],
+        w: Inexact[Array, " n"],
+    ) -> tuple[
+        Float[Array, "rows c parts size"], Int[Array, ""], Inexact[Array, " rows"]
+    ]:
+        """w in coordinates of V, which gains what V did not span of it."""
+
+        def admit(w: Array) -> Array:
+            return self.system.project(w[:, None])[:, 0]
+
+        found = orthogonalise(used, basis, to_rows(w), admit)
+        basis, h, nothing_new = place(used, used, basis, found)
+        return basis, used + (~nothing_new).astype(used.dtype), h
+
     def precondition(self, y: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
         if self.preconditioner is None:
             return y
@@ -169,8 +199,8 @@ class Search(eqx.Module):
         mass = self.system.pencil.mass is not None
         # B = I: what is known of the images under B are the directions' own coordinates.
         of = times(space.directions if mass else space.mass_image, coefficients)
-        of = _as(of @ self.u.conj().T, space.basis.dtype)
-        y = (of.T @ space.basis).T
+        of = _as(of @ self.u.conj().T, space.dtype)
+        y = from_rows(combinations(of, space.basis)).T
         return self.system.restrict(self.precondition(y) if mass else y)
 
     def renew(
@@ -178,7 +208,7 @@ class Search(eqx.Module):
     ) -> Space:
         """The space of a new cycle: residuals, recycled directions and their images, all
         of them known in coordinates."""
-        dtype, p = space.basis.dtype, self.kept
+        dtype, p = space.dtype, self.kept
         right = _as(residual @ self.u.conj().T, dtype)
         parts = [jnp.where(self.negligible(right), 0, right)]
         if p:
@@ -190,7 +220,8 @@ class Search(eqx.Module):
             parts += [x @ recycled for x in (sets[:2] if self.krylov else sets)]
         frame = _orthonormal(jnp.concatenate(parts, axis=1))
         width, used = frame.shape[1], jnp.sum(jnp.any(frame != 0, axis=0))
-        basis = jnp.zeros_like(space.basis).at[:width].set(frame.T @ space.basis)
+        basis = jnp.swapaxes(combinations(frame, space.basis), 0, 1)
+        basis = jnp.zeros_like(space.basis).at[:width].set(basis)
         zeros = jnp.zeros_like(space.image)
 
         def moved(x):
@@ -221,38 +252,6 @@ def _as(x: Array, dtype) -> Array:
     if jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating):
         x = x.real
     return x.astype(dtype)
-
-
-def _append(
-    project: Callable[[Array], Array],
-    basis: Inexact[Array, "rows n"],
-    used: Int[Array, ""],
-    w: Inexact[Array, " n"],
-) -> tuple[Inexact[Array, "rows n"], Int[Array, ""], Inexact[Array, " rows"]]:
-    """w in coordinates of V, which gains what V did not span of it. That is projected
-    once more where it is small: rounding errors let the deflated part in."""
-    before = jnp.linalg.norm(w)
-
-    def coefficients(w):
-        return (basis @ w.conj()).conj()
-
-    h = coefficients(w)
-    w = w - h @ basis
-
-    def again(h, w):
-        w = project(w[:, None])[:, 0]
-        correction = coefficients(w)
-        return h + correction, w - correction @ basis
-
-    h, w = jax.lax.cond(
-        jnp.linalg.norm(w) > before / 2**0.5, lambda h, w: (h, w), again, h, w
-    )
-    size = jnp.linalg.norm(w)
-    new = size > 10 * jnp.finfo(size.dtype).eps * before
-    size = jnp.where(new, size, 0).astype(w.dtype)
-    w = jnp.where(new, w / jnp.where(new, size, 1), 0)
-    basis = jax.lax.dynamic_update_index_in_dim(basis, w, used, 0)
-    return basis, used + new.astype(used.dtype), h.at[used].add(size)
 
 
 def _one_of(residual: Inexact[Array, " rows"], dtype) -> Inexact[Array, " rows"]:

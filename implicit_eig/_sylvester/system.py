@@ -1,15 +1,14 @@
 """The linear system behind every derivative, as its solvers see it."""
 
-import abc
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Inexact
+from jaxtyping import Array, Bool, Float, Inexact, PyTree
 
 from .._eigensolver import InvariantBlock
 from .._operator import Pencil
-from .._spectral import AbstractSelection, AbstractTransformation, Inverse
 
 
 class ProjectedSylvester(eqx.Module):
@@ -97,26 +96,38 @@ def times(basis: Array, h: Array) -> Array:
 class AbstractSylvesterSolver(eqx.Module):
     """Solves `ProjectedSylvester` systems, all columns in one call.
 
+    In two steps, as a lineax solver does: `init` makes a state of the system, once, and
+    `compute` solves for a right side with it, once more in each round of refinement. A
+    subclass implements both, or `solve` alone, which does both.
+
     What comes back is checked by its backward error and refined by whoever calls, so a
     solver may return whatever it reached.
     """
 
-    @abc.abstractmethod
+    def init(self, system: ProjectedSylvester, options: dict[str, Any]) -> PyTree:
+        """What is made of the system before there is a right side.
+
+        The options are `selection` and `k`, by which the pairs were found, and
+        `transformation`, that of the Krylov run which found them, or `None`, so that a
+        solver can find the same part of the spectrum again; `preconditioner`, which
+        approximates `(A − λB)⁻¹`, or `None`; and `rtol`, the backward error aimed at.
+        """
+        return system, options
+
+    def compute(self, state: PyTree, rhs: Inexact[Array, "n m"]) -> Inexact[Array, "n m"]:
+        """Solves `system.mm(y) = rhs`."""
+        system, options = state
+        return self.solve(system, rhs, **options)
+
     def solve(
-        self,
-        system: ProjectedSylvester,
-        rhs: Inexact[Array, "n m"],
-        *,
-        selection: AbstractSelection,
-        k: int,
-        preconditioner: Pencil | Inverse | None,
-        transformation: AbstractTransformation | None = None,
-        rtol: float,
+        self, system: ProjectedSylvester, rhs: Inexact[Array, "n m"], **options: Any
     ) -> Inexact[Array, "n m"]:
-        """`selection` and `k` are those by which the pairs were found, and
-        `transformation` that of the Krylov run which found them, if one did, so that a
-        solver can find the same part of the spectrum again; `preconditioner` approximates
-        `(A − λB)⁻¹`; `rtol` is the backward error aimed at."""
+        """`init` and `compute` in one."""
+        if type(self).compute is AbstractSylvesterSolver.compute:
+            raise NotImplementedError(
+                f"{type(self).__name__} has neither `compute` nor `solve`."
+            )
+        return self.compute(self.init(system, options), rhs)
 
     def for_block(self, block: InvariantBlock) -> "AbstractSylvesterSolver":
         """Once the pairs are known: with what their eigensolver leaves behind."""

@@ -86,6 +86,51 @@ def test_linear_solves_of_a_gradient(matrix_free, left, loss, solves, jit):
     assert relative(gradient, want) < 1e-8
 
 
+class Careless(ieig.AbstractSylvesterSolver):
+    """By an inverse that is made once, and an answer that has to be refined."""
+
+    made: itertools.count = eqx.field(static=True)
+    used: itertools.count = eqx.field(static=True)
+
+    @staticmethod
+    def counted(calls, x):
+        add = lambda entry: (next(calls), entry)[1]
+        entry = jax.pure_callback(add, x[0, 0], x[0, 0])
+        return x.at[0, 0].set(entry)
+
+    def init(self, system, options):
+        assert set(options) == {
+            "selection", "k", "preconditioner", "transformation", "rtol"
+        }  # fmt: skip
+        shape = system.domain_basis.shape
+        column = lambda y: system.mm(y.reshape(shape)).ravel()
+        matrix = jax.vmap(column)(jnp.eye(np.prod(shape))).T
+        return self.counted(self.made, jnp.linalg.inv(matrix))
+
+    def compute(self, state, rhs):
+        answer = (state @ rhs.ravel()).reshape(rhs.shape)
+        return self.counted(self.used, (1 - 1e-7) * answer)
+
+
+def test_a_solvers_state_is_made_once_however_often_its_answer_is_refined():
+    made, used = itertools.count(), itertools.count()
+    adjoint = ieig.ImplicitAdjoint(Careless(made, used))
+    f = lambda a, adjoint: vectors(ieig.eigs(a, 1, "LR", adjoint=adjoint))
+    a = jnp.diag(jnp.arange(12.0)) + random_matrix(0, 12) / 20
+    gradient = jax.grad(f)(a, adjoint)
+    assert (next(made), next(used)) == (1, 2)
+    assert relative(gradient, jax.grad(f)(a, None)) < 1e-8
+
+
+def test_a_sylvester_solver_without_a_method_is_named():
+    class Idle(ieig.AbstractSylvesterSolver):
+        pass
+
+    f = lambda a: vectors(ieig.eigs(a, 1, adjoint=ieig.ImplicitAdjoint(Idle())))
+    with pytest.raises(NotImplementedError, match="Idle has neither"):
+        jax.grad(f)(random_matrix(0, 5))
+
+
 def test_the_forward_run_alone_solves_nothing():
     calls = itertools.count()
     adjoint = ieig.ImplicitAdjoint(Counted(calls))
