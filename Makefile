@@ -27,7 +27,7 @@ demo: $(VENV)/.plot
 	@$(SHOW)
 	$(BIN)/python docs/examples/quickstart.py
 
-# Compiles them again, where implicit_eig/_kernels/kernels.cc was changed.
+# Compiles them again, where a C++ file of implicit_eig/_kernels/ was changed.
 compile: $(VENV)/.test
 	$(BIN)/python implicit_eig/_kernels/build.py
 	@$(SHOW)

@@ -17,7 +17,8 @@ import sysconfig
 
 
 HERE = pathlib.Path(__file__).parent
-SOURCE = HERE / "kernels.cc"
+SOURCES = [HERE / name for name in ("kernels.cc", "restart.cc")]
+_HEADER = HERE / "handlers.h"
 LIBRARY = "libkernels.so"  # loaded by its path, so the ending is free
 # Sums may be taken in another order where the source says so, and nothing else may.
 FLAGS = [
@@ -32,14 +33,16 @@ class NotBuilt(Exception):
 
 @functools.cache
 def source_hash() -> str:
-    return hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:16]
+    everything = b"".join(file.read_bytes() for file in [_HEADER, *SOURCES])
+    return hashlib.sha256(everything).hexdigest()[:16]
 
 
 def build(folder: pathlib.Path = HERE) -> pathlib.Path:
     """The library, compiled into `folder`."""
     library = folder / LIBRARY
     unfinished = library.with_name(f"{LIBRARY}.{os.getpid()}")
-    places = [f"-isystem{headers()}", str(SOURCE), "-o", str(unfinished)]
+    sources = [str(file) for file in SOURCES]
+    places = [f"-isystem{headers()}", *sources, "-o", str(unfinished)]
     name = f'-DIMPLICIT_EIG_SOURCE="{source_hash()}"'
     # Not every compiler and C library can choose a function for the processor.
     for variant in [], ["-DIMPLICIT_EIG_PLAIN"]:

@@ -15,7 +15,7 @@ from jaxtyping import Array, PyTree
 from .library import in_use, target
 
 
-def kernel(name: str, *, in_place: int) -> Callable[[Callable], "Kernel"]:
+def kernel(name: str, *, in_place: int | None = None) -> Callable[[Callable], "Kernel"]:
     """Marks a function of pytrees of arrays, given by position, that the kernel `name`
     does too: on the leaves of its arguments and of its results, one after the other.
 
@@ -26,7 +26,7 @@ def kernel(name: str, *, in_place: int) -> Callable[[Callable], "Kernel"]:
 
 
 class Kernel:
-    def __init__(self, name: str, fn: Callable[..., PyTree[Array]], in_place: int):
+    def __init__(self, name: str, fn: Callable[..., PyTree[Array]], in_place: int | None):
         self.name, self.fn, self.in_place = name, fn, in_place
 
     def __call__(self, *args: PyTree[Array]) -> PyTree[Array]:
@@ -58,6 +58,8 @@ class _Call:
 
     def aliases(self) -> dict[int, int]:
         """Which leaf of the arguments which leaf of the results may overwrite."""
+        if self.kernel.in_place is None:
+            return {}
         each = jtu.treedef_children(self.structure)
         first = sum(x.num_leaves for x in each[: self.kernel.in_place])
         return {first + i: i for i in range(each[self.kernel.in_place].num_leaves)}

@@ -13,15 +13,11 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
-#include <new>
-#include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
-#include "xla/ffi/api/ffi.h"
-
-namespace ffi = xla::ffi;
+#include "handlers.h"
 
 // One function for each generation of processors; the loader takes the best. Elsewhere than
 // on Linux and x86-64 the compiler's own baseline has to do (on arm64 it has all there is).
@@ -341,31 +337,6 @@ void rotate(T* v, int64_t n, int c, int m, int kept, const T* q) {
 
 // ---------------------------------------------------------------- handlers
 
-ffi::Error wrong(const std::string& what) {
-  return ffi::Error(ffi::ErrorCode::kInvalidArgument, "implicit_eig: " + what);
-}
-
-bool is_index(const ffi::AnyBuffer& x) {
-  return x.dimensions().size() == 0 &&
-         (x.element_type() == ffi::S32 || x.element_type() == ffi::S64);
-}
-
-int64_t value_of(const ffi::AnyBuffer& x) {
-  return x.element_type() == ffi::S32 ? *x.typed_data<int32_t>() : *x.typed_data<int64_t>();
-}
-
-ffi::DataType with_parts(ffi::DataType real, int c) {
-  if (c == 1) return real;
-  return real == ffi::F64 ? ffi::C128 : ffi::C64;
-}
-
-bool has_shape(const ffi::AnyBuffer& x, ffi::DataType type, ffi::Span<const int64_t> dims,
-               size_t from = 0) {
-  const auto own = x.dimensions();
-  return x.element_type() == type && own.size() == dims.size() - from &&
-         std::equal(own.begin(), own.end(), dims.begin() + from);
-}
-
 // What all handlers are given: the parts of a basis, of one dtype and number of vectors.
 struct Basis {
   int64_t m1;
@@ -401,20 +372,6 @@ struct Basis {
 void in_place(const ffi::AnyBuffer& from, const ffi::AnyBuffer& to) {
   if (from.untyped_data() != to.untyped_data())
     std::memcpy(to.untyped_data(), from.untyped_data(), from.size_bytes());
-}
-
-// f with a number of the basis's type. No exception may reach XLA.
-template <typename F>
-ffi::Error computed(ffi::DataType type, F&& f) {
-  try {
-    if (type == ffi::F32)
-      f(float{});
-    else
-      f(double{});
-  } catch (const std::bad_alloc&) {
-    return ffi::Error(ffi::ErrorCode::kResourceExhausted, "implicit_eig: out of memory");
-  }
-  return ffi::Error::Success();
 }
 
 // The buffers of a call; false where something else is among them.

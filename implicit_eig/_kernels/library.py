@@ -10,8 +10,8 @@ from . import build
 
 
 OPTION = "IMPLICIT_EIG_KERNELS"
-# The handlers of `kernels.cc`.
-_NAMES = "orthogonalise", "project", "rotate"
+# The handlers of `kernels.cc` and `restart.cc`.
+_NAMES = "orthogonalise", "project", "rotate", "schur", "reorder"
 
 
 def option() -> str:
@@ -65,9 +65,33 @@ def load() -> str | None:
         source.restype = ctypes.c_char_p
         if source().decode() != build.source_hash():
             return "built from another version of the package: install it again"
+        library.implicit_eig_lapack(_lapack())
         for name in _NAMES:
             handler = jax.ffi.pycapsule(getattr(library, f"implicit_eig_{name}"))
             jax.ffi.register_ffi_target(target(name), handler, platform="cpu")
     except Exception as error:  # another processor's, or for another jaxlib
         return f"not loaded ({error})"
     return None
+
+
+def _lapack() -> ctypes.Array:
+    """The functions of SciPy's LAPACK that `restart.cc` calls, in its order. JAX, which
+    calls them too, brings SciPy along."""
+    from scipy.linalg import cython_lapack
+
+    name = ctypes.pythonapi.PyCapsule_GetName
+    name.restype, name.argtypes = ctypes.c_char_p, [ctypes.py_object]
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.restype, pointer.argtypes = (
+        ctypes.c_void_p,
+        [ctypes.py_object, ctypes.c_char_p],
+    )
+    functions = []
+    for dtype in "sdcz":
+        for routine in ("gees", "trevc", "trexc"):
+            capsule = cython_lapack.__pyx_capi__[dtype + routine]
+            signature = name(capsule)
+            if b" int *" not in signature:
+                raise RuntimeError(f"SciPy's {dtype + routine} is {signature.decode()}")
+            functions.append(pointer(capsule, signature))
+    return (ctypes.c_void_p * len(functions))(*functions)

@@ -2,9 +2,9 @@
 operators, wholly inside one `while_loop`.
 
 Upward: `basis` (vectors, and what is done with many of them), `arnoldi` (the
-factorisation: grown by a step, cut at a restart), `ritz` (what it knows of the
-spectrum), `driver` (restarts until all is found). No eigensolver is here, so that the
-adjoint solver can stand on the same code.
+factorisation: grown by a step, cut at a restart), `schur` (the eigenpairs of a small
+matrix), `ritz` (what is known of the spectrum), `driver` (restarts until all is found).
+No eigensolver is here, so that the adjoint solver can stand on the same code.
 """
 
 from .arnoldi import (
@@ -26,8 +26,5 @@ from .driver import (
     KrylovResult as KrylovResult,
     Search as Search,
 )
-from .ritz import (
-    leading as leading,
-    nearest_outside as nearest_outside,
-    schur_basis as schur_basis,
-)
+from .ritz import leading as leading, nearest_outside as nearest_outside
+from .schur import schur_basis as schur_basis

@@ -17,7 +17,8 @@ from .._progress_meter import AbstractProgressMeter, NoProgressMeter
 from .._spectral import AbstractSelection
 from .arnoldi import expand, KrylovDecomposition, restart
 from .basis import from_rows, norm, scaled, to_rows, vector_of
-from .ritz import leading, nearest_outside, Ritz, ritz_pairs, schur_basis, sharpened
+from .ritz import leading, nearest_outside, Ritz, ritz_pairs
+from .schur import leading_basis
 
 
 class KrylovResult(NamedTuple):
@@ -151,8 +152,7 @@ def _run(
         last = complete | done | (restarts >= max_restarts)
         keep = jnp.where(last, needed, kept(krylov_dim, needed, count, state.restarts))
         keep = keep + ritz.second[jnp.minimum(keep, krylov_dim - 1)].astype(keep.dtype)
-        q = schur_basis(ritz.vectors, ritz.second, is_real)
-        q = sharpened(decomposition.matrix[:-1], q, keep, ritz.values, ritz.vectors)
+        q = leading_basis(keep, ritz.order, ritz.second, ritz.form)
         coordinates = q[:, :width].conj().T.astype(values.dtype) @ ritz.vectors[:, :width]
         worst = jnp.max(jnp.where(ritz.wanted, ritz.residuals, 0))
         # In a batch, a run that is done goes round with the others.

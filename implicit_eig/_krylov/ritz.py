@@ -7,12 +7,11 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Complex, Float, Inexact, Int, PyTree
 
-from .._batch import only_if
-from .._numerics import solve
 from .._operator import complex_dtype, of_moderate_size, times_real
 from .._spectral import AbstractSelection, order
 from .arnoldi import KrylovDecomposition
 from .basis import coefficients, from_rows, to_rows
+from .schur import schur_form, SchurForm
 
 
 class Ritz(NamedTuple):
@@ -26,6 +25,8 @@ class Ritz(NamedTuple):
     converged: Bool[Array, " m"]
     rounding: Float[Array, ""]
     finite: Bool[Array, ""]
+    order: Int[Array, " m"]  # where in the Schur form they are
+    form: SchurForm
 
 
 def ritz_pairs(
@@ -42,8 +43,8 @@ def ritz_pairs(
     finite = jnp.all(jnp.isfinite(matrix))
     projected = jnp.where(finite, matrix[:m], jnp.eye(m, dtype=matrix.dtype))
     projected, size = of_moderate_size(projected)
-    values, vectors = jnp.linalg.eig(projected)
-    values = times_real(values, size[0])
+    form = schur_form(projected)
+    values, vectors = times_real(form.values, size[0]), form.vectors
     target, overlaps = selection.target(), None
     if target is not None:
         overlaps = jnp.abs(target_coordinates(basis[:m], target).conj() @ vectors)
@@ -75,6 +76,8 @@ def ritz_pairs(
         converged[front],
         rounding,
         finite,
+        perm[front],
+        form,
     )
 
 
@@ -105,50 +108,6 @@ def target_coordinates(
     return jax.lax.complex(*(coefficients(basis, part) for part in parts))
 
 
-def sharpened(
-    matrix: Inexact[Array, "m m"],
-    q: Inexact[Array, "m m"],
-    p: Int[Array, ""],
-    values: Complex[Array, " m"],
-    vectors: Complex[Array, "m m"],
-) -> Inexact[Array, "m m"]:
-    """q, whose leading p columns are to span an invariant subspace of `matrix`, to
-    rounding.
-
-    Eigenvectors of a nearly defective matrix are nearly dependent, and the orthonormal
-    basis of their span is then inaccurate by as much. Newton's method on the Riccati
-    equation of the subspace (Stewart 1973) repairs it: with T = qᴴ A q, solve
-    `T₂₂ P − P T₁₁ = −T₂₁` and turn span(q₁) into span(q₁ + q₂ P).
-    """
-    m = matrix.shape[0]
-    lead = jnp.arange(m) < p
-    across = ~lead[:, None] & lead[None, :]
-    same = lead[:, None] == lead[None, :]
-    enough = 10 * jnp.finfo(q.dtype).eps * jnp.linalg.norm(matrix)
-    gap = jnp.where(across, values[:, None] - values[None, :], 1)
-    gap = jnp.where(gap == 0, enough.astype(gap.dtype), gap)
-
-    def newton(q: Array, t: Array) -> Array:
-        """The Sylvester equation by the eigenvectors of T₁₁ and T₂₂."""
-        w = jnp.where(same, q.conj().T.astype(vectors.dtype) @ vectors, 0)
-        g = solve(w, t.astype(w.dtype) @ w) / gap
-        y = -solve(w, w @ jnp.where(across, g, 0), left_side=False)
-        y = jnp.where(across, y if jnp.iscomplexobj(q) else y.real, 0)
-        return jnp.linalg.qr(q @ (jnp.eye(m, dtype=q.dtype) + y - y.conj().T))[0]
-
-    def look(state: tuple) -> tuple:
-        best, least, q, rounds, _ = state
-        t = jnp.where(across, q.conj().T @ matrix @ q, 0)
-        size = jnp.linalg.norm(t)
-        better = size < least
-        again = better & (size > enough) & (rounds < 5)
-        best, least = jnp.where(better, q, best), jnp.minimum(size, least)
-        return best, least, only_if(again, lambda q: newton(q, t), q), rounds + 1, again
-
-    init = q, jnp.inf * enough, q, jnp.asarray(0), jnp.asarray(True)
-    return jax.lax.while_loop(lambda state: state[-1], look, init)[0]
-
-
 def nearest_outside(
     eigenvalues: Complex[Array, " p"], chosen: Int[Array, " m"], wanted: Bool[Array, " m"]
 ) -> Complex[Array, " m"]:
@@ -167,15 +126,3 @@ def nearest_outside(
 def leading(active: Bool[Array, " m"], x: Inexact[Array, "m m"]) -> Inexact[Array, "m m"]:
     """Without the entries below the active columns, which are rounding errors."""
     return jnp.where(active[:, None] | ~active[None, :], x, 0)
-
-
-def schur_basis(
-    vectors: Complex[Array, "m m"], second: Bool[Array, " m"], is_real: bool
-) -> Inexact[Array, "m m"]:
-    """Orthonormal Q whose leading columns span the leading eigenvectors.
-
-    For a real matrix a pair (v, v̄) spans what (Re v, Im v) does, and Q is real.
-    """
-    if is_real:
-        vectors = jnp.where(second, vectors.imag, vectors.real)
-    return jnp.linalg.qr(vectors)[0]

@@ -3,6 +3,7 @@
 #define IMPLICIT_EIG_PLAIN
 #define IMPLICIT_EIG_SOURCE "driver"
 #include "kernels.cc"
+#include "restart.cc"
 
 #include <complex>
 #include <cstdio>
@@ -104,9 +105,96 @@ void grow(int c, const std::vector<int64_t>& n, int m1, double tolerance) {
   }
 }
 
+// Stand-ins for LAPACK, which is not here: a matrix is taken for its own Schur form, and no
+// block can be told from its neighbours. They touch all that LAPACK would.
+template <typename T>
+void stand_in_gees(int m, T* a, T* z, T* work, int length) {
+  for (int i = 0; i < m; i++)
+    for (int j = 0; j < m; j++) a[i * m + j] *= 1, z[i * m + j] = T(i == j);
+  std::fill_n(work, length, T(0));
+}
+
+void real_gees(const char*, const char*, void*, int* m, double* a, int*, int* none, double* re,
+               double* im, double* z, int*, double* work, int* length, int*, int* info) {
+  stand_in_gees(*m, a, z, work, *length);
+  *none = *info = 0;
+  for (int i = 0; i < *m; i++) re[i] = a[i * *m + i], im[i] = 0;
+  for (int i = 0; i + 1 < *m; i++)
+    if (a[i * *m + i + 1] != 0) im[i] = 1, im[i + 1] = -1;
+}
+
+void complex_gees(const char*, const char*, void*, int* m, std::complex<double>* a, int*,
+                  int* none, std::complex<double>* w, std::complex<double>* z, int*,
+                  std::complex<double>* work, int* length, double* more, int*, int* info) {
+  stand_in_gees(*m, a, z, work, *length);
+  *none = *info = 0;
+  for (int i = 0; i < *m; i++) w[i] = a[i * *m + i], more[i] = 0;
+}
+
+void real_trevc(const char*, const char*, int*, int* m, double*, int*, double*, int*, double* z,
+                int*, int*, int* found, double* work, int* info) {
+  for (int i = 0; i < *m * *m; i++) z[i] += 0;
+  std::fill_n(work, 3 * *m, 0.0);
+  *found = *m, *info = 0;
+}
+
+void complex_trevc(const char*, const char*, int*, int* m, std::complex<double>*, int*,
+                   std::complex<double>*, int*, std::complex<double>* z, int*, int*, int* found,
+                   std::complex<double>* work, double* more, int* info) {
+  for (int i = 0; i < *m * *m; i++) z[i] += 0;
+  std::fill_n(work, 2 * *m, 0.0);
+  std::fill_n(more, *m, 0.0);
+  *found = *m, *info = 0;
+}
+
+int moves = 0;  // every third is given up half way
+
+int reached(int first, int last) { return moves++ % 3 ? last : (first + last) / 2; }
+
+void real_trexc(const char*, int* m, double* t, int*, double* z, int*, int* first, int* last,
+                double* work, int* info) {
+  *last = reached(*first, *last), *info = 0;
+  for (int i = 0; i < *m * *m; i++) t[i] += 0, z[i] += 0;
+  if (moves % 5 == 0)
+    for (int i = 0; i + 1 < *m; i++) t[i * *m + i + 1] = 0;  // all pairs become real
+  std::fill_n(work, *m, 0.0);
+}
+
+void complex_trexc(const char*, int* m, std::complex<double>* t, int*, std::complex<double>* z,
+                   int*, int* first, int* last, int* info) {
+  *last = reached(*first, *last), *info = 0;
+  for (int i = 0; i < *m * *m; i++) t[i] += 0, z[i] += 0;
+}
+
+template <typename T>
+void restart(int m) {
+  std::vector<T> a(m * m), t(m * m), z(m * m), q(m * m);
+  std::vector<std::complex<double>> values(m), vectors(m * m);
+  for (int i = 0; i < m; i++) a[i * m + i] = i + 1;
+  if constexpr (std::is_same_v<T, double>)
+    for (int i = 0; i + 1 < m; i += 3) a[(i + 1) * m + i] = -1;  // every third two rows
+  schur(m, a.data(), values.data(), vectors.data(), t.data(), z.data());
+  expect(t == a, "Schur form", 1, m, m);
+  for (int shift = 0; shift < m; shift++)
+    for (int keep = 0; keep <= m; keep++) {
+      std::vector<int> order(m);
+      for (int i = 0; i < m; i++) order[i] = shift == m - 1 ? m - 1 - i : (i + shift) % m;
+      reorder(m, keep, order, t.data(), z.data(), q.data());
+      expect(q == z, "order", 1, keep, m);
+    }
+}
+
 }  // namespace
 
 int main() {
+  void* lapack[12] = {nullptr, nullptr, nullptr, (void*)real_gees, (void*)real_trevc,
+                      (void*)real_trexc, nullptr, nullptr, nullptr, (void*)complex_gees,
+                      (void*)complex_trevc, (void*)complex_trexc};
+  implicit_eig_lapack(lapack);
+  for (int m : {1, 2, 3, 7, 20}) {
+    restart<double>(m);
+    restart<std::complex<double>>(m);
+  }
   for (int c : {1, 2})
     for (const auto& n : std::vector<std::vector<int64_t>>{
              {1}, {3}, {31}, {33, 5}, {1000, 1}, {2049}, {5000, 17}})

@@ -19,6 +19,7 @@ from implicit_eig import _program
 from implicit_eig._kernels import build, library
 from implicit_eig._krylov.arnoldi import append
 from implicit_eig._krylov.basis import from_rows, project, rotate, to_rows
+from implicit_eig._krylov.schur import leading_basis, schur_form
 
 from ..oracles import random_matrix, slow_but
 
@@ -197,6 +198,79 @@ def test_rotate_keeps_the_leading_vectors(path, n, dtype, kept):
     np.testing.assert_array_equal(got[kept], v[M])
 
 
+def matrix_of(kind, dtype, m=M):
+    """A small matrix, of which a real one has real and complex eigenvalues."""
+    rng = np.random.default_rng(3)
+    a = rng.normal(size=(m, m))
+    if np.dtype(dtype).kind == "c":
+        a = a + 1j * rng.normal(size=(m, m))
+    if kind == "copies":
+        a = np.linalg.qr(a)[0]
+        a = a @ np.diag(np.arange(m) // 3.0) @ a.conj().T
+    if kind == "close":  # to defective
+        a = np.triu(a, 1) + np.diag(1 + 1e-3 * np.arange(m))
+    if kind == "graded":
+        a = a * 10.0 ** np.arange(m)[:, None] / 10 ** (m / 2)
+    if kind == "zero":
+        a = 0 * a
+    return jnp.asarray(a.astype(dtype))
+
+
+def in_order(values, dtype):
+    """Largest real part first, partners together, positive imaginary parts first."""
+    order = np.lexsort((-values.imag, -np.abs(values.imag), -values.real))
+    paired = np.dtype(dtype).kind != "c"
+    return order, (values[order].imag < 0) & paired
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ["random", "copies", "close", "graded", "zero"])
+def test_a_restart_keeps_the_leading_eigenvectors(path, kind, dtype):
+    a = matrix_of(kind, dtype)
+    form = traced(schur_form)(a)
+    wide = np.result_type(dtype, np.complex128)
+    exact, values = np.asarray(a).astype(wide), np.asarray(form.values).astype(wide)
+    vectors = np.asarray(form.vectors)
+    size, eps = np.linalg.norm(exact), eps_of(dtype)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=0), 1, rtol=10 * eps)
+    residuals = np.linalg.norm(exact @ vectors - vectors * values, axis=0)
+    if kind != "graded" or path == "on":  # `geev` balances, and pays for that
+        assert np.max(residuals) <= 100 * eps * size
+    order, second = in_order(values, dtype)
+    for keep in range(M + 1):
+        if keep < M and second[keep]:
+            continue
+        q = traced(leading_basis)(jnp.asarray(keep), jnp.asarray(order), second, form)
+        assert q.dtype == dtype
+        q = np.asarray(q).astype(wide)
+        assert np.linalg.norm(q.conj().T @ q - np.eye(M)) <= 100 * eps
+        projected = q.conj().T @ exact @ q
+        assert np.linalg.norm(projected[keep:, :keep]) <= 300 * eps * size
+        if kind in ("random", "graded"):  # each eigenvalue is known
+            got = np.linalg.eigvals(projected[:keep, :keep])
+            gaps = np.abs(got[:, None] - values[order[:keep]])
+            apart = 1e5 if kind == "graded" else 3e3
+            assert not keep or np.max(np.min(gaps, axis=0)) <= apart * eps * size
+
+
+def test_a_pair_of_values_that_a_swap_makes_real(switch):
+    # Two blocks that are pairs by their last bits only, moved past each other.
+    switch("on")
+    tiny = 1e-17
+    t = np.diag([1.0, 1.0, 2.0, 2.0, 3.0])
+    t[0, 1], t[1, 0], t[2, 3], t[3, 2], t[0, 2] = 1.0, -tiny, 1.0, -tiny, 0.5
+    form = traced(schur_form)(jnp.asarray(t))._replace(
+        triangle=jnp.asarray(t), turn=jnp.eye(5)
+    )
+    second = np.array([False, False, True, False, True])
+    for keep in (1, 3, 5):
+        order = jnp.asarray([4, 2, 3, 0, 1])
+        q = traced(leading_basis)(jnp.asarray(keep), order, second, form)
+        lower = (q.T @ t @ q)[keep:, :keep]
+        assert np.linalg.norm(lower) < 1e-14
+        assert np.linalg.norm(q.T @ q - np.eye(5)) < 1e-14
+
+
 def test_batches_are_the_members_one_by_one(path):
     lengths = (200, 0)
     bases = [basis_of(lengths, "complex128", used) for used in (3, 4, 5)]
@@ -276,7 +350,7 @@ def test_programs_hold_one_path_only(switch):
     assert "implicit_eig_" not in without
     switch("on")
     text = compiled()
-    for name in ("orthogonalise", "rotate"):
+    for name in ("orthogonalise", "rotate", "schur", "reorder"):
         assert f'custom_call_target="{library.target(name)}"' in text
     # In place, and nothing compiled beside them.
     basis = "f64[21,1,1,200]"
@@ -312,6 +386,8 @@ def shape(*dims, dtype=F64):
 
 
 BASIS = shape(6, 1, 1, 8)
+C5, C55 = shape(5, dtype=np.complex128), shape(5, 5, dtype=np.complex128)
+REST = [shape(5, dtype=bool), C5, C55]
 NOT_TAKEN = {
     "rotation of another order": ("rotate", [S64(2), shape(5, 5), BASIS], [BASIS]),
     "rotation of another dtype": (
@@ -372,6 +448,42 @@ NOT_TAKEN = {
         "project",
         [S64(2), BASIS, shape(1, 1, 8), shape(1, 1, 9)],
         [shape(1, 1, 8), shape(6), shape()],
+    ),
+    "no square": ("schur", [shape(5, 6)], [C5, C55, shape(5, 6), shape(5, 6)]),
+    "matrix of integers": (
+        "schur",
+        [shape(5, 5, dtype=S64)],
+        [C5, C55, shape(5, 5), shape(5, 5)],
+    ),
+    "real eigenvalues": (
+        "schur",
+        [shape(5, 5)],
+        [shape(5), C55, shape(5, 5), shape(5, 5)],
+    ),
+    "no room for a Schur form": (
+        "schur",
+        [shape(5, 5)],
+        [C5, C55, shape(4, 4), shape(5, 5)],
+    ),
+    "a longer order": (
+        "reorder",
+        [S64(2), shape(6, dtype=S64), *REST, shape(5, 5), shape(5, 5)],
+        [shape(5, 5)],
+    ),
+    "an order of reals": (
+        "reorder",
+        [S64(2), shape(5), *REST, shape(5, 5), shape(5, 5)],
+        [shape(5, 5)],
+    ),
+    "Schur vectors of another dtype": (
+        "reorder",
+        [S64(2), shape(5, dtype=S64), *REST, shape(5, 5), C55],
+        [shape(5, 5)],
+    ),
+    "more rows kept": (
+        "reorder",
+        [S64(6), shape(5, dtype=S64), *REST, shape(5, 5), shape(5, 5)],
+        [shape(5, 5)],
     ),
     "another size": (
         "project",
@@ -485,7 +597,7 @@ def test_sanitizers_find_nothing(tmp_path):
     program = tmp_path / "driver"
     flags = ["-std=c++17", "-O1", "-g", "-fopenmp-simd"]
     checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    places = [f"-I{build.SOURCE.parent}", f"-isystem{build.headers()}"]
+    places = [f"-I{build.HERE}", f"-isystem{build.headers()}"]
     command = [*compiler, *flags, *checks, *places, str(driver), "-o", str(program)]
     made = subprocess.run(command, capture_output=True, text=True)
     if made.returncode and "san" in made.stderr:
