@@ -97,8 +97,8 @@ def _of_singular_mass(a: Array, b: Array) -> PencilEig:
 
 
 def _deflated(c: Inexact[Array, "n n"]):
-    """Unitary V with `Vᴴ C V = [[C₁ 0], [* N]]`, C₁ regular and N nilpotent. Returns V, C₁
-    padded with zeros, the order of C₁, and the number of steps taken.
+    """Unitary V with `Vᴴ C V = [[C₁ 0], [* N]]`, C₁ regular and N nilpotent. Returns V,
+    C₁ padded with zeros, the order of C₁, and the number of steps taken.
 
     Each step splits the null space off (Kublanovskaya 1966; Golub and Wilkinson 1976), by
     singular values: eigenvalues of a Jordan block at zero are as large as eps^(1/order).

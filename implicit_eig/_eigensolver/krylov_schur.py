@@ -164,8 +164,8 @@ class KrylovSchur(AbstractEigensolver):
 
     @quick
     def attempts(self, n: int, k: int) -> Iterator[AbstractEigensolver]:
-        """Wider spaces in case restarts stagnate, or `Dense` if the order is small enough.
-        A solver with a given dimension or limit is the only attempt."""
+        """Wider spaces in case restarts stagnate, or `Dense` if the order is small
+        enough. A solver with a given dimension or limit is the only attempt."""
         if self.is_limited:
             yield self
             return
@@ -259,8 +259,8 @@ class KrylovSchur(AbstractEigensolver):
         *,
         left: bool,
     ) -> InvariantBlock:
-        """The wanted pairs of the pencil, from what a run from `start` has `found` for the
-        transformation."""
+        """The wanted pairs of the pencil, from what a run from `start` has `found` for
+        the transformation."""
         pencil = transformation.pencil
         rtol = self.tolerance(start.dtype)
         solves, products, norm = found.num_matvecs, found.active.size, found.norm

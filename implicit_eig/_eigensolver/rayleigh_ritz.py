@@ -62,8 +62,8 @@ def galerkin(
 def norms(
     pencil: Pencil, ax: Inexact[Array, "n m"], bx: Inexact[Array, "n m"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Estimates ‖A‖ and ‖B‖ from AX and BX, X orthonormal, and from products with a random
-    vector: if A maps X to zero, AX says nothing about ‖A‖."""
+    """Estimates ‖A‖ and ‖B‖ from AX and BX, X orthonormal, and from products with a
+    random vector: if A maps X to zero, AX says nothing about ‖A‖."""
     x = default_start(pencil.n, pencil.dtype)[:, None]
     x = x / jnp.linalg.norm(x).astype(x.dtype)
 

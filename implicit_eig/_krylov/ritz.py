@@ -1,4 +1,4 @@
-"""What a Krylov decomposition knows of the spectrum."""
+"""What a Krylov decomposition knows about the spectrum."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from .basis import coefficients, from_rows, to_rows
 
 
 class Ritz(NamedTuple):
-    """The Ritz pairs of a decomposition, wanted and converged ones first."""
+    """The Ritz pairs of a decomposition; wanted ones first, of these converged ones."""
 
     values: Complex[Array, " m"]
     vectors: Complex[Array, "m m"]
@@ -51,7 +51,7 @@ def ritz_pairs(
     residuals = residuals * _least_part(basis, vectors)
     rounding = 10 * eps * jnp.max(jnp.abs(values))
     enough = jnp.maximum(rtol * jnp.maximum(jnp.abs(values), least), rounding)
-    # What has not converged is ranked as if it had.
+    # Unconverged pairs are ranked as if they had converged.
     accuracy = jnp.clip(residuals, rounding, enough)
     found = order(selection, values, overlaps, is_real, accuracy)
     perm, second = found.permutation, found.second
@@ -60,7 +60,7 @@ def ritz_pairs(
     index = jnp.arange(m)
     wanted = (index < k) | ((index == k) & second)
     converged = wanted & (residuals <= enough) & finite
-    # Both of a pair or none, whatever rounding says.
+    # Both members of a conjugate pair or neither, despite rounding.
     partner = jnp.where(second, index - 1, index)
     paired = jnp.concatenate([second[1:], jnp.zeros(1, bool)])
     partner = jnp.where(paired, index + 1, partner)
@@ -81,10 +81,10 @@ def ritz_pairs(
 def _least_part(
     basis: PyTree[Float[Array, "m1 c _parts _size"]], vectors: Complex[Array, "m m"]
 ) -> Float[Array, " m"]:
-    """How much larger a residual is in one part of a Ritz vector, relative to that part,
-    than in the whole: 1 for a vector of one part.
+    """The factor by which a residual relative to one part of a Ritz vector exceeds that
+    relative to the whole, at worst: 1 for a vector of one part.
 
-    The first part is taken for the large one, and never looked at.
+    The first part is assumed to be the large one, and is not examined.
     """
     worst = jnp.ones(vectors.shape[1], vectors.real.dtype)
     for part in jtu.tree_leaves(basis)[1:]:
@@ -112,12 +112,12 @@ def sharpened(
     values: Complex[Array, " m"],
     vectors: Complex[Array, "m m"],
 ) -> Inexact[Array, "m m"]:
-    """q, whose leading p columns are to span an invariant subspace of `matrix`, to
+    """q, improved until its leading p columns span an invariant subspace of `matrix` to
     rounding.
 
-    Eigenvectors of a nearly defective matrix are nearly dependent, and the orthonormal
-    basis of their span is then inaccurate by as much. Newton's method on the Riccati
-    equation of the subspace (Stewart 1973) repairs it: with T = qᴴ A q, solve
+    Eigenvectors of a nearly defective matrix are nearly dependent, so that an orthonormal
+    basis of their span loses as many digits. Newton's method on the Riccati equation of
+    the subspace (Stewart 1973) repairs it: with T = qᴴ A q, solve
     `T₂₂ P − P T₁₁ = −T₂₁` and turn span(q₁) into span(q₁ + q₂ P).
     """
     m = matrix.shape[0]
@@ -152,7 +152,7 @@ def sharpened(
 def nearest_outside(
     eigenvalues: Complex[Array, " p"], chosen: Int[Array, " m"], wanted: Bool[Array, " m"]
 ) -> Complex[Array, " m"]:
-    """For each eigenvalue `chosen` and `wanted` the nearest one that is not; NaN where
+    """For each `chosen` eigenvalue that is `wanted`, the nearest one that is not; NaN if
     there is none."""
     inside = jnp.zeros(eigenvalues.size, bool).at[chosen].set(wanted)
     there = jnp.isfinite(eigenvalues)
@@ -165,7 +165,7 @@ def nearest_outside(
 
 
 def leading(active: Bool[Array, " m"], x: Inexact[Array, "m m"]) -> Inexact[Array, "m m"]:
-    """Without the entries below the active columns, which are rounding errors."""
+    """x without the entries below the active columns, which are rounding errors."""
     return jnp.where(active[:, None] | ~active[None, :], x, 0)
 
 
@@ -174,7 +174,7 @@ def schur_basis(
 ) -> Inexact[Array, "m m"]:
     """Orthonormal Q whose leading columns span the leading eigenvectors.
 
-    For a real matrix a pair (v, v̄) spans what (Re v, Im v) does, and Q is real.
+    For a real matrix, a pair (v, v̄) is replaced by (Re v, Im v), and Q is real.
     """
     if is_real:
         vectors = jnp.where(second, vectors.imag, vectors.real)
