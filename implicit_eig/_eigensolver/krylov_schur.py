@@ -278,7 +278,7 @@ class KrylovSchur(AbstractEigensolver):
         eps = jnp.finfo(pencil.dtype).eps
         tiny = jnp.finfo(pencil.dtype).tiny ** 0.5 / eps
         is_real = not jnp.iscomplexobj(pairs.basis)
-        # Partners stand side by side, whichever of the two comes first.
+        # Partners stand side by side, whichever of the two ranks higher.
         paired = (pairs.eigenvalues.imag != 0) & is_real
         second, dual = paired & (jnp.cumsum(paired) & 1 == 0), None
         if left:

@@ -221,8 +221,7 @@ def best_first(
 
 
 def _settled(ritz: _Ritz, k: int, rtol: float) -> Bool[Array, ""]:
-    """Whether the best unwanted pair is separated from the wanted ones, or converged too.
-    """
+    """Whether the best unwanted pair is apart from the wanted ones, or converged too."""
     beyond = ritz.values[k]
     apart = jnp.min(jnp.abs(ritz.values[:k] - beyond))
     enough = jnp.maximum(jnp.maximum(rtol * jnp.abs(beyond), apart), ritz.rounding)
