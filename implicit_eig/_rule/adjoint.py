@@ -172,8 +172,7 @@ class Solved(NamedTuple):
 
 @record
 class SylvesterSolve:
-    """A solver and its settings: `solve(system, rhs)` solves, checks, refines, reports.
-    """
+    """A solver and its settings: `solve(system, rhs)` solves, checks and refines."""
 
     solver: AbstractSylvesterSolver
     preconditioner: Pencil | Inverse | None

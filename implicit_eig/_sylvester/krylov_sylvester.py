@@ -35,7 +35,7 @@ class KrylovSylvester(AbstractSylvesterSolver):
 
     - `rtol`: tolerance of the run; default: that of `ImplicitAdjoint`.
     - `krylov_dim`, `repeated`: as in `KrylovSchur`.
-    - `max_restarts`: default 300, and three times as many as the run took that found
+    - `max_restarts`: default 300, plus three times the restarts of the run that found
         the pairs.
     """
 
