@@ -91,8 +91,7 @@ class NonlinearOperator(eqx.Module):
         return Pencil(self.at(z), self.derivative(z, -1.0))
 
     def is_holomorphic(self, z: Complex[Array, ""]) -> Bool[Array, ""]:
-        """Whether the derivative of T along i is i times that along 1; one product each.
-        """
+        """Whether T's derivative along i is i times that along 1, by a product each."""
         x = default_start(self.n, self.dtype)
         one, i = (Pencil(self.derivative(z, d), None).mv(x) for d in (1.0, 1.0j))
         size = jnp.linalg.norm(one) + jnp.linalg.norm(i)
