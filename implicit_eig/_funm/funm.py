@@ -29,7 +29,7 @@ from .block_diagonal import (
 # Points on the circle round a cluster, and how many of the resulting coefficients are
 # used. The others show whether the series has ended.
 _POINTS, _TERMS = 128, 96
-# Powers of a block that are formed one by one; 96 terms are 12 groups in its eighth power.
+# Powers of a block formed one by one; 96 terms are 12 groups in its eighth power.
 _STEP = 8
 
 

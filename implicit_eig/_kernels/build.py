@@ -1,6 +1,6 @@
 """Compiles the kernels: `python implicit_eig/_kernels/build.py`, or the build of a wheel.
 
-Uses only the standard library and does not import the package, which is not yet installed.
+Uses only the standard library, not the package, which is not installed yet.
 """
 
 import functools

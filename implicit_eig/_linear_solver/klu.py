@@ -14,8 +14,8 @@ from .._operator import entries
 
 
 class _State(eqx.Module):
-    """The matrix of a factor, and its handle: if the library has dropped the factor since,
-    the handle makes it anew."""
+    """The matrix of a factor, and its handle: if the library has dropped the factor
+    since, the handle makes it anew."""
 
     handle: Int[Array, " 1"]
     symbolic: Int[Array, ""]
