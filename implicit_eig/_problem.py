@@ -147,7 +147,7 @@ class Problem:
         return self.eigensolver.advice(self.pencil, self.selection, self.k)
 
     def of_moderate_size(self) -> "tuple[Problem, Scaling]":
-        """The same problem, scaled so that nothing under- or overflows, and the scaling."""
+        """The same problem, scaled so that nothing under- or overflows; the scaling."""
         pencil, scaling = pencil_of_moderate_size(
             self.pencil, by_rows=not self.is_symmetric
         )
