@@ -94,8 +94,7 @@ def _lower(ctx: mlir.LoweringRuleContext, *leaves: Any, call: _Call) -> Any:
 
 
 def _batch(args, axes, *, call: _Call):
-    """Runs one member after the other, like all iterations on CPUs (`_batch.one_by_one`).
-    """
+    """Runs members one after the other, like all iterations on CPUs (`one_by_one`)."""
     moved = [
         x if at is None else jnp.moveaxis(x, at, 0)
         for x, at in zip(args, axes, strict=True)

@@ -14,8 +14,7 @@ ORDERINGS = "colamd", "mmd", "natural"
 
 
 class Factor:
-    """P R A C Q = L U, with scales R and C; `refined`: solves take a step of refinement.
-    """
+    """P R A C Q = L U, with scales R and C; `refined`: solves take one refinement step."""
 
     def __init__(self, lu, matrix, rows, columns, refined: bool = False):
         self.lu, self.rows, self.columns = lu, rows[:, None], columns[:, None]
