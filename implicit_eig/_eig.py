@@ -77,7 +77,7 @@ def eig(
     `ties="drop"`. In forward mode, tangents are the diagonal of `V⁻¹ȧV`, in the basis of
     the tied vectors that LAPACK chose: only their sums over a tie mean anything.
 
-    A pair that rounding cannot tell from a defective one, because a change E of a by
+    A pair that rounding cannot tell from a defective one, because a change E of `a` by
     `10 eps ‖a‖` merges its eigenvalue with another one (`κ‖E‖` is at least their gap),
     has NaN derivatives, for both vector and value; so does a vector whose derivative
     would have fewer than two correct digits. [`implicit_eig.funm`][] and

@@ -60,8 +60,8 @@ class KrylovSchur(AbstractEigensolver):
     `eps^(1/6)`, and once all pairs have converged, the run goes on for a cycle with a
     fresh random vector.
 
-    Memory: `krylov_dim + 1`
-    vectors. What converged is judged by the recurrence and verified by true residuals.
+    Memory: `krylov_dim + 1` vectors. Convergence is judged by the recurrence and verified
+    by true residuals.
 
     A Krylov space of one start vector holds one copy of a repeated eigenvalue; others
     appear with a fresh vector. For extreme eigenvalues, the run goes on until no further
@@ -75,19 +75,19 @@ class KrylovSchur(AbstractEigensolver):
         of the largest eigenvalue). Default: `eps^(2/3)` in double precision, `10 eps` in
         single.
     - `krylov_dim`: largest dimension of the Krylov space; default `max(2k + 1, 20)`.
-        Where that is not below n, `eigs` takes `Dense` (`stats["dense_fallback"]`).
+        If that is not below n, `eigs` takes `Dense` (`stats["dense_fallback"]`).
     - `max_restarts`: default `10 n`, as in SciPy; a restart takes a quarter to two thirds
-        of `krylov_dim` products. Where neither this nor `krylov_dim` is given, a plain
-        call of `eigs` goes on in wider spaces where restarts stagnate, each started from
-        what the last one reached: 300 restarts of the default dimension, 300 of twice
-        it, and `10 n / 4` of four times it; up to order 1000, `Dense()` after the first
-        300. A compiled program keeps its dimension: give it the one that was enough.
+        of `krylov_dim` products. If neither this nor `krylov_dim` is given and restarts
+        stagnate, a plain call of `eigs` goes on in wider spaces, each started from what
+        the last one reached: 300 restarts at the default dimension, 300 at twice it, and
+        `10 n / 4` at four times it; up to order 1000, `Dense()` follows the first 300. A
+        compiled program keeps its dimension: give it one that was large enough.
     - `repeated`: search on, with fresh start vectors orthogonal to what was found, until
-        nothing better turns up: finds every copy of repeated eigenvalues, and what `v0`
-        was blind to. Costs about one more run, and another one for each round of copies.
+        nothing better turns up: finds every copy of repeated eigenvalues, and pairs to
+        which `v0` was blind. Costs about one more run, plus one for each round of copies.
 
     - `mass_solver`: with `mass=`, any lineax solver for B; the Krylov spaces are those of
-        B⁻¹A. Default: a factorisation, where the entries of B are known. B must be
+        B⁻¹A. Default: a factorisation, if the entries of B are known. B must be
         regular.
     """
 
@@ -367,7 +367,7 @@ def _pairs(
     matrix, residuals, _, bx = galerkin(pencil, found.basis, values, coordinates)
     mass_norm = jnp.linalg.norm(bx) / found.active.size**0.5
     size = jnp.abs(values) * mass_norm
-    # The recurrence may claim more than the pairs hold.
+    # The recurrence may claim more accuracy than the pairs have.
     eps = jnp.finfo(pencil.dtype).eps
     enough = jnp.maximum(10 * rtol * size, 1e3 * eps * norm)
     verified = jnp.all(jnp.where(found.active, residuals <= enough, True))

@@ -157,7 +157,7 @@ def _nan_unless(
 def _centres(
     d: Complex[Array, "n n"], same: Bool[Array, "n n"]
 ) -> tuple[Complex[Array, " n"], Bool[Array, " n"]]:
-    """For each index, the mean eigenvalue of its cluster, and whether it has company."""
+    """For each index, the mean eigenvalue of its cluster, and whether it is not alone."""
     number = jnp.sum(same, axis=1)
     total = jnp.sum(jnp.where(same, jnp.diagonal(d), 0), axis=1)
     return total / number.astype(d.dtype), number > 1

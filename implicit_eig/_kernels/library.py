@@ -34,7 +34,7 @@ def in_use() -> bool:
 
 
 def reason_against() -> str | None:
-    """Why it does not; None if it does."""
+    """Why such a program has no kernels; None if it has."""
     return f"{OPTION}=off" if option() == "off" else _unusable_here() or load()
 
 

@@ -3,8 +3,8 @@
 A factor lives on the host, outside JAX. The program holds a number instead, and the
 matrix. Each place of a compiled program that factorises keeps the factors of its last
 call, and dies with the program. A factor that is requested after it was dropped is made
-again, and its place then keeps the factors of one more call. So no early release does
-harm, and nothing piles up.
+again, and its place then keeps the factors of one more call. So releasing a factor early
+does no harm, and nothing piles up.
 """
 
 import collections

@@ -14,7 +14,7 @@ ORDERINGS = "colamd", "mmd", "natural"
 
 
 class Factor:
-    """P R A C Q = L U, with scales R and C; `refined`: solves take one refinement step."""
+    """P R A C Q = L U, with scales R and C; `refined`: solves are refined once."""
 
     def __init__(self, lu, matrix, rows, columns, refined: bool = False):
         self.lu, self.rows, self.columns = lu, rows[:, None], columns[:, None]

@@ -46,7 +46,7 @@ class Contour(eqx.Module):
 
     - `num_nodes`: nodes on the boundary; eigenvalues close to it need many.
     - `num_moments`: pairs of moments; more than n pairs inside need more than one.
-    - `linear_solver`: any lineax solver for T(z). Default: a factorisation, where entries
+    - `linear_solver`: any lineax solver for T(z). Default: a factorisation, if entries
         are known.
     - `polish`: [`implicit_eig.Newton`][].
     """

@@ -37,7 +37,7 @@ class Newton(eqx.Module):
     - `rtol`: a pair has converged when `‖T(λ)v‖ ≤ rtol (‖T(λ)‖ + |λ| ‖T′(λ)‖) ‖v‖`;
         default `eps^(2/3)`. The steps continue down to rounding.
     - `max_steps`: largest number of steps.
-    - `linear_solver`: any lineax solver for T(λ). Default: a factorisation, where entries
+    - `linear_solver`: any lineax solver for T(λ). Default: a factorisation, if entries
         are known.
     """
 

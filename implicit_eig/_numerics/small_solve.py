@@ -1,7 +1,7 @@
 """Solves small systems by a QR factorisation.
 
 It takes twice the work of an LU factorisation with partial pivoting, but four XLA kernels
-instead of eleven, as a permutation is a loop. Nor has it a growth factor.
+instead of eleven, as a permutation is a loop. It has no growth factor either.
 """
 
 import jax

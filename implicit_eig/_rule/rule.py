@@ -2,7 +2,7 @@
 
     F(X, L; A, B) = (A X − B X L,  Cᴴ X − I) = 0
 
-By the implicit function theorem the tangents of X and L solve one bordered Sylvester
+By the implicit function theorem, the tangents of X and L solve one bordered Sylvester
 system. JAX transposes the rule for reverse mode and differentiates it again for higher
 orders: X and L inside the rule come from the differentiable function itself.
 """
