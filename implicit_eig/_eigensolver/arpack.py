@@ -19,9 +19,9 @@ from .block import InvariantBlock, nonfinite
 
 
 class Arpack(AbstractEigensolver):
-    """ARPACK (Lehoucq, Sorensen and Yang 1998) as SciPy calls it, on the host: replaces
-    [`implicit_eig.KrylovSchur`][] and [`implicit_eig.ShiftInvert`][]. Needs SciPy
-    (`implicit_eig[scipy]`).
+    """ARPACK (Lehoucq, Sorensen and Yang 1998) as SciPy calls it, on the host: an
+    alternative to [`implicit_eig.KrylovSchur`][] and [`implicit_eig.ShiftInvert`][].
+    Needs SciPy (`implicit_eig[scipy]`).
 
     Takes dense matrices and operators whose entries are known (a `SparseOperator`, sums
     and multiples of these): a product with anything else is a JAX program, which a host

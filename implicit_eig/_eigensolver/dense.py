@@ -214,8 +214,8 @@ def _sharpened(
 ) -> Inexact[Array, "n m"]:
     """The basis, with wanted columns that span an invariant subspace to rounding.
 
-    Eigenvectors of a nearly defective eigenvalue are nearly dependent, and the basis made
-    of them loses as many digits. Newton's method repairs it: the correction Y in
+    Eigenvectors of a nearly defective eigenvalue are nearly dependent, which makes their
+    basis inaccurate to the same degree. Newton's method repairs it: the correction Y in
     `A Y − B Y L = −R` is expanded in the other eigenvectors, with one small system each,
     `z (uᴴAv I − uᴴBv L) = −uᴴR`. Nothing is divided by differences inside L.
     """

@@ -45,7 +45,7 @@ from .rayleigh_ritz import galerkin
 _STAGNANT = 300
 # Order up to which a dense spectrum takes no longer than restarts that stagnate.
 _DENSE_LIMIT = 1000
-_DENSE = Dense()  # made once: a plain call would pay for each
+_DENSE = Dense()  # made once, as every plain call would pay for it again
 
 
 class KrylovSchur(AbstractEigensolver):

@@ -103,7 +103,7 @@ class LargestReal(AbstractGauge):
 
 class DefaultGauge(LargestReal):
     """`LargestReal` when the user chose no gauge: reverse passes are watched
-    (`_gauge_guard.py`)."""
+    (`guard.py`)."""
 
 
 class Lapack(AbstractGauge):

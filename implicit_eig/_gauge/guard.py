@@ -86,8 +86,8 @@ def without_gauge(
     gauge: AbstractGauge, vectors: Complex[Array, "*batch n k"]
 ) -> Complex[Array, "*batch n k"]:
     """Right vectors in a gauge. If it fixes the norm, a cotangent along them has no
-    effect: one that contains nothing else but rounding errors is set to zero in reverse
-    mode, before it is divided by gaps between eigenvalues."""
+    effect: one that is along them up to rounding errors is set to zero in reverse mode,
+    before it is divided by gaps between eigenvalues."""
     if not isinstance(gauge, LargestReal | Lapack | UnitNorm):
         return vectors
     phase_free = isinstance(gauge, UnitNorm) and gauge.index is None

@@ -115,9 +115,9 @@ def sharpened(
     """q, improved until its leading p columns span an invariant subspace of `matrix` to
     rounding.
 
-    Eigenvectors of a nearly defective matrix are nearly dependent, so that an orthonormal
-    basis of their span loses as many digits. Newton's method on the Riccati equation of
-    the subspace (Stewart 1973) repairs it: with T = qᴴ A q, solve
+    Eigenvectors of a nearly defective matrix are nearly dependent, which makes an
+    orthonormal basis of their span inaccurate to the same degree. Newton's method on the
+    Riccati equation of the subspace (Stewart 1973) repairs it: with T = qᴴ A q, solve
     `T₂₂ P − P T₁₁ = −T₂₁` and turn span(q₁) into span(q₁ + q₂ P).
     """
     m = matrix.shape[0]

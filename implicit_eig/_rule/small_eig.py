@@ -2,7 +2,7 @@
 
 `eigen_of_block` has the only formula with 1/(λ_j − λ_i) in the package. It leaves out
 the coupling between tied eigenvalues, so that a tie never affects anything outside it;
-`nan_tangent` (`_missing.py`) afterwards marks the derivatives that do not exist.
+`nan_tangent` (`_ad/missing.py`) afterwards marks the derivatives that do not exist.
 """
 
 from collections.abc import Callable
