@@ -6,16 +6,16 @@ from jaxtyping import Array, Float, Int
 
 
 def assignment(cost: Float[Array, "k m"]) -> Int[Array, " k"]:
-    """The column of each row, k ≤ m, each taken once at most, of least total cost.
+    """The column of each row, k ≤ m, each used at most once, at the least total cost.
 
     Rows are added one by one, each along a shortest augmenting path of reduced costs:
-    the Hungarian method as Jonker and Volgenant have it (Computing 38, 1987,
-    doi:10.1007/BF02278710). O(k² m), or O(k m) where no two rows want the same column.
+    the Hungarian method in the form of Jonker and Volgenant (Computing 38, 1987,
+    doi:10.1007/BF02278710). O(k² m), or O(k m) if no two rows want the same column.
     """
     k, m = cost.shape
 
     def add(row, state):
-        rows, columns, row_of, column_of = state  # prices, and who has whom
+        rows, columns, row_of, column_of = state  # prices, and the current matching
 
         def advance(path):
             i, _, least, distance, back, reached = path

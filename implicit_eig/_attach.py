@@ -65,7 +65,7 @@ def attach(
     """Makes eigenpairs from any solver differentiable with respect to the operator.
 
     The pairs may come from SciPy, SLEPc or a file. They are checked, brought into the
-    gauge, and given the derivatives that [`implicit_eig.eigs`][] gives its own.
+    gauge, and get the same derivatives as pairs from [`implicit_eig.eigs`][].
 
     **Arguments:**
 
@@ -76,27 +76,27 @@ def attach(
     - `eigenvalues`: shape `(k,)`, in any order, which is kept.
     - `eigenvectors`: shape `(n, k)` (or the domain's structure with a trailing axis),
         linearly independent, of any scale. Neither carries a derivative. For a real
-        operator and real pairs the block is real; of a conjugate pair one member or both
-        may be given. Products with a real operator are real ones in either case.
+        operator and real pairs the block is real; one or both members of a conjugate pair
+        may be given. Products with a real operator are real in either case.
     - `left_eigenvectors`: the same shape, `uᴴA = λuᴴB`, any scale; then gradients of
-        eigenvalues need no linear solve. (Of `T(λ)` they are computed, where these are
-        given.)
+        eigenvalues need no linear solve. (For `T(λ)`, passing them only asks for left
+        vectors, which are then computed.)
     - `adjoint`, `gauge`, `ties`, `tie_rtol`: as in [`implicit_eig.eigs`][].
     - `polish`: number of Newton steps on the bordered system before anything else, for
-        all pairs together; converges quadratically, to different pairs if the given
+        all pairs together; converges quadratically, but to different pairs if the given
         ones are too far off.
-    - `rtol`: a pair with `‖Av − λBv‖ > rtol · max|λ| · ‖B‖ · ‖v‖`, or a left one, is
-        refused. Default `sqrt(eps)`: the error of a derivative is about the residual
-        over the gap.
-    - `hermitian`: whether A and B are (B positive definite): then pairs, gauge and
-        derivatives are those of [`implicit_eig.eigsh`][], eigenvalues real, without
-        `left_eigenvectors` and `polish`. Vectors of one eigenvalue need not be
-        orthogonal, and are made so.
+    - `rtol`: a pair with `‖Av − λBv‖ > rtol · max|λ| · ‖B‖ · ‖v‖` is refused, and
+        likewise a left one. Default `sqrt(eps)`: the error of a derivative is about the
+        residual divided by the gap.
+    - `hermitian`: whether A and B are Hermitian (B positive definite): then pairs, gauge
+        and derivatives are those of [`implicit_eig.eigsh`][], with real eigenvalues, and
+        without `left_eigenvectors` and `polish`. Vectors of one eigenvalue need not be
+        orthogonal; they are orthogonalised.
     - `throw`: as in [`implicit_eig.eigs`][]; refused pairs have NaN derivatives.
 
     **Returns:** a [`implicit_eig.Solution`][].
 
-    **Cost:** one block product with A, and one bordered solve a polishing step.
+    **Cost:** one block product with A, and one bordered solve per polishing step.
 
     !!! Example
 
@@ -175,12 +175,12 @@ def attach(
 
 
 class GivenPairs(AbstractEigensolver):
-    """Finds the pairs it holds: those of another solver, for the eigenvalues that are
+    """Returns the pairs it holds, which come from another solver; their eigenvalues are
     the selection."""
 
     vectors: Inexact[Array, "n k"]
     left: Inexact[Array, "n k"] | None
-    solve: SylvesterSolve | None  # of the systems by which they are polished
+    solve: SylvesterSolve | None  # for the systems that polish them
     polish: int = eqx.field(static=True)
     rtol: float | None = eqx.field(static=True)
 
@@ -193,7 +193,7 @@ class GivenPairs(AbstractEigensolver):
         return dataclasses.replace(self, left=left)
 
     def shift_beside(self, pencil, selection):
-        """Elsewhere than any of the eigenvalues, where the pencil can be factorised."""
+        """A shift away from all eigenvalues, if the pencil can be factorised."""
         parts = [x for x in (pencil.operator, pencil.mass) if x is not None]
         if any(entries(x) is None for x in parts):
             return None
@@ -223,7 +223,7 @@ def _columns(
 
 
 def _one_dtype(pencil: Pencil, eigenvalues, vectors, left):
-    """Real where operator and pairs are real, else complex."""
+    """The vectors in one dtype: real if operator and pairs are real, else complex."""
     given = [x for x in (eigenvalues, vectors, left) if x is not None]
     real = pencil.is_real and not any(jnp.iscomplexobj(x) for x in given)
     dtype = pencil.dtype if real else complex_dtype(pencil.dtype)
@@ -281,9 +281,9 @@ def _block(given: GivenPairs, pencil: Pencil, selection: Known) -> InvariantBloc
 
 
 def _determined(block: InvariantBlock, enough: Float[Array, ""]) -> Bool[Array, ""]:
-    """Whether the pairs determine the subspace they span: they may be right one by one,
-    and nearly dependent. `A X − B X L = (A V − B V Λ) W⁻¹` with V = X W, so residuals
-    enter it by W⁻¹, and rounding does."""
+    """Whether the pairs determine the subspace they span: each may be right, and yet they
+    may be nearly dependent. `A X − B X L = (A V − B V Λ) W⁻¹` with V = X W, so that W⁻¹
+    amplifies residuals and rounding."""
     both = block.active[:, None] & block.active[None, :]
     w = block.coordinates
     w = jnp.where(both, w, jnp.eye(both.shape[0], dtype=w.dtype))
@@ -301,7 +301,7 @@ def _newton(
     every: Bool[Array, " k"],
     solve: SylvesterSolve,
 ):
-    """One Newton step on F(X, L) = (AX − BXL, CᴴX − I), pairs kept in their order."""
+    """One Newton step on F(X, L) = (AX − BXL, CᴴX − I); pairs keep their order."""
     defect = pencil.sylvester(basis, matrix)
     step = solve_bordered(pencil, basis, matrix, -defect, every, solve)
     basis, t = jnp.linalg.qr(basis + step.outside)

@@ -12,13 +12,13 @@ from jaxtyping import Array, Bool, PyTree
 
 
 def one_by_one(fn: Callable[..., PyTree], *args: Any) -> PyTree:
-    """`fn(*args)`; under `vmap` on CPUs, the members one after the other.
+    """`fn(*args)`; under `vmap` on CPUs, one member after the other.
 
-    A batched `while_loop` goes round until its slowest member is done, takes both
-    branches of every `cond`, and copies the state of all members in each step to keep
-    those of the finished ones. One member after the other stays in cache, and ends when
-    it is done: about 8 times as fast for a Krylov run on 64 operators of order 2000. (On
-    accelerators a batch is what fills the device.)
+    A batched `while_loop` runs until its slowest member is done, takes both branches of
+    every `cond`, and copies the state of all members in each step to keep that of the
+    finished ones. One at a time, a member stays in cache and ends when it is done: about
+    8 times as fast for a Krylov run on 64 operators of order 2000. (On accelerators, a
+    batch is what fills the device.)
 
     `fn` must not close over arrays.
     """
@@ -40,8 +40,8 @@ def one_by_one(fn: Callable[..., PyTree], *args: Any) -> PyTree:
 
 
 def each(fn: Callable[[PyTree], PyTree], rows: PyTree) -> PyTree:
-    """`fn` of every row: on CPUs one after the other, for there batched factorisations
-    that run side by side can wait for one another's threads for ever; else together."""
+    """`fn` of every row; on CPUs one after the other, because batched factorisations that
+    run side by side there can deadlock over threads; elsewhere all at once."""
     if jax.default_backend() == "cpu":
         return jax.lax.map(fn, rows)
     return jax.vmap(fn)(rows)
@@ -53,8 +53,8 @@ def either(
     false: Callable[[PyTree[Array]], PyTree[Array]],
     x: PyTree[Array],
 ) -> PyTree[Array]:
-    """`true(x)` if `which`, else `false(x)`. In a batch both run if `which` is true of
-    any member, and `false` alone otherwise, where a `cond` would always run both."""
+    """`true(x)` if `which`, else `false(x)`. In a batch, both run if `which` is true for
+    any member, otherwise only `false`; a `cond` would always run both."""
 
     def run(x):
         return jtu.tree_map(lambda t, f: jnp.where(which, t, f), true(x), false(x))

@@ -1,4 +1,4 @@
-"""Options that are plain Python values, refused by name at the earliest moment."""
+"""Checks options that are plain Python values, by name and as early as possible."""
 
 import numbers
 import operator
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def check_integer(name: str, value: Any, least: int) -> int:
-    """`value` as an `int`, at least `least`; NumPy integers will do, bools will not."""
+    """`value` as an `int`, at least `least`; accepts NumPy integers, but not bools."""
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -21,7 +21,7 @@ def check_integer(name: str, value: Any, least: int) -> int:
 
 
 def check_real(name: str, value: Any, *, zero: bool = False) -> None:
-    """Refuses what is not a positive (with `zero`: non-negative) number."""
+    """Refuses anything but a positive (with `zero`: non-negative) number."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"`{name}` must be a number; got {value!r}.")
     if not (float(value) >= 0 if zero else float(value) > 0):
@@ -35,7 +35,7 @@ def check_flag(name: str, value: Any) -> None:
 
 
 def check_numbers(name: str, values: np.ndarray) -> None:
-    """Whether JAX has the dtype of a NumPy array, up to precision."""
+    """Refuses a NumPy array whose dtype JAX does not have, up to precision."""
     kind, size = values.dtype.kind, values.dtype.itemsize
     if kind in "OSUMm" or size > {"f": 8, "c": 16}.get(kind, size):
         raise TypeError(

@@ -1,4 +1,4 @@
-"""Costs made of eigenvalues: real numbers that an optimiser bounds."""
+"""Costs made of eigenvalues: real numbers for an optimiser to bound."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,27 +18,27 @@ def spectral_abscissa(
     operator: Any, k: int = 2, **options: Any
 ) -> Float[Array, "*batch"]:
     """The largest real part of an eigenvalue, `max Re λ`, differentiable: `x' = A x` is
-    stable where it is negative.
+    stable if it is negative.
 
     The abscissa is not smooth where several eigenvalues attain it: its derivative there
-    is the average of theirs, an element of Clarke's subdifferential where these have
-    derivatives. Of a conjugate pair, and of copies of an eigenvalue that is not
-    defective, that is the derivative of their mean. Where one of them is defective the
+    is the average of theirs, an element of Clarke's subdifferential if they have
+    derivatives. For a conjugate pair, and for copies of an eigenvalue that is not
+    defective, this is the derivative of their mean. If one of them is defective, the
     abscissa is not even Lipschitz (Burke & Overton, Math. Program. 90, 2001): NaN.
 
     **Arguments:**
 
-    - `operator`: a dense array `(..., n, n)`, of which all eigenvalues are found by
+    - `operator`: a dense array `(..., n, n)`, all of whose eigenvalues are found by
         [`implicit_eig.eigvals`][]; or what [`implicit_eig.eigs`][] takes.
     - `k`: for `eigs`: how many eigenvalues are found (n at most). Others that attain the
         maximum as well do not enter the average.
-    - `options`: those of `eigs`, as `mass` or `eigensolver`. With any of them, and for
-        all operators but plain dense arrays, `eigs(operator, k, "LR", **options)` finds
-        the eigenvalues, and raises, or returns NaN, as it says.
+    - `options`: those of `eigs`, such as `mass` or `eigensolver`. With any of them, and
+        for all operators except plain dense arrays, the eigenvalues come from
+        `eigs(operator, k, "LR", **options)`, which raises or returns NaN as documented.
 
-    **Returns:** real, of the shape of the batch. Which eigenvalues attain the maximum is
-    told to `10 n eps max|λ|`, n the number of those found, and at least to ten times
-    their residuals.
+    **Returns:** real, of the shape of the batch. Eigenvalues attain the maximum if they
+    do so to within `10 n eps max|λ|`, n the number of those found, or ten times their
+    residuals if that is more.
 
     **Cost:** that of the eigenvalues, and of their derivatives.
 
@@ -61,10 +61,10 @@ def spectral_abscissa(
 
 def spectral_radius(operator: Any, k: int = 2, **options: Any) -> Float[Array, "*batch"]:
     """The largest modulus of an eigenvalue, `max |λ|`, differentiable: `xₙ₊₁ = A xₙ` is
-    stable where it is below one.
+    stable if it is below one.
 
-    Arguments, derivatives where several eigenvalues attain it, and NaN where one of them
-    is defective: as in [`implicit_eig.spectral_abscissa`][], with `which="LM"`. The
+    Arguments, derivatives where several eigenvalues attain it, and NaN if one of them is
+    defective are as in [`implicit_eig.spectral_abscissa`][], with `which="LM"`. The
     radius 0 has no derivative: NaN.
 
     !!! Example
@@ -80,16 +80,16 @@ def spectral_radius(operator: Any, k: int = 2, **options: Any) -> Float[Array, "
 
 def damping_ratio(operator: Any, k: int = 2, **options: Any) -> Float[Array, "*batch"]:
     """The least damping ratio of the modes, `min ζ` with `ζ = −Re λ / |λ|`,
-    differentiable: 1 where all decay without oscillating, negative where one grows.
+    differentiable: 1 if all decay without oscillating, negative if one grows.
 
-    An eigenvalue 0 has none: the result is NaN where one is found that rounding cannot
-    tell from 0.
+    An eigenvalue 0 has none: the result is NaN if one is found that rounding cannot tell
+    from 0.
 
-    Arguments, derivatives where several eigenvalues attain it, and NaN where one of them
-    is defective: as in [`implicit_eig.spectral_abscissa`][], with the callable
-    `which=lambda λ: Re λ / |λ|`. The least damped modes stand at no rim of the spectrum:
-    for a large operator pass a target, `sigma=1j * frequency`, near which they are looked
-    for.
+    Arguments, derivatives where several eigenvalues attain it, and NaN if one of them is
+    defective are as in [`implicit_eig.spectral_abscissa`][], with the callable
+    `which=lambda λ: Re λ / |λ|`. The least damped modes are not at the rim of the
+    spectrum: for a large operator, pass a target near which to look for them,
+    `sigma=1j * frequency`.
 
     !!! Example
 
@@ -111,7 +111,7 @@ def _modulus(w: Array) -> Array:
 
 
 def _growth(w: Array) -> Array:
-    """Re w / |w|, the damping ratio but for its sign."""
+    """Re w / |w|, the damping ratio up to its sign."""
     return w.real / _modulus(w)
 
 
@@ -122,7 +122,7 @@ def _largest(
     key: Callable[[Array], Array],
     options: dict[str, Any],
 ) -> Float[Array, "*batch"]:
-    """The mean of the keys that are the largest to rounding: its derivative is the
+    """The mean of the keys that are the largest to within rounding: its derivative is the
     average of theirs."""
     if not options and isinstance(operator, Array | np.ndarray):
         w = eigvals(as_matrix(operator, "operator"))
@@ -131,10 +131,10 @@ def _largest(
         found = eigs(operator, k, which, **options)
         w, residuals = found.eigenvalues, found.residuals
     attained = _attains(key, *jax.lax.stop_gradient((w, residuals)))
-    # A key need not have a derivative at what does not attain the maximum.
+    # A key need not have a derivative at eigenvalues that do not attain the maximum.
     keys = jnp.where(attained, key(jnp.where(attained, w, 1)), 0)
     number = jnp.sum(attained, axis=-1, dtype=keys.dtype)
-    return jnp.sum(keys, axis=-1) / number  # 0 / 0 where an eigenvalue is NaN
+    return jnp.sum(keys, axis=-1) / number  # 0 / 0 if an eigenvalue is NaN
 
 
 def _attains(
@@ -142,8 +142,8 @@ def _attains(
     w: Complex[Array, "*batch m"],
     residuals: Float[Array, "*batch m"],
 ) -> Bool[Array, "*batch m"]:
-    """Which of the keys may be the largest, as far as the eigenvalues are known. None
-    where some key is NaN, or is not known at all."""
+    """Which of the keys may be the largest, as far as the eigenvalues are known. None if
+    some key is NaN, or is not known at all."""
     rtol = jnp.maximum(10 * residuals, default_tie_rtol(w.shape[-1], w.dtype))
     error = rtol * jnp.max(jnp.abs(w), axis=-1, keepdims=True)
     keys = key(w)

@@ -24,7 +24,7 @@ from ._spectral import Known
 
 
 class Diagnostics(eqx.Module):
-    """What bounds the errors of each pair, to first order; arrays of shape `(k,)`.
+    """Bounds on the errors of each pair, to first order; arrays of shape `(k,)`.
 
     **Attributes:**
 
@@ -32,17 +32,18 @@ class Diagnostics(eqx.Module):
     - `condition_numbers`: `κ(λ) = ‖u‖‖v‖ / |uᴴBv|`.
     - `separation`: an estimate, from above, of the least `‖P(A − λB)y‖` over `y ⟂ v` of
         norm one, P the projector along Bv; usually by less than a factor of 3.
-    - `gap`: to the nearest other eigenvalue that is known: selected, or seen by the
-        eigensolver. Infinite where none is.
-    - `backward_error`: `‖Av − λBv‖ / ((‖A‖ + |λ|‖B‖) ‖v‖)`, norms estimated from below
-        where A is not a matrix.
+    - `gap`: the distance to the nearest other eigenvalue that is known: selected, or seen
+        by the eigensolver. Infinite if there is none.
+    - `backward_error`: `‖Av − λBv‖ / ((‖A‖ + |λ|‖B‖) ‖v‖)`, with norms estimated from
+        below if A is not a matrix.
     - `eigenvalue_error`, `vector_error`: relative; `κ r / |λ|` and `r / separation`,
-        with r the residual norm and the rounding of a product with A (Wilkinson 1965;
+        with r the residual norm plus the rounding of a product with A (Wilkinson 1965;
         Stewart 1973).
     - `gradient_error`: of the eigenvalue's gradient, relative to its largest possible
-        size `κ ‖Ȧ‖`: `2 (1 + κ) r / separation + rtol` of the linear solves.
+        size `κ ‖Ȧ‖`: `2 (1 + κ) r / separation + rtol`, with `rtol` that of the linear
+        solves.
 
-    No derivatives. NaN where a linear solve failed.
+    No derivatives. NaN if a linear solve failed.
     """
 
     eigenvalues: Complex[Array, " k"]
@@ -77,26 +78,25 @@ def diagnose(
 
     **Arguments:**
 
-    - `operator`, `mass`, `like`: what the solution is of, as in
+    - `operator`, `mass`, `like`: the problem that was solved, as in
         [`implicit_eig.eigs`][]. `like=None` takes the shape of an eigenvector, and its
         dtype, which is complex: pass it for a real callable. Or `T(λ)` of
         [`implicit_eig.nonlinear_eigs`][], or a tuple of the coefficients of
         [`implicit_eig.polyeig`][].
     - `solution`: from any of these functions, or from `attach`.
-    - `adjoint`: who solves the linear systems, one with A − λB projected. Default: LU for
+    - `adjoint`: how to solve the linear systems, with A − λB projected. Default: LU for
         matrices and orders up to 1000, else `KrylovSylvester`.
-    - `hermitian`: whether A and B are: `κ = ‖v‖² / vᴴBv` then, at no solve. NaN where a
-        product pair tells that they are not.
+    - `hermitian`: whether A and B are Hermitian: then `κ = ‖v‖² / vᴴBv`, without a solve.
+        NaN if a pair of products shows that they are not.
 
     **Returns:** a [`implicit_eig.Diagnostics`][]. Works under `jit` and `vmap`.
 
-    **Raises:** `TypeError` or `ValueError` for what is no solution, or one of another
-    domain.
+    **Raises:** `TypeError` or `ValueError` for anything but a solution, or for a solution
+    on another domain.
 
-    **Cost:** each pair for itself: six linear solves for the separation, by power
-    iteration with the inverse, and one for κ where the solution has no left vectors. The
-    left vector of a pair is `e + y` with e along Bv and y orthogonal to it, of one
-    transposed system.
+    **Cost:** for each pair, six linear solves for the separation, by power iteration with
+    the inverse, and one for κ if the solution has no left vectors. The left vector of a
+    pair is `e + y`, with e along Bv and y orthogonal to it, from one transposed system.
 
     !!! Example
 
@@ -176,7 +176,7 @@ def _diagnose(
 def _diagnose_nonlinear(
     operator: NonlinearOperator, solution: Solution, adjoint: ImplicitAdjoint
 ) -> Diagnostics:
-    """Each pair as one of the pencil T(λ) + μ T′(λ), with μ = 0."""
+    """Treats each pair as a pair of the pencil T(λ) + μ T′(λ) at μ = 0."""
     w = solution.eigenvalues.astype(operator.dtype)
     v = _flat(solution.eigenvectors, w)
     v = v / jnp.linalg.norm(v, axis=0).astype(v.dtype)
@@ -206,7 +206,7 @@ def _of_pair(
     solve: SylvesterSolve,
     left: bool,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The separation of a pair, and κ if it is asked for."""
+    """The separation of a pair, and κ if requested."""
     basis, matrix, every = x[:, None], value[None, None], jnp.ones(1, bool)
     sep = separation(pencil, basis, matrix, every, solve)
     if not left:
@@ -226,7 +226,7 @@ def _bounds(
     rtol: float,
 ) -> Diagnostics:
     eps = jnp.finfo(residual.dtype).eps
-    # A residual may be zero; what A is known to is not.
+    # A residual may be zero; the rounding of A is not.
     r = residual + eps * size
     others = jnp.where(jnp.eye(w.size, dtype=bool), jnp.inf, jnp.abs(w[:, None] - w))
     gap = jnp.min(others, axis=1)
@@ -248,7 +248,7 @@ def _bounds(
 
 
 def _norm(operator: Any, product: Any, image: Inexact[Array, "n k"]) -> Float[Array, ""]:
-    """The Frobenius norm, or where entries are not known a lower estimate."""
+    """The Frobenius norm, or a lower estimate if entries are not known."""
     if isinstance(operator, lx.MatrixLinearOperator):
         return jnp.linalg.norm(operator.matrix)
     most = jnp.max(jnp.linalg.norm(image, axis=0))

@@ -45,10 +45,10 @@ def eig(
 
     Values and order are those of `jnp.linalg.eig`, unless `method="qr"`: conjugate pairs
     of real matrices stand side by side, the one with positive imaginary part first.
-    Vectors are brought into the gauge. Derivatives of any order in either mode, by one
+    Vectors are brought into the gauge. Derivatives of any order in either mode take one
     linear solve with the matrix of eigenvectors: O(n³) altogether. The whole spectrum is
-    the invariant subspace X = I, so nothing but the small eigenvalue problem is left of
-    the rule.
+    the invariant subspace X = I, so only the small eigenvalue problem is left of the
+    rule.
 
     **Arguments:**
 
@@ -56,37 +56,37 @@ def eig(
         are promoted.
     - `gauge`: the scale of the vectors; default
         [`implicit_eig.LargestReal`][]: unit 2-norm, largest entry real and positive.
-        Where none is given, the gradient of a loss that depends on the phase warns
+        If none is given, the gradient of a loss that depends on the phase warns
         ([`implicit_eig.GaugeDependenceWarning`][]).
-    - `ties`: the derivative of a vector whose eigenvalue is repeated: `"nan"`, in the
-        tangents of exactly those columns, or `"drop"`, without the coupling inside the
+    - `ties`: the derivative of a vector whose eigenvalue is repeated: `"nan"`: NaN, in
+        the tangents of exactly those columns; `"drop"`: without the coupling inside the
         tie, right for functions that do not change when tied vectors are mixed.
     - `tie_rtol`: eigenvalues tie when their gap is at most `tie_rtol · max|λ|`. Default:
         `10 n eps`.
-    - `method`: `"lapack"` (the default) is `jnp.linalg.eig`: LAPACK on CPUs, and on GPUs
-        cuSOLVER where it is recent enough, else the host. `"qr"` is for many matrices of
-        order 64 at most: a QR iteration in XLA for the whole batch at once, which leaves
-        the device for nothing, in derivatives neither. Of another order than LAPACK's,
-        but for conjugate pairs; backward errors are of LAPACK's size. A matrix of which
-        the iteration does not converge has NaN. Francis' double shift, or a single one
-        for complex matrices (Golub & Van Loan 2013, sections 7.4 and 7.5), with deflation
-        as in LAPACK's `lahqr` (Ahues & Tisseur 1997).
+    - `method`: `"lapack"` (the default) is `jnp.linalg.eig`: LAPACK on CPUs; on GPUs
+        cuSOLVER if it is recent enough, else the host. `"qr"` is for many matrices of
+        order 64 at most: a QR iteration in XLA for the whole batch at once, which never
+        leaves the device, not even for derivatives. The order differs from LAPACK's,
+        except for conjugate pairs; backward errors are of LAPACK's size. A matrix whose
+        iteration does not converge gives NaN. It uses Francis' double shift, or a single
+        one for complex matrices (Golub & Van Loan 2013, sections 7.4 and 7.5), with
+        deflation as in LAPACK's `lahqr` (Ahues & Tisseur 1997).
 
-    One of several tied eigenvalues has no derivative, only functions symmetric in them
-    have. In reverse mode cotangents that differ inside a tie give NaN, unless
-    `ties="drop"`. In forward mode tangents are the diagonal of `V⁻¹ȧV`, in the basis of
+    A single one of several tied eigenvalues has no derivative; only functions symmetric
+    in them have. In reverse mode, cotangents that differ inside a tie give NaN, unless
+    `ties="drop"`. In forward mode, tangents are the diagonal of `V⁻¹ȧV`, in the basis of
     the tied vectors that LAPACK chose: only their sums over a tie mean anything.
 
-    A pair that rounding cannot tell from a defective one, because a change E of a by
+    A pair that rounding cannot tell from a defective one, because a change E of `a` by
     `10 eps ‖a‖` merges its eigenvalue with another one (`κ‖E‖` is at least their gap),
-    has NaN derivatives, vector and value; so has a vector of which less than two digits
-    of the derivative would be known. [`implicit_eig.funm`][] and
+    has NaN derivatives, for both vector and value; so does a vector whose derivative
+    would have fewer than two correct digits. [`implicit_eig.funm`][] and
     [`implicit_eig.invariant_subspace`][] have derivatives there.
 
     **Returns:** `EigResult(eigenvalues, eigenvectors)`, complex.
 
-    **Raises:** `ValueError` for a non-square `a`, `TypeError` for a dtype LAPACK has
-    not. NaN or inf in a matrix gives NaN for that matrix.
+    **Raises:** `ValueError` for a non-square `a`, `TypeError` for a dtype that LAPACK
+    does not have. NaN or inf in a matrix gives NaN for that matrix.
 
     !!! Example
 
@@ -122,7 +122,7 @@ def _eig(
         dtype = complex_dtype(a.dtype)
         return EigResult(jnp.zeros(a.shape[:-1], dtype), jnp.zeros(a.shape, dtype))
     active = jnp.ones(a.shape[-1], bool)
-    # LAPACK's order of conjugate pairs; of other libraries it is not known for certain.
+    # LAPACK's order of conjugate pairs; other libraries do not guarantee it.
     conjugates = not jnp.iscomplexobj(a) and jax.default_backend() == "cpu"
 
     def one(a: Array, w: Array, v: Array, *inverse: Array) -> tuple[Array, Array]:
@@ -186,10 +186,10 @@ def eigvals(
     - `a`: shape `(..., n, n)`; dtypes as in [`implicit_eig.eig`][].
     - `method`: as in [`implicit_eig.eig`][].
 
-    **Returns:** shape `(..., n)`, complex. At a repeated eigenvalue first derivatives
-    are right for functions that are symmetric in the tied values; those of one of them
-    alone are NaN in reverse mode, and in forward mode mean something in their sum only.
-    Second ones are NaN.
+    **Returns:** shape `(..., n)`, complex. At a repeated eigenvalue, first derivatives
+    are right for functions that are symmetric in the tied values; those of a single one
+    are NaN in reverse mode, and in forward mode only their sum means anything. Second
+    derivatives are NaN.
 
     !!! Example
 

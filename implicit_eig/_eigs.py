@@ -34,7 +34,7 @@ from ._second_try import FoundPairs, in_wider_spaces, reached_by, with_second_tr
 from ._solution import is_good, RESULTS, Solution
 
 
-# What SciPy calls otherwise.
+# SciPy's names for our arguments.
 _ELSEWHERE = {
     "M": "mass",
     "tol": "eigensolver=KrylovSchur(rtol=...)",
@@ -47,7 +47,7 @@ _ELSEWHERE = {
 
 
 def _suggests(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`fn`, whose error for a keyword of SciPy's names ours."""
+    """`fn`, with an error for SciPy's keywords that names ours."""
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -82,11 +82,11 @@ def eigs(
 ) -> Solution:
     """k eigenpairs of `A v = λ v` or `A v = λ B v`, differentiable.
 
-    Who finds the pairs (`eigensolver`), who solves the linear systems of their
-    derivatives (`adjoint`) and which scale vectors have (`gauge`) are three separate
-    choices. Derivatives never pass through the eigensolver's steps: each costs the
-    solution of one bordered Sylvester system for the selected pairs, and none for
-    eigenvalues where left vectors are at hand (`Dense`, or `left=True`).
+    How pairs are found (`eigensolver`), how the linear systems of their derivatives are
+    solved (`adjoint`) and how vectors are scaled (`gauge`) are three separate choices.
+    Derivatives never pass through the eigensolver's steps: each costs the solution of one
+    bordered Sylvester system for the selected pairs, and none for eigenvalues if left
+    vectors are available (`Dense`, or `left=True`).
 
     **Arguments:**
 
@@ -94,66 +94,66 @@ def eigs(
         (whose values become a constant) or `LinearOperator` (on the host, constant too);
         any lineax operator; or a callable `v -> A v` with `like=`. Differentiable:
         arrays, sparse values, leaves of operators, what a callable closes over. For
-        batches use `jax.vmap`. An operator that lineax holds for symmetric, Aᵀ = A (by
-        `lineax.symmetric_tag`, say; B too, if there is one), has the conjugates of its
-        vectors for left ones: no run is made for these, and no solve for derivatives of
-        eigenvalues. A tag that is not true is found out (`RESULTS.not_symmetric`).
+        batches use `jax.vmap`. If lineax considers an operator symmetric, Aᵀ = A (by
+        `lineax.symmetric_tag`, say; B too, if there is one), its left vectors are the
+        conjugates of the right ones: they need no run, and derivatives of eigenvalues no
+        solve. A false tag is detected (`RESULTS.not_symmetric`).
     - `k`: number of pairs, `1 ≤ k ≤ n`. `None` means all n of a dense matrix.
     - `which`: the wanted end of the spectrum: `"LM"`, `"SM"` (modulus), `"LR"`, `"SR"`
-        (real part), `"LI"`, `"SI"` (imaginary part, of real operators its modulus); a
+        (real part), `"LI"`, `"SI"` (imaginary part; for real operators its modulus); a
         callable `λ -> key`, largest key first; [`implicit_eig.Nearest`][];
         [`implicit_eig.Overlap`][]; or [`implicit_eig.Inside`][] for all eigenvalues in a
-        region: k is room then, places left over are NaN, `stats["num_inside"]` counts
-        (by [`implicit_eig.Contour`][]).
+        region: then there is room for k, spare places are NaN, and `stats["num_inside"]`
+        is the number found (by [`implicit_eig.Contour`][]).
     - `sigma`: a target, real or complex, no derivative: the k eigenvalues nearest to it,
         by [`implicit_eig.ShiftInvert`][]. With `which` a callable or `Overlap`: the best
-        of those a Krylov space around the target shows.
+        of those that a Krylov space around the target contains.
     - `mass`: B, as `operator`. Infinite eigenvalues of a singular B are left out.
     - `like`: for a callable, a vector of its domain (or its `ShapeDtypeStruct`s).
     - `v0`: start vector of iterative eigensolvers; no derivative. Default: fixed.
     - `left`: whether to return left vectors and condition numbers.
-    - `eigensolver`: default `Dense()` for arrays, else `KrylovSchur()` (where its Krylov
-        space would fill the whole space, `Dense()`, noted in `stats`; in a plain call
-        where restarts stagnate, wider spaces, and `Dense()` up to order 1000). With a
-        target, `ShiftInvert(sigma)`, and `Dense()` up to order 256; `"SM"` is taken for
-        the target 0 where the entries of the operator are known.
+    - `eigensolver`: default `Dense()` for arrays, else `KrylovSchur()` (but `Dense()`,
+        noted in `stats`, if its Krylov space would fill the whole space; in a plain call
+        whose restarts stagnate, wider spaces follow, or `Dense()` up to order 1000). With
+        a target, `ShiftInvert(sigma)`, and `Dense()` up to order 256; `"SM"` is treated
+        as the target 0 if the entries of the operator are known.
     - `adjoint`: default [`implicit_eig.ImplicitAdjoint`][]`()`.
-    - `gauge`: default [`implicit_eig.LargestReal`][]`()`. Where none is given, the
+    - `gauge`: default [`implicit_eig.LargestReal`][]`()`. If none is given, the
         gradient of a loss that depends on the phase warns
         ([`implicit_eig.GaugeDependenceWarning`][]).
-    - `ties`, `tie_rtol`: as in [`implicit_eig.eig`][], among the selected pairs: one of
-        several tied eigenvalues has no derivative, only functions symmetric in them. A
-        selected eigenvalue that ties with one that is not, where the eigensolver met
-        that, has no derivative, nor has its vector: NaN with `"nan"`, and whatever the
-        linear solve gives with `"drop"`. The result is `RESULTS.cut_tie` then, which
-        raises nothing, for the values are right. The default `tie_rtol` is at
-        least ten times the largest residual over the largest `|λ|`: what an iterative
-        solver found is tied when it cannot be told apart.
-    - `throw`: what a run does that fails, or a linear solve for a derivative that misses
+    - `ties`, `tie_rtol`: as in [`implicit_eig.eig`][], among the selected pairs: a single
+        one of several tied eigenvalues has no derivative; only functions symmetric in
+        them have. If a selected eigenvalue ties with an unselected one that the
+        eigensolver has seen, neither it nor its vector has a derivative: NaN with
+        `"nan"`, and whatever the linear solve gives with `"drop"`. The result is then
+        `RESULTS.cut_tie`, which does not raise, as the values are right. The default
+        `tie_rtol` is at least ten times the largest residual divided by the largest
+        `|λ|`: eigenvalues from an iterative solver tie if they cannot be told apart.
+    - `throw`: what happens if a run fails, or if a linear solve for a derivative misses
         its tolerance ([`implicit_eig.ImplicitAdjoint`][]). `None`: it raises in a plain
-        call, also under plain `jax.grad` and its like; in a compiled program nothing
-        calls back to the host, pairs that failed are NaN throughout, values, vectors and
-        derivatives, and `Solution.result` says why. `True`: it raises everywhere, in
+        call, also under plain `jax.grad` and the like; in a compiled program nothing
+        calls back to the host, failed pairs are NaN throughout (values, vectors and
+        derivatives), and `Solution.result` says why. `True`: it raises everywhere, in
         compiled programs by a host callback, at its price. `False`: it never raises;
-        values and vectors of failed pairs are the best approximations at hand, their
-        derivatives NaN. Not failures: `RESULTS.unconfirmed`, by which `KrylovSchur` says
-        that its pairs are right, and that better ones may have escaped it;
-        `RESULTS.defective`: rounding cannot tell some eigenvalue from a defective one,
-        which has NaN derivatives, and so has its vector; and `RESULTS.cut_tie`, the same
-        of an eigenvalue of which another copy was not selected.
+        values and vectors of failed pairs are the best approximations available, their
+        derivatives NaN. These are not failures: `RESULTS.unconfirmed`, by which
+        `KrylovSchur` says that its pairs are right, but that better ones may have
+        escaped it; `RESULTS.defective`: rounding cannot tell some eigenvalue from a
+        defective one, so it and its vector have NaN derivatives; and `RESULTS.cut_tie`,
+        the same for an eigenvalue with another copy that was not selected.
     - `progress_meter`: shows the run: `TextProgressMeter()`, `TqdmProgressMeter()`, or
         your own [`implicit_eig.AbstractProgressMeter`][].
 
-    **Returns:** a [`implicit_eig.Solution`][]: exactly k pairs, best first, of a
-    conjugate pair the one with positive imaginary part first.
+    **Returns:** a [`implicit_eig.Solution`][]: exactly k pairs, best first; in a
+    conjugate pair, the one with positive imaginary part comes first.
 
     **Raises:** `ValueError` or `TypeError` for what can be seen from shapes, dtypes and
     Python values; a run-time error under `throw`.
 
     **Cost:** `Dense`: O(n³). `KrylovSchur`: `stats["num_matvecs"]` products; a gradient
-    about as many products again, whatever the number of parameters. `ShiftInvert`: one
-    factorisation, and `stats["num_solves"]` solves; a gradient about as many solves again
-    with the same factor.
+    takes about as many products again, whatever the number of parameters. `ShiftInvert`:
+    one factorisation, and `stats["num_solves"]` solves; a gradient takes about as many
+    solves again with the same factor.
 
     !!! Example
 
@@ -231,12 +231,12 @@ def solved(
     return watched_solution(options.gauge, solution)
 
 
-# What of a solution has derivatives.
+# The fields of a solution that have derivatives.
 _MOVING = "eigenvalues", "eigenvectors", "left_eigenvectors", "condition_numbers"
 
 
 def watched_solution(gauge: AbstractGauge, solution: Solution) -> Solution:
-    """The solution; the vectors are watched in a plain reverse pass."""
+    """The solution, with vectors that are watched in a plain reverse pass."""
     vectors = [solution.eigenvectors]
     if solution.left_eigenvectors is not None:
         vectors.append(solution.left_eigenvectors)
@@ -249,7 +249,7 @@ def watched_solution(gauge: AbstractGauge, solution: Solution) -> Solution:
 
 
 def _empty(pencil: Pencil, left: bool) -> Solution:
-    """No pairs: those of a matrix of order 0."""
+    """The solution for a matrix of order 0: no pairs."""
     values = jnp.zeros(0, complex_dtype(pencil.dtype))
     vectors = pencil.domain.unflatten(jnp.zeros((0, 0), values.dtype))
     zero = jnp.zeros((), int)
@@ -271,8 +271,8 @@ def _eigs(
     keep: bool,
     options: PairOptions,
 ) -> tuple[Solution, Float[Array, ""], FoundPairs | None, Inexact[Array, " n"]]:
-    """The solution, the signal of failed solves, what a second try needs where it is to
-    be kept, and a vector of the subspace that was reached."""
+    """The solution, the signal of failed solves, what a second try needs (if `keep`), and
+    a vector of the subspace that was reached."""
     problem, scaling = problem.of_moderate_size()
     pencil = problem.pencil
     block, solve = problem.block(options.left)
@@ -287,7 +287,7 @@ def _again(
     pairs: FoundPairs,
     options: PairOptions,
 ) -> tuple[Solution, Float[Array, ""]]:
-    """What `_eigs` made of these pairs, for derivatives by GMRES."""
+    """The solution that `_eigs` made of these pairs, with derivatives by GMRES."""
     problem, scaling = problem.of_moderate_size()
     solve, options = pairs.solved_by_gmres(problem), options.known_to(pairs.accuracy)
     return solution_of_block(problem.pencil, pairs.block, solve, signal, scaling, options)
@@ -301,8 +301,8 @@ def solution_of_block(
     scaling: Scaling,
     options: PairOptions,
 ) -> tuple[Solution, Float[Array, ""]]:
-    """The data's way down: block → rule → pairs → what the user sees. And the signal of
-    failed solves."""
+    """The solution from the block (block → rule → pairs → what the user sees), and the
+    signal of failed solves."""
     k = options.k
     if signal is None:
         signal = jnp.zeros((), block.residuals.dtype)
@@ -316,7 +316,7 @@ def solution_of_block(
         basis,
         matrix,
         left_basis if options.left else None,
-        # Eigenvalues need no solve where there is a left basis.
+        # Eigenvalues need no solve if there is a left basis.
         marks=(mark if left_basis is None else None, mark),
         options=options,
     )
@@ -358,7 +358,7 @@ def solution_of_block(
 
 
 def _in_given_order(solution: Solution, position: Int[Array, " k"]) -> Solution:
-    """A block has those that are no eigenpairs last."""
+    """The solution in the given order; a block puts pairs that are none last."""
     back = jnp.argsort(position)
     per_pair = (*_MOVING, "residuals")
     arrays = {name: getattr(solution, name) for name in per_pair}
@@ -367,5 +367,5 @@ def _in_given_order(solution: Solution, position: Int[Array, " k"]) -> Solution:
 
 
 def _hidden(x: Array, failed: Bool[Array, " k"]) -> Array:
-    """x, NaN and without derivatives in the columns that failed."""
+    """x, with columns that failed set to NaN and without derivatives."""
     return nan_tangent(x + nothing_where(failed, x.dtype), failed)

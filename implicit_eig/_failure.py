@@ -1,11 +1,11 @@
-"""What a failure does: raise in a plain call, turn to NaN in a compiled program.
+"""What a failure does: it raises in a plain call, and gives NaN in a compiled program.
 
 Python sees the result code of a plain call, also below the tracers of `grad`, `jvp` and
-`vmap`, and raises by it. A linear solve for a derivative runs later: forward mode carries
-its backward error in the tangent of a signal beside the outputs, reverse mode in the
-cotangent of a signal beside the inputs, and maps with a transpose of their own look at it
-where Python sees it. Nothing calls back from a compiled program, unless `throw=True` asks
-for it.
+`vmap`, and raises accordingly. A linear solve for a derivative runs later: forward mode
+carries its backward error in the tangent of a signal next to the outputs, reverse mode in
+the cotangent of a signal next to the inputs, and maps with a custom transpose inspect it
+where Python can see it. Nothing calls back from a compiled program, unless `throw=True`
+asks for it.
 """
 
 import contextlib
@@ -32,8 +32,8 @@ def check_throw(throw: Any) -> None:
 
 
 class _RunError(eqx.EquinoxRuntimeError):
-    """One sentence. JAX would set the stack of the call that was differentiated before
-    it, as its cause."""
+    """An error shown as one sentence. JAX would precede it, as its cause, with the stack
+    of the call that was differentiated."""
 
     __cause__ = property(lambda self: None, lambda self, _: None)
 
@@ -41,7 +41,7 @@ class _RunError(eqx.EquinoxRuntimeError):
 _RunError.__name__ = _RunError.__qualname__ = "EquinoxRuntimeError"
 _RunError.__module__ = "equinox"
 with contextlib.suppress(ImportError, AttributeError):
-    # Frames of this package are as little of the user's as JAX's own.
+    # Hide frames of this package from users' tracebacks, like JAX's own.
     from jax._src.traceback_util import register_exclusion
 
     register_exclusion(os.path.dirname(__file__))
@@ -69,8 +69,8 @@ def raise_unless_successful(
 ) -> _Found:
     """What was found; or an error by its result, as `throw` says.
 
-    `k` is the number of pairs asked for, and `advice` what may help where they did not
-    converge: for the message.
+    For the message, `k` is the number of pairs asked for, and `advice` what may help if
+    they did not converge.
     """
     if throw is False:
         return found
@@ -78,8 +78,8 @@ def raise_unless_successful(
     if codes is None:
         if not throw:
             return found
-        # One check a member: `Enumeration.error_if` takes the largest index over a batch,
-        # and an empty batch has none.
+        # One check per failure: `Enumeration.error_if` takes the largest index over a
+        # batch, and an empty batch has none.
         return raise_if(found, *((found.result == f, RESULTS[f]) for f in FAILURES))
     failed = np.asarray([int(code) not in _GOOD for code in codes.flat], bool)
     failed = failed.reshape(codes.shape)
@@ -99,14 +99,14 @@ _SENTENCES = {int(r._value): RESULTS[r] for r in FAILURES}
 
 
 def _in_double(x: Any) -> str:
-    """What else helps in single precision."""
+    """What else may help, in single precision."""
     if getattr(x, "dtype", None) != np.float32:
         return ""
     return " This is single precision: `jax_enable_x64` and 64 bits would help."
 
 
 def _reached(found: Any, at: tuple[Any, ...], k: int | None) -> str:
-    """How far a run came that did not converge."""
+    """How far a run got that did not converge."""
 
     def of_member(x: Any) -> Any:
         x = value_of(x)
@@ -129,9 +129,9 @@ def _reached(found: Any, at: tuple[Any, ...], k: int | None) -> str:
 def watched(
     tree: PyTree, throw: bool | None, rtol: float
 ) -> tuple[PyTree, Float[Array, ""] | None]:
-    """The tree of inputs, and a signal whose cotangent is the backward error of a failed
-    transposed solve, of the tolerance `rtol`: looked at on its way out. `None` where
-    nobody would look."""
+    """The tree of inputs, and a signal whose cotangent is the backward error of a
+    transposed solve that missed the tolerance `rtol`: it is inspected on its way out.
+    `None` if nobody would inspect it."""
     leaves, treedef = jtu.tree_flatten(tree)
     moving = [
         isinstance(x, Tracer) and jnp.issubdtype(x.dtype, jnp.inexact) for x in leaves
@@ -151,11 +151,11 @@ def watched(
 def reported(
     tree: PyTree, signal: Float[Array, ""] | None, throw: bool | None, rtol: float
 ) -> PyTree:
-    """The tree of outputs, whose tangents are looked at by that of the signal."""
+    """The tree of outputs; the tangent of the signal is inspected with theirs."""
     if throw is False or signal is None or not isinstance(signal, Tracer):
         return tree
     if is_plain(signal):
-        # Alone: beside it the tangents of what nobody uses would be asked for.
+        # Alone: otherwise tangents that nobody uses would be requested with it.
         _report([signal], [], throw=throw, rtol=rtol)
         return tree
     if not throw:
@@ -205,10 +205,10 @@ _report = linear_map("implicit_eig_report", _report_forward, lambda ct, *_, **__
 
 
 def raise_if(x: PyTree[Array], *checks: tuple[Bool[Array, "..."], str]) -> PyTree[Array]:
-    """x, or an error of a compiled program, by a host callback.
+    """x, or an error raised from a compiled program by a host callback.
 
-    What calls back returns one number, which is added to x. Were it x, it would be
-    copied, and a sharded x gathered on the device that calls back. Of a batch one member
+    The callback returns one number, which is added to x. If it returned x, that would be
+    copied, and a sharded x gathered on the device that calls back. In a batch, one member
     raises for all.
     """
     messages = [message for _, message in checks]

@@ -1,4 +1,4 @@
-"""Modes along a path of parameters, each matched to its own at every step."""
+"""Follows modes along a path of parameters, matching them at every step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ from ._rule import default_tie_rtol, tied
 from ._solution import is_good, RESULTS, Solution
 
 
-# Modes of the last step: eigenvalues `(k,)`, unit vectors `(n, k)`.
+# Modes of the previous step: eigenvalues `(k,)`, unit vectors `(n, k)`.
 _Modes = tuple[Complex[Array, " k"], Complex[Array, "n k"]]
 
 
@@ -38,10 +38,10 @@ def follow(
     eigenvalue" becomes another mode.
 
     Each step finds candidates by [`implicit_eig.eigs`][] and assigns them one to one to
-    the modes of the step before, so that the sum of the squared overlaps `|vᴴx|²` of unit
-    vectors is the largest (the modal assurance criterion; the Hungarian method). Vectors
-    tied to rounding, as those on a crossing, have no direction of their own: a mode goes
-    on as the projection of its last vector onto all of them.
+    the modes of the previous step, so that the sum of the squared overlaps `|vᴴx|²` of
+    unit vectors is the largest (the modal assurance criterion; the Hungarian method).
+    Vectors tied to rounding, such as those on a crossing, have no direction of their own:
+    a mode goes on as the projection of its last vector onto all of them.
 
     **Arguments:**
 
@@ -51,34 +51,34 @@ def follow(
     - `parameters`: an array, or a pytree of them, whose first axis is the path.
         Differentiable.
     - `start`: the modes to follow, a `Solution` at or near the first parameter, which is
-        the first step. Its vectors may have any norm; phases go on from theirs.
+        the first step. Its vectors may have any norm; phases continue from theirs.
     - `candidates`: how many pairs each step finds, at least k. Default: all n of a
-        dense matrix where none of `which`, `sigma` and `eigensolver` is given, else `2k`.
-        A mode that is not among them is not seen.
+        dense matrix if none of `which`, `sigma` and `eigensolver` is given, else `2k`. A
+        mode that is not among them is missed.
     - `throw`: whether a step that failed raises, as in `eigs`: by default in plain calls,
         at the end of the path, which is one compiled program. Pairs that failed are NaN,
         with `throw=False` too, and so are derivatives whose linear solve failed. Modes
-        go on from the last step that found them.
-    - `options`: those of `eigs`, but for `k`, `left` and `gauge`. `sigma` may also be a
+        continue from the last step that found them.
+    - `options`: those of `eigs`, except `k`, `left` and `gauge`. `sigma` may also be a
         function of the last step's eigenvalues, such as `lambda w: w[0]`.
 
     **Returns:** a [`implicit_eig.Solution`][] whose arrays have the path as their first
     axis, modes in the order of `start`, without left vectors. Vectors have unit 2-norm,
-    and each the phase in which `vᴴx` with its vector of the step before is positive.
-    `stats["overlap"]` is the smallest overlap of each step. Above 0.71 no other candidate
-    of a normal operator can fit better; below, take smaller steps.
+    and a phase for which `vᴴx` with the vector of the previous step is positive.
+    `stats["overlap"]` is the smallest overlap of each step. Above 0.71, no other
+    candidate of a normal operator can fit better; below, take smaller steps.
 
-    `RESULTS.ambiguous`, a notice, marks steps where some mode does not overlap most with
-    the candidate that it was given, or that candidate not most with it. Where overlaps
-    say nothing, as where a conjugate pair turns into two real eigenvalues or two real
-    ones into a pair, the order of `Re λ + Im λ` is kept.
+    `RESULTS.ambiguous`, a notice, marks steps where some mode and its candidate do not
+    overlap most with each other. If overlaps do not decide, as when a conjugate pair
+    turns into two real eigenvalues or two real ones into a pair, the order of
+    `Re λ + Im λ` is kept.
 
     Derivatives are those of `eigs`; NaN for vectors on a crossing. The vectors of the
-    step before, and so which candidate is whose and the phase, are held fixed: a loss
+    previous step are held fixed, and with them the assignment and the phase: a loss
     should not depend on the phase.
 
-    **Cost:** that of `eigs` a step, for all candidates; k² products of candidates. A
-    reverse pass keeps what each step has found.
+    **Cost:** that of `eigs` in every step, for all candidates; k² products of candidates.
+    A reverse pass keeps what each step has found.
 
     !!! Example
 
@@ -158,7 +158,7 @@ def _candidates(
     candidates: int | None,
     options: dict[str, Any],
 ) -> Solution:
-    """The pairs among which those of `modes` are looked for."""
+    """The pairs among which those of `modes` are sought."""
     operator, mass = found if isinstance(found, tuple) else (found, options.get("mass"))
     options = options | {"mass": mass}
     pencil = as_pencil(operator, mass, options.get("like"))
@@ -178,7 +178,7 @@ def _candidates(
 
 
 def _step(modes: _Modes, found: Solution) -> tuple[_Modes, Solution]:
-    """The next modes, without derivatives, and what is shown of them."""
+    """The next modes, without derivatives, and the solution shown to the user."""
     x = _columns(found.eigenvectors)
     values, last = (old.astype(x.dtype) for old in jax.lax.stop_gradient(modes))
     w = jax.lax.stop_gradient(found.eigenvalues)
@@ -190,7 +190,7 @@ def _step(modes: _Modes, found: Solution) -> tuple[_Modes, Solution]:
     vectors = vectors * _phase(jnp.sum(vectors.conj() * last, axis=0))
     mixes = jnp.sum(ties, axis=1)[mine] > 1
     mixed = _mixture(x, jnp.where(ties[:, mine], coefficients, 0))
-    # The value of the one, the missing derivative of the other.
+    # The value of the mixture, with the missing derivative of the vector.
     mixed = jax.lax.stop_gradient(jnp.where(mixes, mixed - vectors, 0))
     vectors = nan_tangent(vectors, mixes) + mixed
 
@@ -198,7 +198,7 @@ def _step(modes: _Modes, found: Solution) -> tuple[_Modes, Solution]:
     now = jnp.where(here, new, values), jnp.where(here, vectors, last)
     now = tuple(x.astype(old.dtype) for x, old in zip(now, modes, strict=True))
     now = jax.lax.stop_gradient(now)
-    # What was found beside the modes need not have converged.
+    # Candidates other than the modes need not have converged.
     partly = (found.result == RESULTS.not_converged) | (found.result == RESULTS.infinite)
     result = RESULTS.where(partly & jnp.all(here), RESULTS.successful, found.result)
     sure = _certain(overlaps, own, mine, ties)
@@ -229,7 +229,7 @@ def _projections(
     accuracy = jnp.maximum(accuracy, default_tie_rtol(x.shape[0], x.dtype))
     gram, inner = x.conj().T @ x, x.conj().T @ last
     itself = jnp.eye(w.size, dtype=bool)
-    # Parallel ones, of a defective eigenvalue, span no space of two dimensions.
+    # Parallel vectors, of a defective eigenvalue, do not span two dimensions.
     ties = tied(w, there, accuracy) & (jnp.abs(gram) < 1 - eps**0.5)
     gram = jnp.where(itself, 1, jnp.where(ties, gram, 0))
     coefficients = jnp.linalg.solve(gram, inner)
@@ -237,14 +237,14 @@ def _projections(
     ties = (ties & right) | itself
     coefficients = jnp.where(right, coefficients, inner)
     squares = ties.astype(w.real.dtype) @ (inner.conj() * coefficients).real
-    # Rounding must not tell two equal ones apart, nor make NaN of nothing.
+    # Rounding must not tell equal norms apart, nor turn zero into NaN.
     return ties, coefficients, jnp.sqrt(jnp.clip(squares, 0, 1)).T
 
 
 def _mixture(
     x: Complex[Array, "n m"], coefficients: Complex[Array, "m k"]
 ) -> Complex[Array, "n k"]:
-    """Unit vectors of combinations of those that were found, without derivatives."""
+    """Unit vectors along combinations of those found, without derivatives."""
     x = jax.lax.stop_gradient(x)
     mixed = jnp.where(jnp.isfinite(x), x, 0) @ coefficients
     size = safe_norm(mixed)
@@ -254,8 +254,8 @@ def _mixture(
 def _in_order(
     last: Complex[Array, " k"], found: Complex[Array, " m"]
 ) -> Float[Array, "k m"]:
-    """What decides between equal overlaps, and hardly counts otherwise: the sum over
-    pairs is the largest where both have the same order."""
+    """A small term that decides between equal overlaps: its sum over the assigned pairs
+    is the largest if both have the same order."""
 
     def places(w: Array) -> Array:
         w = jnp.where(jnp.isfinite(w), w, 0)
@@ -272,8 +272,8 @@ def _certain(
     mine: Array,
     ties: Bool[Array, "m m"],
 ) -> Bool[Array, ""]:
-    """Whether modes and candidates fit each other best, both ways. Every assignment that
-    prefers larger overlaps is then this one."""
+    """Whether modes and candidates fit each other best, both ways. Then every assignment
+    that prefers larger overlaps agrees with this one."""
     of_others = jnp.where(ties[mine], 0, overlaps)
     for_others = jnp.where(ties[mine][:, mine], 0, overlaps[:, mine])
     rival = jnp.maximum(jnp.max(of_others, axis=1), jnp.max(for_others, axis=0))

@@ -1,4 +1,4 @@
-"""Does a loss depend on the arbitrary scale of eigenvectors?"""
+"""Checks whether a loss depends on the arbitrary scale of eigenvectors."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,14 +20,14 @@ class GaugeReport(eqx.Module):
 
     **Attributes:**
 
-    - `eigenvalues`: shape `(k,)`, which pair is which.
+    - `eigenvalues`: shape `(k,)`, to identify the pairs.
     - `phase`, `norm`: shape `(k,)`, the derivatives of the loss with respect to the
         phase and to log ‖v‖, in modulus, relative to `‖∂f/∂v‖ ‖v‖` (plus
         `‖∂f/∂u‖ ‖u‖` with left vectors). From 0 (no dependence) to 1 (no other).
-    - `tolerance`: what is above it is more than rounding.
+    - `tolerance`: values above it are more than rounding.
 
-    `phase_invariant`, `norm_invariant` and both, `invariant` or `bool(report)`, say
-    whether all pairs are below it. `print(report)` shows a table.
+    `phase_invariant` and `norm_invariant` say whether all pairs are below it, `invariant`
+    or `bool(report)` whether both hold. `print(report)` shows a table.
     """
 
     eigenvalues: Complex[Array, " k"]
@@ -55,7 +55,7 @@ class GaugeReport(eqx.Module):
         lines = [f"{'pair':>4}  {'eigenvalue':>23}  {'phase':>7}  {'norm':>7}"]
         parts = ("the phase", "the norm")
         for i, (w, *sizes) in enumerate(zip(*columns, strict=True)):
-            # Not `> tolerance`: NaN offends.
+            # Not `> tolerance`, so that NaN counts as dependence.
             on = [p for p, x in zip(parts, sizes, strict=True) if not x <= self.tolerance]
             row = f"{i:4d}  {w:23.6g}  {sizes[0]:7.1e}  {sizes[1]:7.1e}"
             lines.append(row + (f"  depends on {' and '.join(on)}" if on else ""))
@@ -70,27 +70,28 @@ def check_gauge_invariance(
     """Tells whether a loss depends on the arbitrary scale of the vectors, and how much.
 
     An eigenvector may be multiplied by any number: `v → c v`, with the left vector
-    `u → u / c̄`, which keeps `uᴴBv = 1`. What a loss makes of `arg c` is always
-    arbitrary. What it makes of `|c|` is so where another norm might have been chosen; a
-    loss that means the unit norm may depend on it: ask `report.phase_invariant`.
+    `u → u / c̄`, which keeps `uᴴBv = 1`. A dependence on `arg c` is always arbitrary. A
+    dependence on `|c|` is arbitrary if another norm might have been chosen; a loss that
+    relies on the unit norm may have it: then ask `report.phase_invariant`.
 
     **Arguments:**
 
     - `loss`: takes the [`implicit_eig.Solution`][] and returns a real scalar. It must
         be differentiable in the solution's vectors, and traceable by JAX.
-    - `operator`, `eigs_kwargs`: as in [`implicit_eig.eigs`][], of which the loss gets
-        the solution; `left=True` for a loss of left vectors.
+    - `operator`, `eigs_kwargs`: as in [`implicit_eig.eigs`][], whose solution the loss
+        receives; `left=True` for a loss of left vectors.
 
     **Returns:** a [`implicit_eig.GaugeReport`][], pair by pair.
 
-    Derivatives are taken at two representatives of each vector, in the gauge and turned
-    by one radian, and the larger one is reported: at a real vector `Re v` has no
-    derivative along the phase, and depends on it all the same. So `v.real ** 2` of a real
-    vector is reported; take `abs(v) ** 2`. A jump, such as that of the sign of `Re v`,
-    has no derivative and is not seen.
+    Derivatives are taken at two representatives of each vector, in the gauge and rotated
+    by one radian, and the larger one is reported: at a real vector, `Re v` has no
+    derivative along the phase, yet depends on it. So `v.real ** 2` of a real vector is
+    reported; take `abs(v) ** 2`. A jump, such as that of the sign of `Re v`, has no
+    derivative and is missed.
 
     **Raises:** `TypeError` or `ValueError` for a loss that is not a real scalar, and what
-    `eigs` raises. Where a derivative is NaN the figures are, which is not invariant.
+    `eigs` raises. If a derivative is NaN, so are the figures, which then count as not
+    invariant.
 
     **Cost:** one call of `eigs`, two gradients of the loss with respect to the vectors;
     no derivative of the eigenproblem.

@@ -1,7 +1,7 @@
 """Calls of NumPy functions on the host.
 
-Not `jax.pure_callback`: it hands arrays over through JAX, and where XLA has one thread,
-which waits for the callback, nobody is left to copy them (a deadlock; jax#24255).
+Not `jax.pure_callback`: it passes arrays through JAX, and if XLA has only one thread,
+which waits for the callback, none is left to copy them (a deadlock; jax#24255).
 """
 
 import functools
@@ -27,10 +27,10 @@ def host_call(
 ) -> tuple[Array, ...]:
     """`fn(*args, **options)`, run by NumPy on the host.
 
-    Under `vmap` arguments have a further leading axis, of length 1 where they are not
-    batched, and so must the results. `fn` must be pure, up to what it caches. Of a class
-    an instance is made, without arguments, when the program is compiled, for each place
-    it stands at; it lives as long as the program.
+    Under `vmap`, arguments have a further leading axis, of length 1 if they are not
+    batched, and so must the results. `fn` must be pure, up to what it caches. If it is a
+    class, an instance is made, without arguments, for each place of a program when that
+    is compiled; it lives as long as the program.
     """
     options_ = tuple(sorted(options.items()))
     return tuple(_host_call_p.bind(*args, fn=fn, results=results, options=options_))

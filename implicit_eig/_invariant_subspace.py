@@ -1,4 +1,4 @@
-"""Invariant subspaces: found, and made differentiable."""
+"""Finds invariant subspaces, and makes them differentiable."""
 
 import dataclasses
 from typing import Any
@@ -50,45 +50,45 @@ def invariant_subspace(
 ) -> Subspace:
     """The invariant subspace of k selected eigenvalues of `A v = λ v` or `A v = λ B v`.
 
-    For what a cluster does as a whole: its trace, its projector, functions of A inside
-    it. Derivatives are right where eigenvalues inside coincide or are defective: no
-    eigenvector enters them, and nothing but the separation of the k eigenvalues from all
-    others limits their accuracy. They are those of the root of `(AX − BXL, CᴴX − I)`, one
+    Describes a cluster as a whole: its trace, its projector, functions of A inside it.
+    Derivatives are right even if eigenvalues inside coincide or are defective: no
+    eigenvector enters them, and only the separation of the k eigenvalues from all others
+    limits their accuracy. They are those of the root of `(AX − BXL, CᴴX − I)`, one
     bordered Sylvester system (Stewart 1973).
 
     **Arguments:** as in [`implicit_eig.eigs`][], and
 
-    - `k`: the dimension, `1 ≤ k ≤ n`. Exactly k: where k would cut a conjugate pair of a
-        real operator, or a repeated eigenvalue, that is an error.
-    - `left`: whether to compute the left basis, which the projector needs. `None`: where
-        it costs little: with `Dense`, and with `ShiftInvert` and a factorisation, for one
-        more run with the transposed factor. `False`: never.
+    - `k`: the dimension, `1 ≤ k ≤ n`. Exactly k: if k cuts a conjugate pair of a real
+        operator, or a repeated eigenvalue, that is an error.
+    - `left`: whether to compute the left basis, which the projector needs. `None`: if it
+        is cheap: with `Dense`, and with `ShiftInvert` and a factorisation, for one more
+        run with the transposed factor. `False`: never.
     - `hermitian`: whether A is Hermitian, and B Hermitian positive definite: then the
         run, its options and what is refused are those of [`implicit_eig.eigsh`][], with
-        its names of `which`; eigenvalues are real, the left basis is X itself (with B,
-        another basis of the same space) and comes along, and derivatives of `trace` and
-        `eigenvalues` take no linear solve.
+        its names for `which`; eigenvalues are real, the left basis is X itself (with B,
+        another basis of the same space) and comes for free, and derivatives of `trace`
+        and `eigenvalues` take no linear solve.
     - `separation`: whether to estimate the separation of the k eigenvalues from the
-        others, by six linear solves like those of derivatives. Not done unasked: with
-        `Dense` too they cost more than the run. With `hermitian`, the distance of the
-        nearest unselected eigenvalue that the run has seen; not with `mass`.
-    - `throw`: as in [`implicit_eig.eigs`][], when a run fails, when k cuts something, or
-        when the separation is asked for and is of the size of rounding. Basis and block
-        of a run that failed are NaN, with `throw=False` the best at hand; derivatives are
-        NaN in either case, as where a linear solve misses its tolerance.
+        others, by six linear solves like those of derivatives. Off by default: even with
+        `Dense` they cost more than the run. With `hermitian`, the distance to the nearest
+        unselected eigenvalue that the run has seen; not with `mass`.
+    - `throw`: as in [`implicit_eig.eigs`][], if a run fails, if k cuts something, or if
+        the separation is requested and is of the size of rounding. Basis and block of a
+        run that failed are NaN, or with `throw=False` the best available; derivatives are
+        NaN in either case, as when a linear solve misses its tolerance.
 
     **Returns:** a [`implicit_eig.Subspace`][].
 
     **Raises:** `ValueError` or `TypeError` for what can be seen from shapes, dtypes and
-    Python values; a run-time error under `throw`. When k cuts a pair, or eigenvalues that
+    Python values; a run-time error under `throw`. If k cuts a pair, or eigenvalues that
     agree to the default `tie_rtol` of [`implicit_eig.eigs`][], a plain call names the
-    two. Iterative eigensolvers know the unselected eigenvalues by Ritz values: a
-    tie with one that has not converged goes unseen, until the linear solve of a
-    derivative fails.
+    two. Iterative eigensolvers know the unselected eigenvalues only by Ritz values: a tie
+    with one that has not converged goes unnoticed, until the linear solve of a derivative
+    fails.
 
     **Cost:** that of [`implicit_eig.eigs`][], and k products with A for the residual. A
     derivative takes one linear solve, and another one through the left basis; that of
-    `trace` none where there is a left basis.
+    `trace` takes none if there is a left basis.
 
     !!! Example
 
@@ -152,7 +152,7 @@ def invariant_subspace(
     return raise_unless_successful(subspace, throw, k=problem.k, advice=problem.advice())
 
 
-# What of a subspace has derivatives.
+# The fields of a subspace that have derivatives.
 _MOVING = "basis", "block", "left_basis", "_dual", "_spectrum"
 
 
@@ -171,9 +171,9 @@ def _invariant_subspace(
     Inexact[Array, " n"],
     tuple[Complex[Array, ""], Complex[Array, ""]],
 ]:
-    """The subspace, the signal of failed solves, what a second try needs where it is to
-    be kept, a vector of the subspace; and the selected and the unselected eigenvalue
-    between which k cuts."""
+    """The subspace; the signal of failed solves; what a second try needs, if `keep`; a
+    vector of the subspace; and the selected and the unselected eigenvalue between which k
+    cuts."""
     problem, scaling = problem.of_moderate_size()
     pencil = problem.pencil
     dual = problem.eigensolver.left_is_cheap if left is None else left
@@ -204,7 +204,7 @@ def _again(
     separation: bool,
     hide: bool,
 ) -> tuple[Subspace, Float[Array, ""]]:
-    """What `_invariant_subspace` made of this block, for derivatives by GMRES."""
+    """What `_invariant_subspace` made of this block, with derivatives by GMRES."""
     del separation
     problem, scaling = problem.of_moderate_size()
     solve = pairs.solved_by_gmres(problem)
@@ -261,8 +261,8 @@ def _hermitian_subspace(
     separation: bool,
     hide: bool,
 ) -> tuple[tuple[Subspace, tuple[Float[Array, ""], Float[Array, ""]]], Float[Array, ""]]:
-    """The same of a Hermitian pencil: the root (V, M) of pairs, all that are selected
-    taken for tied, and so all others where they are at hand."""
+    """The same for a Hermitian pencil: the root (V, M) of pairs, with all selected ones
+    treated as tied, and likewise all others if they are known."""
     pencil, scaling, block, solve = problem.solved()
     k = problem.k
     selected = jnp.arange(block.active.size) < k
@@ -326,7 +326,7 @@ def _hermitian_subspace(
 
 
 def _hidden(result: RESULTS, *arrays: Array) -> tuple[Array, ...]:
-    """NaN for a run that failed."""
+    """The arrays, but NaN for a run that failed."""
     failed = ~is_good(result)
     return tuple(x + nothing_where(failed, x.dtype) for x in arrays)
 
@@ -334,8 +334,8 @@ def _hidden(result: RESULTS, *arrays: Array) -> tuple[Array, ...]:
 def _of_order(
     block: InvariantBlock, k: int, tie_rtol: Float[Array, ""]
 ) -> tuple[InvariantBlock, tuple[Complex[Array, ""], Complex[Array, ""]]]:
-    """The first k columns, which have derivatives all together or not at all, and the
-    selected and the unselected eigenvalue between which k cuts."""
+    """The first k columns, which all have derivatives or none has, and the selected and
+    the unselected eigenvalue between which k cuts."""
     values, outside = block.eigenvalues[:k], block.outside
     outside = jnp.full_like(values, jnp.nan) if outside is None else outside[:k]
     gap = jnp.abs(values - outside)
@@ -344,7 +344,7 @@ def _of_order(
     largest = jnp.max(jnp.abs(values))
     cut = jnp.abs(inside - outside) <= tie_rtol * largest
     if block.active.size > k:
-        # The partner of the last one, if it has one there.
+        # The partner of the last pair, if its column is active.
         pair = block.active[k]
         inside = jnp.where(pair, values[k - 1], inside)
         outside = jnp.where(pair, block.eigenvalues[k], outside)
@@ -366,8 +366,8 @@ def _of_order(
 def _unless(
     block: InvariantBlock, bad: Bool[Array, ""], result: RESULTS
 ) -> InvariantBlock:
-    """The block, unless it is `bad`: then without derivatives, reported by `result` where
-    nothing worse is."""
+    """The block; if it is `bad`, without derivatives and reported by `result`, unless
+    something worse is reported already."""
     return without(block, bad & is_good(block.result), result)
 
 

@@ -46,38 +46,38 @@ def nonlinear_eigs(
     throw: bool | None = None,
 ) -> Solution:
     """Eigenpairs of `T(λ) v = 0`, T holomorphic in λ, with derivatives of any order in
-    either mode with respect to all that T closes over.
+    either mode with respect to everything that T closes over.
 
     **Arguments:**
 
     - `T`: a function of a complex number that returns what [`implicit_eig.eigs`][] takes
-        for an operator: a matrix, a `SparseOperator`, a lineax operator, or a function of
+        as an operator: a matrix, a `SparseOperator`, a lineax operator, or a function of
         a vector (then with `like`).
-    - `k`: how many pairs; with a `region`, room for so many: places left over are NaN and
+    - `k`: how many pairs; with a `region`, room for as many: spare places are NaN and
         have no derivatives, and `stats["num_inside"]` is the number found.
-    - `guess`: `λ0`, or `(λ0, v0)`, or an array of k guesses, from where Newton's method
-        goes to a pair each.
+    - `guess`: `λ0`, or `(λ0, v0)`, or an array of k guesses, from each of which Newton's
+        method goes to a pair.
     - `region`: [`implicit_eig.Disk`][], [`implicit_eig.Ellipse`][],
         [`implicit_eig.Rectangle`][] or one of your own: all eigenvalues inside. T must be
-        holomorphic there: a pole inside is counted as an eigenvalue less.
+        holomorphic there: a pole inside counts as minus one eigenvalue.
     - `left`: whether to return left vectors, `uᴴ T(λ) = 0`, `uᴴ T′(λ) v = −1` (which is
         `uᴴBv = 1` for `T = A − λB`), and `condition_numbers`, `‖u‖ ‖v‖ / |uᴴ T′ v|`.
     - `eigensolver`: [`implicit_eig.Newton`][] for a guess, [`implicit_eig.Contour`][] for
         a region.
-    - `adjoint`: the linear solver for derivatives. Default: LU of the bordered system; of
-        a `SparseOperator`, `DeflatedGMRES` with a factorisation of T beside λ.
+    - `adjoint`: the linear solver for derivatives. Default: LU of the bordered system;
+        for a `SparseOperator`, `DeflatedGMRES` with a factorisation of T near λ.
     - `gauge`, `throw`: as in [`implicit_eig.eigs`][].
 
     **Returns:** a [`implicit_eig.Solution`][]; `residuals` are
     `‖T(λ)v‖ / ((‖T(λ)‖ + |λ| ‖T′(λ)‖) ‖v‖)`.
 
     **Raises:** errors that name the argument; and by `result`: `not_converged` (Newton's
-    method did not, or the argument principle counts other than what was found),
-    `region_overflow`, `not_holomorphic`. Not a failure: `defective`, where rounding
+    method did not converge, or the argument principle counts another number than was
+    found), `region_overflow`, `not_holomorphic`. Not a failure: `defective`, if rounding
     cannot tell some eigenvalue from a defective one, which has NaN derivatives.
 
-    The derivative is `λ̇ = −uᴴ Ṫ v / uᴴ T′ v`, by one bordered linear system of order n a
-    pair. Of a repeated or defective eigenvalue there is none: NaN, or an error.
+    The derivative is `λ̇ = −uᴴ Ṫ v / uᴴ T′ v`, by one bordered linear system of order n
+    per pair. A repeated or defective eigenvalue has none: NaN, or an error.
 
     !!! Example
 
@@ -261,7 +261,7 @@ def _rows(
 
 
 def _found(out: Any) -> Found:
-    """Of Newton's method, or of its verdict alone."""
+    """The result of Newton's method, or of its verdict alone."""
     finite = jnp.all(jnp.isfinite(out.error))
     result = RESULTS.where(
         jnp.all(out.converged), RESULTS.successful, RESULTS.not_converged
@@ -282,7 +282,7 @@ def _in_region(
 ) -> Found:
     out = solver.run(operator, region, k)
     inside = jnp.sum(out.inside)
-    # Where the trace is known, the count is a number, nearly.
+    # If the trace is known, the count is close to an integer.
     known, close = ~jnp.isnan(out.count.real), jnp.round(out.count.real)
     off = jnp.abs(out.count.real - close) + jnp.abs(out.count.imag)
     sure = known & (off < 0.1)
@@ -321,7 +321,7 @@ def _counts(active: Bool[Array, " k"], num_solves: Array) -> dict[str, Any]:
 def solution_of(
     problem: NonlinearProblem, left: bool, gauge: Any, throw: bool | None
 ) -> Solution:
-    """Runs it, with derivatives, and looks at the result."""
+    """Solves the problem, with derivatives, and checks the result."""
     domain = problem.operator.domain
     gauge = as_gauge(gauge, domain)
     eps = float(jnp.finfo(domain.dtype).eps)
@@ -378,7 +378,7 @@ def _nonlinear_eigs(
     right = nan_tangent(right + nan.astype(right.dtype), without | scaleless)
     values = nan_tangent(moving, without)
     if problem.region is not None:
-        # Places left over.
+        # Spare places.
         values = values + nothing_where(missing, values.dtype)
     crooked = ~stop(operator).is_holomorphic(found.eigenvalues[0])
     result = RESULTS.where(
@@ -417,8 +417,8 @@ def _left(
     active: Bool[Array, ""],
     solve: SylvesterSolve,
 ) -> tuple[Complex[Array, " n"], Float[Array, ""]]:
-    """The left vector of a pair, of some scale: its conjugate is a vector of Tᵀ, with the
-    derivatives of one."""
+    """The left vector of a pair, of some scale: its conjugate is an eigenvector of Tᵀ,
+    and has the derivatives of one."""
     x = jnp.where(active, v, 0)[:, None]
     zero, one = jnp.zeros((1, 1), x.dtype), active[None]
     u = left_vector(stop(operator).pencil(z), x, zero, one, solve)[:, 0].conj()

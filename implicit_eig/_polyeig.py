@@ -47,19 +47,19 @@ def polyeig(
 
     **Arguments:**
 
-    - `coefficients`: `(A₀, …, A_d)`, d ≥ 1, each what [`implicit_eig.eigs`][] takes as an
-        operator.
-    - `k`, `which`, `sigma`: as in `eigs`. Matrices: of all finite eigenvalues; infinite
-        ones (A_d singular) are left out and counted in `stats["num_infinite"]`. Other
-        operators need `sigma`.
+    - `coefficients`: `(A₀, …, A_d)`, d ≥ 1, each anything that [`implicit_eig.eigs`][]
+        takes as an operator.
+    - `k`, `which`, `sigma`: as in `eigs`. For matrices, the selection is from all finite
+        eigenvalues; infinite ones (A_d singular) are left out and counted in
+        `stats["num_infinite"]`. Other operators need `sigma`.
     - `eigensolver`: the options of the run at a target, [`implicit_eig.KrylovSchur`][].
-    - `linear_solver`: any lineax solver for P(σ); default: a factorisation, where entries
+    - `linear_solver`: any lineax solver for P(σ); default: a factorisation, if entries
         are known.
     - `left`, `adjoint`, `gauge`, `throw`: as in [`implicit_eig.nonlinear_eigs`][].
 
-    **Returns:** a [`implicit_eig.Solution`][]; complex, of the widest precision on;
+    **Returns:** a [`implicit_eig.Solution`][], complex, in the widest precision enabled;
     `residuals` are backward errors of the polynomial, after a few steps of Newton's
-    method where the coefficients are matrices.
+    method if the coefficients are matrices.
 
     **Cost:** matrices: LAPACK on the companion pencil of order dn. Other operators: one
     factorisation of P(σ), of order n; the pencil is never formed.

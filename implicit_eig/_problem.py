@@ -1,4 +1,4 @@
-"""A problem as the public functions take it: checked, defaults chosen, not yet solved."""
+"""A problem as the public functions take it: checked, with defaults, not yet solved."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -50,16 +50,16 @@ from ._spectral import (
 )
 
 
-# Order up to which a dense spectrum answers questions about its inside.
+# Order up to which interior eigenvalues are found from a dense spectrum.
 SMALL = 256
-# Made once: a plain call would pay for each.
+# Made once, as every plain call would pay for them again.
 _DENSE, _KRYLOV, _ADJOINT = Dense(), KrylovSchur(), ImplicitAdjoint()
 
 
 @record
 class Problem:
-    """The k pairs of a pencil that a selection wants: who finds them, and who solves the
-    linear systems of their derivatives."""
+    """The k pairs of a pencil that a selection wants, with the eigensolver that finds
+    them and the solver of the linear systems of their derivatives."""
 
     pencil: Pencil
     selection: AbstractSelection
@@ -85,7 +85,7 @@ class Problem:
         adjoint: ImplicitAdjoint | None,
         progress_meter: AbstractProgressMeter,
     ) -> "Problem":
-        """From the arguments of [`implicit_eig.eigs`][], refused by name."""
+        """The problem from the arguments of [`implicit_eig.eigs`][], checked by name."""
         pencil = as_pencil(operator, mass, like)
         k = _check_k(k, pencil)
         if _is_inner(which, sigma, eigensolver, pencil):
@@ -115,7 +115,7 @@ class Problem:
 
     @property
     def rtol(self) -> float:
-        """Of linear solves."""
+        """The tolerance of linear solves."""
         return self.solve.rtol
 
     @property
@@ -123,7 +123,7 @@ class Problem:
         return tagged_symmetric(self.pencil)
 
     def eigensolvers(self) -> Iterator[AbstractEigensolver]:
-        """In a plain call one after the other, while pairs do not converge."""
+        """The eigensolvers that a plain call tries in turn until pairs converge."""
         return self.eigensolver.attempts(self.pencil.n, self.k)
 
     def by(
@@ -132,7 +132,7 @@ class Problem:
         adjoint: ImplicitAdjoint | None,
         v0: Inexact[Array, " n"] | None,
     ) -> "Problem":
-        """The same problem by another eigensolver, which starts from `v0`."""
+        """The same problem, solved by another eigensolver that starts from `v0`."""
         adjoint = check_adjoint(adjoint)
         return dataclasses.replace(
             self,
@@ -143,11 +143,11 @@ class Problem:
         )
 
     def advice(self) -> str:
-        """What may help where pairs did not converge."""
+        """What to try if pairs did not converge."""
         return self.eigensolver.advice(self.pencil, self.selection, self.k)
 
     def of_moderate_size(self) -> "tuple[Problem, Scaling]":
-        """The same problem where nothing under- or overflows, and what it stands for."""
+        """The same problem, scaled so that nothing under- or overflows; the scaling."""
         pencil, scaling = pencil_of_moderate_size(
             self.pencil, by_rows=not self.is_symmetric
         )
@@ -163,7 +163,7 @@ class Problem:
 
     def block(self, left: bool) -> tuple[InvariantBlock, SylvesterSolve]:
         """The block, without derivatives, and the solver for its derivatives. `left` asks
-        for the left basis, which of a symmetric pencil comes in either case."""
+        for the left basis, which a symmetric pencil has in any case."""
         selection, v0, eigensolver, solve = stop(
             (self.selection, self.v0, self.eigensolver, self.solve)
         )
@@ -196,7 +196,7 @@ class Problem:
         return block, solve
 
     def _symmetric(self, block: InvariantBlock) -> InvariantBlock:
-        """The block with the left basis that X gives, unless the tag is not true."""
+        """The block with the left basis made from X, unless the tag is false."""
         pencil = stop(self.pencil)
         left_basis = symmetric_left(pencil, block.basis, block.active)
         block = dataclasses.replace(block, left_basis=stop(left_basis), symmetric=True)
@@ -242,8 +242,8 @@ def _check_k(k: Any, pencil: Pencil) -> int:
 
 
 def _is_inner(which: Any, sigma: Any, eigensolver: Any, pencil: Pencil) -> bool:
-    """Whether the smallest eigenvalues are asked for, and may be looked for by a target:
-    of an operator that can be factorised."""
+    """Whether the smallest eigenvalues are wanted and may be found by a target, because
+    the operator can be factorised."""
     if which != "SM" or sigma is not None or eigensolver is not None:
         return False
     parts = [x for x in (pencil.operator, pencil.mass) if x is not None]
@@ -287,7 +287,7 @@ def _default(
     if not _KRYLOV.suits(n, k):
         return _DENSE
     inside = isinstance(selection, Named) and selection.name == "SM"
-    # The whole spectrum of a small matrix takes no longer than to compile anything else.
+    # The whole spectrum of a small matrix takes no longer than compiling anything else.
     if n <= SMALL and (target is not None or inside):
         return _DENSE
     if target is None:
@@ -306,6 +306,6 @@ def check_start(v0: Any, pencil: Pencil) -> Inexact[Array, " n"] | None:
     leaves = [jnp.asarray(leaf).astype(domain.dtype) for leaf in leaves]
     start = domain.flatten(jtu.tree_unflatten(treedef, leaves))
     check_direction(start, "`v0`")
-    # The square of a small or large entry would under- or overflow.
+    # Squares of small or large entries would under- or overflow.
     size = jnp.max(jnp.abs(start))
     return start / jnp.where(size > 0, size, 1).astype(start.dtype)

@@ -1,12 +1,12 @@
-"""A plain call: what the user's functions do is traced, what they captured becomes input,
-and the compiled program is found by what was traced.
+"""A plain call: the user's functions are traced, what they captured becomes input, and
+the compiled program is looked up by what was traced.
 
-JAX finds the program of a jitted function by the identity of what is static in it. A
-function that is made anew in every step of a loop would be compiled anew in every step,
-and one that reads something which has changed would give the old answer. So a function of
-the user's is traced in every call, which takes a millisecond, and from then on it is a
-`TracedFunction`: the equations, compared by what they say, and the captured arrays and
-numbers, which are leaves.
+JAX looks up the program of a jitted function by the identity of what is static in it. A
+function made anew in every step of a loop would be compiled anew in every step, and one
+that reads something that has changed would give the old answer. So a function of the
+user's is traced in every call, which takes a millisecond, and from then on is a
+`TracedFunction`: its equations, compared by content, and the captured arrays and numbers,
+which are leaves.
 """
 
 import collections
@@ -36,7 +36,7 @@ except ImportError:  # before JAX 0.10
 
 
 class _Equations:
-    """A jaxpr that equals another one of the same equations."""
+    """A jaxpr that equals any other one with the same equations."""
 
     def __init__(self, jaxpr: Jaxpr):
         self.jaxpr = jaxpr
@@ -53,10 +53,10 @@ class _Equations:
 
 
 class TracedFunction(eqx.Module):
-    """A function of arrays by its equations, and by what it captured.
+    """A function of arrays, represented by its equations and by what it captured.
 
     Two functions of the same text, made at different times, are equal up to the values of
-    their leaves. Structures of the argument and of what is returned are fixed.
+    their leaves. The structures of arguments and results are fixed.
     """
 
     captured: list[Any]
@@ -66,7 +66,7 @@ class TracedFunction(eqx.Module):
     @classmethod
     def of(cls, fn: Callable[..., Any], *structures: PyTree) -> "TracedFunction":
         """`fn`, traced at arguments of these structures."""
-        # A function of its own, or JAX would find an earlier trace.
+        # Wrapped in a new function, or JAX would find an earlier trace.
         closed, out = jax.make_jaxpr(lambda *args: fn(*args), return_shape=True)(
             *structures
         )
@@ -85,14 +85,14 @@ class TracedFunction(eqx.Module):
 
 
 def holds_function(tree: PyTree) -> bool:
-    """Whether a function of the user's is inside."""
+    """Whether it contains a function of the user's."""
     leaves = jtu.tree_leaves(tree, is_leaf=lambda x: isinstance(x, TracedFunction))
     return any(isinstance(x, TracedFunction) for x in leaves)
 
 
 def _without_numbers(jaxpr: Jaxpr) -> tuple[Jaxpr, list[Any]]:
-    """Real and complex numbers that stand in the equations become inputs: the next step
-    of a loop may have other ones."""
+    """Turns real and complex numbers in the equations into inputs: the next step of a
+    loop may have other ones."""
     variables, numbers, eqns = [], [], []
 
     def lifted(x: Any) -> Any:
@@ -103,7 +103,7 @@ def _without_numbers(jaxpr: Jaxpr) -> tuple[Jaxpr, list[Any]]:
         return variables[-1]
 
     eqns = [
-        # XLA knows powers like 1/2, and makes another program of them.
+        # XLA recognises powers such as 1/2, and makes another program for them.
         eqn
         if eqn.primitive.name == "pow"
         else eqn.replace(invars=[lifted(x) for x in eqn.invars])
@@ -113,12 +113,12 @@ def _without_numbers(jaxpr: Jaxpr) -> tuple[Jaxpr, list[Any]]:
 
 
 def _key(jaxpr: Jaxpr) -> Hashable:
-    """All that a jaxpr says, but for the names of its variables."""
+    """The whole content of a jaxpr, except the names of its variables."""
     number: dict[Any, int] = {}
 
     def atom(x: Any) -> Hashable:
         if isinstance(x, Literal):
-            # A number, or an array of a type of JAX's own: by what it says.
+            # A number, or an array of one of JAX's own types: by value.
             return "literal", x.aval, np.asarray(x.val).tobytes()
         return number.setdefault(x, len(number)), x.aval
 
@@ -139,7 +139,7 @@ def _key(jaxpr: Jaxpr) -> Hashable:
 
 
 class _Same:
-    """Compared by identity, and kept alive for it."""
+    """An object compared by identity, and kept alive for that."""
 
     def __init__(self, x: Any):
         self.x = x
@@ -152,7 +152,7 @@ class _Same:
 
 
 def _static(x: Any) -> Hashable:
-    """What a parameter of an equation says: arrays by value, functions by identity."""
+    """The content of an equation's parameter: arrays by value, functions by identity."""
     if isinstance(x, ClosedJaxpr):
         return _key(x.jaxpr), tuple(_static(c) for c in x.consts)
     if isinstance(x, Jaxpr):
@@ -177,10 +177,10 @@ def _static(x: Any) -> Hashable:
 
 
 def _rule(wrapped: Any) -> Hashable:
-    """A custom rule, which JAX wraps anew in every trace: by the function that the user
-    gave and by what it was given, where these can be found inside."""
+    """A custom rule, which JAX wraps anew in every trace: compared by the user's function
+    and its arguments, if these can be found inside."""
     fn, depth = wrapped, 0
-    while depth < 4:  # a memoised function of JAX's, whose closure has the user's
+    while depth < 4:  # a memoised function of JAX, whose closure contains the user's
         cells = [c.cell_contents for c in getattr(fn.f, "__closure__", None) or ()]
         inner = [c for c in cells if hasattr(c, "call_wrapped")]
         functions = [c for c in cells if isinstance(c, types.FunctionType)]
@@ -195,8 +195,8 @@ def _rule(wrapped: Any) -> Hashable:
 
 
 def _arguments(args: tuple[Any, ...], depth: int = 3) -> Hashable:
-    """What a rule was given. Functions of JAX's own, made in every trace, by their code
-    and by what they hold; stores are where such a function leaves what it found."""
+    """The arguments of a rule. JAX's own functions, made in every trace, are compared by
+    their code and by what they hold; stores, where they leave results, by type."""
 
     def one(x: Any) -> Hashable:
         if hasattr(x, "store") or type(x).__name__.endswith("Store"):
@@ -210,8 +210,8 @@ def _arguments(args: tuple[Any, ...], depth: int = 3) -> Hashable:
     return tuple(one(x) for x in args)
 
 
-# Programs kept, of all functions together. One with its derivatives takes about a
-# thousand memory maps of the 65 530 that Linux allows a process.
+# Programs kept, for all functions together. One with its derivatives takes about a
+# thousand of the 65 530 memory maps that Linux allows a process.
 _MOST = 24
 _ARRAYS = Array, np.ndarray, np.generic
 _kept: collections.OrderedDict[Hashable, "_Compiled"] = collections.OrderedDict()
@@ -221,7 +221,8 @@ _lock = threading.Lock()
 class Program:
     """`fn(*args)` of pytrees, compiled once for what is static in them.
 
-    The programs used last are kept; older ones are dropped, and their memory given back.
+    The most recently used programs are kept; older ones are dropped, and their memory is
+    released.
     """
 
     def __init__(self, fn: Callable[..., Any], name: str | None = None):
@@ -237,7 +238,7 @@ class Program:
             program = _kept.pop(key, None)
             if program is None:
                 program = _Compiled(self.fn, self.name, treedef, static)
-            _kept[key] = program  # now the last
+            _kept[key] = program  # now the most recent
             dropped = [_kept.popitem(last=False)[1] for _ in range(len(_kept) - _MOST)]
         for old in dropped:
             old.forget()
@@ -270,8 +271,8 @@ class _Compiled:
 
 
 def visible(x: Any) -> list[np.ndarray]:
-    """The values that Python can see of x: itself in a plain call, the values and
-    tangents below the tracers of `grad`, `jvp` and `vmap`, none inside a compiled
+    """The values of x that Python can see: x itself in a plain call; the values and
+    tangents below the tracers of `grad`, `jvp` and `vmap`; none inside a compiled
     program."""
     if not isinstance(x, Tracer):
         return [np.asarray(x)]
@@ -304,8 +305,8 @@ def value_of(x: Any) -> np.ndarray | None:
 
 
 def callers_level() -> int:
-    """The `stacklevel`, for whoever asks, of the first frame outside this package and
-    JAX: the line of the user's."""
+    """The `stacklevel`, seen from the caller, of the first frame outside this package and
+    JAX: the user's line."""
     ours = tuple(os.path.dirname(file) for file in (__file__, jax.__file__, eqx.__file__))
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_code.co_filename.startswith(ours):
@@ -322,7 +323,7 @@ _ZERO, _OUTSIDE = np.zeros(()), get_opaque_trace_state()
 
 
 def is_compiling() -> bool:
-    """Whether what is called now becomes part of a compiled program."""
+    """Whether the present call becomes part of a compiled program."""
     if get_opaque_trace_state() == _OUTSIDE:  # no transformation: the quick answer
         return False
     return not is_plain(jax.device_put(_ZERO))

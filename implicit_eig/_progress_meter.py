@@ -15,8 +15,8 @@ from jaxtyping import Array, Bool, Float, Int
 class AbstractProgressMeter(eqx.Module):
     """Base class of progress meters.
 
-    A run calls `step` once a restart, under `jit`. Runs of derivatives call nothing: a
-    gradient shows the run that finds the pairs, and `left=True` one more on the
+    A run calls `step` once per restart, under `jit`. Runs for derivatives do not call it:
+    a gradient shows the run that finds the pairs, and `left=True` one more for the
     transposed operator.
     """
 
@@ -29,9 +29,9 @@ class AbstractProgressMeter(eqx.Module):
         worst: Float[Array, ""],
         last: Bool[Array, ""],
     ) -> None:
-        """Shows the number of converged pairs of those wanted, and the worst residual.
+        """Shows how many of the wanted pairs have converged, and the worst residual.
 
-        `restart` counts from one. `last` tells that the run ends here, successful or not.
+        `restart` counts from one. `last` says that the run ends here, successful or not.
         """
 
 
@@ -43,9 +43,9 @@ class NoProgressMeter(AbstractProgressMeter):
 
 
 class TextProgressMeter(AbstractProgressMeter):
-    """Prints a line a restart, and one when the run is about to be compiled. Under `vmap`
-    a CPU runs one member after the other, and each prints its own; elsewhere the member
-    furthest behind does."""
+    """Prints a line per restart, and one when the run is about to be compiled. Under
+    `vmap`, a CPU runs one member after the other, and each prints its own lines;
+    elsewhere the member furthest behind does."""
 
     def step(self, restart, converged, wanted, worst, last):
         def show(restart: Any, converged: Any, wanted: Any, worst: Any, last: Any):
@@ -61,11 +61,11 @@ class TextProgressMeter(AbstractProgressMeter):
 
 
 class TqdmProgressMeter(AbstractProgressMeter):
-    """A tqdm bar of the digits that the worst residual has gained, of those it needs: the
-    default tolerance of its precision, relative to the first one. It is full when all
-    pairs have converged, and closed when the run ends, also without success. Under `vmap`
-    a CPU runs one member after the other, each with a bar; elsewhere there is one, that
-    of the member furthest behind.
+    """A tqdm bar for the digits that the worst residual has gained, as a share of those
+    from the first residual to the default tolerance of its precision. It is full when all
+    pairs have converged, and closes when the run ends, even without success. Under
+    `vmap`, a CPU runs one member after the other, each with a bar; elsewhere there is a
+    single bar, for the member furthest behind.
 
     Needs tqdm, the extra `implicit_eig[progress]`.
     """
@@ -79,20 +79,20 @@ class TqdmProgressMeter(AbstractProgressMeter):
 
 
 class History(NamedTuple):
-    """Of one run, restart by restart; arrays of shape `(restarts,)`."""
+    """The history of one run, restart by restart; arrays of shape `(restarts,)`."""
 
     residuals: np.ndarray  # the worst one of the wanted pairs, relative
-    converged: np.ndarray  # pairs
-    wanted: np.ndarray  # pairs; of a real operator a pair more while one is cut
+    converged: np.ndarray  # number of pairs
+    wanted: np.ndarray  # number of pairs; one more while k cuts a conjugate pair
 
 
 class RecordingProgressMeter(AbstractProgressMeter):
-    """Shows nothing, and keeps what each restart reached: for
+    """Shows nothing, but records what each restart reached, for
     [`implicit_eig.plot.convergence`][].
 
-    `histories()` are those of all runs so far, in order: a plain call of `eigs` whose
-    restarts stagnate makes several, `left=True` one more, and under `vmap` a CPU one for
-    each member. `clear()` forgets them.
+    `histories()` returns those of all runs so far, in order: a plain call of `eigs` whose
+    restarts stagnate makes several runs, `left=True` one more, and under `vmap` a CPU
+    makes one for each member. `clear()` discards them.
 
     !!! Example
 
@@ -123,7 +123,7 @@ class RecordingProgressMeter(AbstractProgressMeter):
 
 
 class _Rows:
-    """The host's side of a recording meter."""
+    """The host side of a recording meter."""
 
     def __init__(self):
         self.runs: list[list[tuple[float, int, int]]] = []
@@ -139,7 +139,7 @@ _FULL = 100
 
 
 class _Bar:
-    """The host's side of a bar. One serves all runs of a compiled program."""
+    """The host side of a bar. One serves all runs of a compiled program."""
 
     def __init__(self):
         self.bar = None
@@ -155,8 +155,8 @@ class _Bar:
                 total=_FULL,
                 bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}",
             )
-            # Of a real operator the last pair may be whole in one restart and not in the
-            # next one: the least number is what was asked for.
+            # For a real operator, the last pair may be whole in one restart and cut in
+            # the next: the smallest number is the one asked for.
             self.wanted, self.first = wanted, float(worst)
         self.wanted = min(self.wanted, wanted)
         done = bool(last) and converged == wanted
@@ -169,7 +169,7 @@ class _Bar:
             self.close()
 
     def share(self, worst: Any) -> int:
-        """Of the digits the residual needs those it has, short of all."""
+        """The share of the needed digits that the residual has, short of all."""
         residual, eps = float(worst), float(np.finfo(np.asarray(worst).dtype).eps)
         if not (0 < residual < self.first):
             return 0
@@ -182,13 +182,13 @@ class _Bar:
         self.bar = None
 
 
-# Not empty while a run that was traced has not made its first step: it is traced several
-# times for one compilation.
+# Not empty until a traced run has made its first step, as it is traced several times for
+# one compilation.
 _COMPILING: list[bool] = []
 
 
 def _say_that_it_compiles(write: Callable[[str], Any]) -> None:
-    """`step` itself runs when the program is traced, just before it is compiled."""
+    """Says so, from `step`, which is called when the program is traced."""
     if not _COMPILING:
         _COMPILING.append(True)
         write("eigs: compiling, which takes some seconds")

@@ -1,4 +1,4 @@
-"""Bundles that the package makes for itself."""
+"""Internal data classes, and methods, that cost little in a plain call."""
 
 import dataclasses
 import functools
@@ -15,17 +15,18 @@ T = TypeVar("T")
 def record(cls: type[T]) -> type[T]:
     """A frozen dataclass that is a pytree; fields marked `static` are its structure.
 
-    What `eqx.Module` is for classes that users meet, but made as fast as any dataclass;
-    and its methods are no pytrees, of which a plain call would make one at each access.
+    The counterpart of `eqx.Module` for internal classes: instances are made as fast as
+    those of any dataclass, and methods are not pytrees, which a plain call would make at
+    each access.
     """
     cls = dataclasses.dataclass(frozen=True, eq=False)(cls)
     return jax.tree_util.register_dataclass(cls)
 
 
 class quick:
-    """A method of an `eqx.Module` that every plain call asks for: bound as Python binds
-    methods, and no pytree of its own, which takes as long to make as a small matrix
-    takes to be diagonalised."""
+    """A method of an `eqx.Module` that every plain call uses: bound in Python's usual way
+    instead of as a pytree, which takes as long to make as a small matrix to diagonalise.
+    """
 
     def __init__(self, fn: Callable[..., Any]):
         self.fn = fn

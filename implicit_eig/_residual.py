@@ -19,9 +19,9 @@ def eigenpair_residual(
     functional: PyTree[ArrayLike] | None = None,
     mass: Any = None,
 ) -> tuple[PyTree[Inexact[Array, "..."]], Inexact[Array, ""]]:
-    """`(A v − λ B v, cᴴv − 1)`, which is zero at an eigenpair of the scale `cᴴv = 1`.
+    """`(A v − λ B v, cᴴv − 1)`, which is zero at an eigenpair with the scale `cᴴv = 1`.
 
-    For `jaxopt.implicit_diff.custom_root`, `jax.lax.custom_root`,
+    Use it with `jaxopt.implicit_diff.custom_root`, `jax.lax.custom_root`,
     `optimistix.root_find` and Newton's method. It maps a pair to a value of the same
     structure, dtypes and number of unknowns, is holomorphic in both (no conjugate of v or
     λ occurs), and its Jacobian `[[A − λB, −Bv], [cᴴ, 0]]` is regular at every simple
@@ -29,18 +29,18 @@ def eigenpair_residual(
 
     **Arguments:**
 
-    - `pair`: `(v, λ)`: an eigenvector, as the operator's domain has it, and a scalar;
-        both real, or both complex (a real operator may have either).
-    - `operator`: A: anything [`implicit_eig.eigs`][] takes. In a function of parameters
-        make it there, so that derivatives reach them.
+    - `pair`: `(v, λ)`: an eigenvector, structured like the operator's domain, and a
+        scalar; both real, or both complex (a real operator may have either).
+    - `operator`: A: anything [`implicit_eig.eigs`][] takes. Inside a function of
+        parameters, make it there, so that derivatives reach them.
     - `functional`: c, a vector of the domain, of the dtype of v. Default: `v/‖v‖²` with
-        v held constant: the last component is zero for whatever v, which keeps its
+        v held constant: the last component is then zero for any v, which keeps its
         scale, and derivatives have no component along it, `vᴴv̇ = 0`. Scale v by a
         traced gauge afterwards to get that gauge's derivatives.
     - `mass`: B, like `operator`.
 
-    **Returns:** `(A v − λ B v, cᴴv − 1)`. Differentiable in everything given, but not in
-    v through the default c.
+    **Returns:** `(A v − λ B v, cᴴv − 1)`. Differentiable in all arguments, but not in v
+    through the default c.
 
     **Raises:** `TypeError` for a real v with a complex λ or operator, or a complex v with
     a real λ; `ValueError` for an operator or `functional` of another shape.

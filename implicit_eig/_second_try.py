@@ -1,17 +1,17 @@
-"""Plain calls go on where the first program did not reach its aim.
+"""Plain calls go on if the first program did not reach its aim.
 
-Where pairs did not converge, by wider Krylov spaces (`in_wider_spaces`). Where a linear
-solve for a derivative missed its tolerance, by another solver, in a program of its own
-(`with_second_try`).
+If pairs did not converge, they take wider Krylov spaces (`in_wider_spaces`). If a linear
+solve for a derivative missed its tolerance, they take another solver, in a program of its
+own (`with_second_try`).
 
-Krylov–Sylvester is what a gradient compiles. GMRES beside it would nearly double
-the time to compile, for everybody, and few ask for it. So in a plain call Python looks
-at the backward error that comes out, and where it tells of a failure the same
-derivative is taken again by [`implicit_eig.DeflatedGMRES`][], at the pairs it has.
+A gradient compiles Krylov–Sylvester. Adding GMRES would nearly double the compile time
+for everybody, although few need it. So in a plain call Python looks at the backward error
+that comes out, and if that reports a failure, the same derivative is taken again by
+[`implicit_eig.DeflatedGMRES`][], at the same pairs.
 
-Two linear maps stand around the program, one at its inputs and one at its outputs. In
-reverse mode the cotangents of the outputs pass first, and are held until those of the
-inputs come out; in forward mode it is the other way round.
+Two linear maps enclose the program, one at its inputs and one at its outputs. In reverse
+mode, the cotangents of the outputs pass first, and are held until those of the inputs
+come out; in forward mode it is the other way round.
 """
 
 import dataclasses
@@ -41,18 +41,18 @@ from ._sylvester import AbstractSylvesterSolver, DeflatedGMRES
 
 
 _log = logging.getLogger("implicit_eig")
-# Of 60 products each, and one more time for each refinement.
+# Cycles of 60 products each, granted again for each refinement.
 _CYCLES = 10
-# Of several runs.
+# Counts that add up over several runs.
 _ADDED = {"num_matvecs", "num_restarts", "num_solves", "num_factorizations"}
 
 
 def in_wider_spaces(
     problem: Problem, adjoint: ImplicitAdjoint | None, once: Callable[..., Any]
 ) -> tuple[Any, ...]:
-    """What `once(problem)` finds, in a plain call by wider Krylov spaces while pairs do
-    not converge, each from what the last one came to; the problem that was solved; and
-    the rest.
+    """Returns what `once(problem)` finds, the problem that was solved, and the rest. In a
+    plain call, wider Krylov spaces follow until pairs converge, each started from what
+    the last one reached.
 
     `once` returns what it found, a vector of the subspace it reached, and the rest.
     """
@@ -77,7 +77,7 @@ def in_wider_spaces(
 
 
 def reached_by(block: InvariantBlock, pencil: Pencil) -> Num[Array, " n"]:
-    """A vector of the subspace that a run came to, for the next one to start from."""
+    """A vector of the subspace that a run reached, from which the next one starts."""
     start = jnp.sum(block.basis, axis=1)
     return start.real + start.imag if pencil.is_real else start
 
@@ -92,8 +92,8 @@ def with_second_try(
     options: tuple[Any, ...],
 ) -> tuple[Any, ...]:
     """What `program` finds, and the rest of what it returns. Derivatives of the fields
-    `moving` are looked at where Python can see them; where the solver of `adjoint` was
-    left at its default and misses its tolerance, they are taken again.
+    `moving` are inspected where Python can see them; if `adjoint` uses the default solver
+    and that misses its tolerance, they are taken again.
 
     `program(problem, signal, keep, *options)` returns what it found, the signal of failed
     solves, with `keep` the pairs for `again`, and the rest.
@@ -118,8 +118,8 @@ def _fields(found: Any, names: tuple[str, ...]) -> dict[str, PyTree[Array]]:
 
 
 class FoundPairs(eqx.Module):
-    """What is kept of a run, for derivatives taken later: the block without a factor, the
-    shift that was factorised or may be, and the default `tie_rtol`."""
+    """What is kept of a run for derivatives taken later: the block without a factor, the
+    shift at which there was a factor or may be one, and the default `tie_rtol`."""
 
     block: InvariantBlock
     sigma: Num[Array, ""] | None
@@ -142,8 +142,8 @@ class FoundPairs(eqx.Module):
         return cls(bare, sigma, accuracy)
 
     def solved_by_gmres(self, problem: Problem) -> SylvesterSolve:
-        """The solver for derivatives of these pairs, with the factor made again,
-        if there is one."""
+        """The GMRES solver for derivatives of these pairs; makes the factor again, if
+        there was one."""
         block, pencil = self.block, stop(problem.pencil)
         if self.sigma is not None:
             transformation = problem.eigensolver.transformation(pencil, self.sigma)
@@ -159,11 +159,11 @@ class FoundPairs(eqx.Module):
 
 
 class _Regular(AbstractSylvesterSolver):
-    """`inner`, where it solves the system for a random right side as well.
+    """`inner`, provided it also solves the system for a random right side.
 
     A system may be singular to rounding because a copy of a selected eigenvalue was left
-    out. Then there is no derivative; but GMRES finds the least solution for a right side
-    that happens to have one, and nothing is seen.
+    out. Then there is no derivative; but if a right side happens to have a solution,
+    GMRES finds the least one, and the singularity goes unnoticed.
     """
 
     inner: AbstractSylvesterSolver
@@ -195,8 +195,8 @@ def _moves(x: Any) -> bool:
 
 
 class SecondTry:
-    """Of one plain call with derivatives: `again` is what takes those of the fields
-    `moving` a second time."""
+    """The second try of one plain call with derivatives: `again` takes those of the
+    fields `moving` once more."""
 
     def __init__(
         self,
@@ -218,7 +218,7 @@ class SecondTry:
         moving: tuple[str, ...],
         options: tuple[Any, ...],
     ) -> "SecondTry | None":
-        """`None` where there is no derivative, or none that Python sees."""
+        """The second try, or `None` if there is no derivative that Python can see."""
         if any(is_plain(x) for x in jtu.tree_leaves(problem) if _moves(x)):
             return cls(again, problem, moving, options)
         return None
@@ -226,7 +226,7 @@ class SecondTry:
     def inputs(
         self, problem: Problem, signal: Float[Array, ""] | None
     ) -> tuple[Problem, Float[Array, ""]]:
-        """The problem and the signal, whose derivatives are seen from now on."""
+        """The problem and the signal; from here on, their derivatives are watched."""
         leaves = jtu.tree_leaves(problem)
         if signal is None:
             signal = jnp.zeros((), leaves[self.at[0]].real.dtype)
@@ -242,7 +242,7 @@ class SecondTry:
         problem: Problem,
         pairs: FoundPairs,
     ) -> tuple[PyTree[Array], Float[Array, ""]]:
-        """What has derivatives, and the signal, likewise."""
+        """The outputs that have derivatives, and the signal, watched likewise."""
         out, treedef = jtu.tree_flatten(outputs)
         arrays, self.rest = eqx.partition((problem, pairs), eqx.is_array)
         known, self.known = jtu.tree_flatten(arrays)
@@ -257,7 +257,7 @@ class SecondTry:
         error: Array,
     ) -> list[Array]:
         """The derivatives by `program`; arrays have the batch axes of `error` in front,
-        those of `known` of length one where they are in no batch."""
+        which have length one for unbatched arrays in `known`."""
 
         def call(known: list[Array], moving: list[Array | None]) -> list[Array]:
             arrays = jtu.tree_unflatten(self.known, known)
@@ -286,7 +286,8 @@ def _over_batch(call, known, moving, shape: tuple[int, ...]) -> list[Array]:
 
 
 def _function(what: tuple[Any, ...], problem, pairs):
-    """From the inputs that move, and the signal, to the outputs; and its point."""
+    """The function from the varying inputs and the signal to the outputs; and the point
+    at which to differentiate it."""
     again, names, options, at = what
     leaves, treedef = jtu.tree_flatten(problem)
     zero = jnp.zeros((), pairs.block.residuals.dtype)
@@ -323,8 +324,9 @@ def _failed(error: Array | None) -> bool:
 def _better(
     first: list[Array | None], second: list[Array], error: Array
 ) -> list[Array | None]:
-    """`second`, in members of a batch that failed. Where it is NaN, `first` keeps what it
-    has: of one pair that has no derivative GMRES loses the others too."""
+    """`second` for the members of a batch that failed, `first` for the others. Where
+    `second` is NaN, `first` stays: one pair without a derivative makes GMRES lose the
+    others too."""
 
     def one(x: Array | None, y: Array) -> Array | None:
         if x is None:

@@ -1,4 +1,4 @@
-"""What a report of a problem begins with."""
+"""Information with which a bug report should begin."""
 
 import importlib.metadata
 import platform
@@ -16,7 +16,7 @@ def show_config() -> None:
 
     The kernels are optional: without them everything is computed by XLA, with the same
     results to rounding. The environment variable `IMPLICIT_EIG_KERNELS` switches them
-    "off", or makes it an error where they cannot be used ("on"). It is read whenever a
+    "off", or makes it an error if they cannot be used ("on"). It is read whenever a
     program is traced. The page "Kernels for CPUs" says more.
 
     ```python

@@ -15,11 +15,11 @@ class RESULTS(eqx.Enumeration):
     """Why a run ended. The text of each member is the sentence a user reads.
 
     `unconfirmed`, `defective`, `cut_tie` and `ambiguous` are notices, not failures: the
-    pairs are right, and `throw=True` does not raise. Whether unconfirmed ones are the
-    best is not known; defective ones have no derivatives, nor have those of a tie that is
-    cut; of ambiguous ones it is not certain which is which. Of several notices
-    `defective` is given first, then `cut_tie`. Every other member but `successful` is a
-    failure, and wins over them.
+    pairs are right, and `throw=True` does not raise. Unconfirmed pairs may not be the
+    best; defective ones have no derivatives, nor have those of a tie that is cut;
+    ambiguous modes may have been confused. If several notices apply, `defective` has
+    precedence, then `cut_tie`. Every other member except `successful` is a failure, and
+    overrides them.
     """
 
     successful = "successful"
@@ -123,7 +123,7 @@ class RESULTS(eqx.Enumeration):
     )
 
 
-RESULTS.__module__ = "implicit_eig"  # as a result says where it is from
+RESULTS.__module__ = "implicit_eig"  # shown when a result is printed
 
 
 class Solution(eqx.Module):
@@ -131,16 +131,16 @@ class Solution(eqx.Module):
 
     **Attributes:**
 
-    - `eigenvalues`: shape `(k,)`, best first in the sense of `which`.
+    - `eigenvalues`: shape `(k,)`, best first as ranked by `which`.
     - `eigenvectors`: shape `(n, k)`; for an operator on a pytree, that structure with a
         trailing axis `k`. Columns are vectors, in the chosen gauge.
     - `left_eigenvectors`: the same shape, or `None`. `uᴴ A = λ uᴴ B`, `uᴴ B v = 1`.
     - `residuals`: shape `(k,)`, backward errors `‖Av − λBv‖ / ((‖A‖ + |λ|‖B‖) ‖v‖)` of
         the returned pairs, with estimates of the norms.
     - `condition_numbers`: shape `(k,)`, `κ(λ) = ‖u‖ ‖v‖ / |uᴴ B v|`, or `None`.
-    - `stats`: counts of the run, or of all runs where wider spaces were tried; at least
-        `num_matvecs`, `num_restarts`, `num_converged`. Derivatives come later, and are
-        not counted.
+    - `stats`: counts of the run, or of all runs if wider spaces were tried; at least
+        `num_matvecs`, `num_restarts`, `num_converged`. Derivatives are taken later, and
+        are not counted.
     - `result`: a member of [`implicit_eig.RESULTS`][].
 
     `eigenvalues`, `eigenvectors`, `left_eigenvectors` and `condition_numbers` are
@@ -155,14 +155,14 @@ class Solution(eqx.Module):
     condition_numbers: Float[Array, " k"] | None
     stats: dict[str, Any]
     result: RESULTS
-    # For each pair the nearest eigenvalue the eigensolver saw and did not select.
+    # For each pair, the nearest eigenvalue that the eigensolver saw but did not select.
     _outside: Complex[Array, " k"] | None = None
 
     def __repr__(self) -> str:
         return str(self)
 
     def __str__(self) -> str:
-        """A line for each pair; shapes where values are traced, or a batch."""
+        """A line for each pair; shapes if values are traced or a batch."""
         columns = self._columns()
         return self._shapes() if columns is None else table(columns) + summary(self)
 
@@ -209,7 +209,7 @@ def table(columns: dict[str, list[str]]) -> str:
 
 
 def html_table(columns: dict[str, list[str]]) -> str:
-    """The same as a table of a page."""
+    """The same as an HTML table."""
 
     def row(tag: str, cells: Any) -> str:
         cells = "".join(f"<{tag}>{html.escape(x)}</{tag}>" for x in cells)
@@ -227,7 +227,7 @@ def number(x: Any) -> str:
 
 
 def has_values(tree: PyTree) -> bool:
-    """Whether all its arrays have values."""
+    """Whether all arrays in it have values."""
     leaves = jtu.tree_leaves(tree)
     return all(not isinstance(x, Tracer) and eqx.is_array_like(x) for x in leaves)
 
@@ -247,7 +247,7 @@ def shapes(tree: Any, names: tuple[str, ...]) -> str:
 
 
 def summary(tree: Any) -> str:
-    """The result and the counts, of a tree with values."""
+    """The result and the counts; the tree must have values."""
     counts = ", ".join(f"{name}={int(x)}" for name, x in sorted(tree.stats.items()))
     return f"result: {RESULTS[tree.result]}\n{counts}"
 
@@ -281,5 +281,5 @@ FAILURES = (
 
 
 def is_good(result: RESULTS) -> Bool[Array, "..."]:
-    """Whether it is no failure: successful, or a notice."""
+    """Whether it is not a failure: successful, or a notice."""
     return functools.reduce(jnp.logical_or, (result == r for r in NO_FAILURES))

@@ -19,8 +19,8 @@ from ._spectral import check_vector
 
 
 class Spectrum(eqx.Module):
-    """The pairs of a matrix similar to L, the derivatives of which take no solve where
-    there is a left basis."""
+    """The pairs of a matrix similar to L, whose derivatives take no solve if there is a
+    left basis."""
 
     matrix: Inexact[Array, "k k"]
     eigenvalues: Complex[Array, " k"]
@@ -39,7 +39,7 @@ class Spectrum(eqx.Module):
 
 
 class HermitianSpectrum(eqx.Module):
-    """The same of a Hermitian one, which is diagonal here."""
+    """The same for a Hermitian matrix, which is diagonal here."""
 
     matrix: Inexact[Array, "k k"]
     eigenvalues: Float[Array, " k"]
@@ -69,22 +69,23 @@ class Subspace(eqx.Module):
 
     - `basis`: X, shape `(n, k)`, `XᴴX = I`; for an operator on a pytree, that structure
         with a trailing axis k. Real for a real operator.
-    - `block`: L, shape `(k, k)`: A seen from inside. Block triangular, best first.
+    - `block`: L, shape `(k, k)`: A within the subspace. Block triangular, best first.
     - `left_basis`: Y, of the shape of X, or `None`: `Yᴴ A = L Yᴴ B` and `Yᴴ B X = I`.
     - `residual`: `‖AX − BXL‖ / max(‖BXL‖, eps ‖A‖)`, in Frobenius norms.
-    - `separation`: where asked for, an estimate of `sep(L, rest)`, the least
-        `‖P(AZ − BZL)‖` over all Z outside the subspace with `‖Z‖ = 1`; it is a few times
-        too large at worst. To first order a change E of A turns the subspace by
-        `‖E‖ / separation` (Stewart 1973). Infinite for k = n; at most the distance of the
+    - `separation`: if requested, an estimate of `sep(L, rest)`, the least
+        `‖P(AZ − BZL)‖` over all Z outside the subspace with `‖Z‖ = 1`; at worst a few
+        times too large. To first order, a change E of A rotates the subspace by
+        `‖E‖ / separation` (Stewart 1973). Infinite for k = n; at most the distance to the
         nearest unselected eigenvalue, and far less for non-normal operators.
     - `stats`: counts, as in [`implicit_eig.Solution`][].
     - `result`: a member of [`implicit_eig.RESULTS`][].
 
     `basis`, `block`, `left_basis` and all below are differentiable with respect to the
     operator and the mass matrix, in either mode and to any order. X is one of many bases;
-    it stays orthonormal, and is otherwise free to turn within the subspace: differentiate
-    what does not depend on that, such as `X Xᴴ`, functions of the spectrum of L, or the
-    projector. Of a batch take properties by `jax.vmap(lambda s: s.eigenvalues)(batch)`.
+    it stays orthonormal, but is otherwise free to rotate within the subspace:
+    differentiate quantities that do not depend on that, such as `X Xᴴ`, functions of the
+    spectrum of L, or the projector. For a batch, take properties by
+    `jax.vmap(lambda s: s.eigenvalues)(batch)`.
     """
 
     basis: PyTree[Inexact[Array, "..."]]
@@ -98,7 +99,7 @@ class Subspace(eqx.Module):
     _spectrum: Spectrum | HermitianSpectrum
 
     def __str__(self) -> str:
-        """A line for each eigenvalue; shapes where values are traced, or a batch."""
+        """A line for each eigenvalue; shapes if values are traced or a batch."""
         values = self._spectrum.eigenvalues
         if not has_values(self) or jnp.ndim(values) != 1:
             return shapes(self, ("basis", "block", "left_basis"))
@@ -109,15 +110,15 @@ class Subspace(eqx.Module):
     @property
     def eigenvalues(self) -> Inexact[Array, " k"]:
         """The eigenvalues of L, best first, with the derivatives of
-        [`implicit_eig.eigvals`][]: at a semisimple tie first ones, right for functions
-        that are symmetric in the tied values (others: NaN). At a defective eigenvalue
-        they have none: take `trace`, or traces of powers of `block`. Real with
+        [`implicit_eig.eigvals`][]: at a semisimple tie only first ones, right for
+        functions that are symmetric in the tied values (others: NaN). At a defective
+        eigenvalue they have none: take `trace`, or traces of powers of `block`. Real with
         `hermitian=True`."""
         return self._spectrum.differentiable()
 
     @property
     def trace(self) -> Inexact[Array, ""]:
-        """The sum of the eigenvalues, smooth whatever they do inside. With a left basis
+        """The sum of the eigenvalues, smooth even where they coincide. With a left basis,
         its first derivative takes no linear solve."""
         return jnp.trace(self._spectrum.matrix)
 
@@ -172,9 +173,9 @@ def assembled(
     is_orthonormal: bool = False,
     **others: Any,
 ) -> Subspace:
-    """From any basis of the subspace, L and the dual basis that go with it."""
-    # The rule's X has CᴴX = I with a constant C: orthonormal here, but not beside. That
-    # of a Hermitian pencil is orthonormal in the product of B.
+    """The subspace from any of its bases, with the L and the dual basis of that basis."""
+    # The rule's X has CᴴX = I with a constant C: orthonormal at this point, but not near
+    # it. That of a Hermitian pencil is orthonormal in the inner product of B.
     if not is_orthonormal:
         t = jnp.linalg.cholesky(basis.conj().T @ basis).conj().T
         inverse = jnp.linalg.inv(t)

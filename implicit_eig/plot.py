@@ -1,7 +1,7 @@
 """Pictures of spectra (the extra `plot`, which is matplotlib).
 
-Each function draws on one `Axes`, a new one unless it is given, and returns it. New ones
-are transparent, in colours and greys that can be read on white and on black.
+Each function draws on one `Axes`, a new one unless one is given, and returns it. New ones
+are transparent, in colours and greys that are readable on white and on black.
 """
 
 from collections.abc import Callable
@@ -32,13 +32,13 @@ def spectrum(
 ) -> Any:
     """The eigenvalues of a solution in the complex plane.
 
-    A disk is a pair; it is the larger the larger its residual, from 1e-16 to 1, and has
-    the colour of its condition number where the solution has left vectors. A ring is the
-    nearest eigenvalue that the eigensolver saw and did not select, a dot one of `others`.
+    A disk is a pair; its size shows the residual, from 1e-16 to 1, and its colour the
+    condition number if the solution has left vectors. A ring is the nearest eigenvalue
+    that the eigensolver saw but did not select, a dot one of `others`.
 
     **Arguments:**
 
-    - `solution`: a [`implicit_eig.Solution`][] with values, no stack of them.
+    - `solution`: a single [`implicit_eig.Solution`][] with values, not a stack.
     - `others`: more eigenvalues, such as the whole spectrum.
     - `target`: the target `sigma`, drawn as a cross.
     - `region`: such as [`implicit_eig.Disk`][]: its boundary is drawn.
@@ -98,7 +98,7 @@ def pseudospectrum(
     box: tuple[float, float, float, float] | None = None,
     ax: Any = None,
 ) -> Any:
-    """The ε-pseudospectra of a dense matrix, with its eigenvalues: what these may become
+    """The ε-pseudospectra of a dense matrix, with its eigenvalues: where these may move
     under a change of norm ε, `{z : σ_min(zI − A) ≤ ε}`.
 
     Trefethen & Embree, *Spectra and Pseudospectra*, Princeton 2005.
@@ -107,7 +107,7 @@ def pseudospectrum(
 
     - `a`: shape `(n, n)`, finite.
     - `levels`: the exponents log₁₀ ε of the contours; by default about eight.
-    - `points`: of the grid in either direction.
+    - `points`: number of grid points in either direction.
     - `box`: `(left, right, bottom, top)`; by default half again as large as the spectrum.
     - `ax`: a matplotlib `Axes`.
 
@@ -148,14 +148,14 @@ def sweep(
     part: Literal["real", "imag", "abs"] | Callable[[Any], Any] = "real",
     ax: Any = None,
 ) -> Any:
-    """A line for each mode of a path, over its parameter.
+    """Draws each mode of a path as a line over the parameter.
 
     **Arguments:**
 
     - `solutions`: a stack, as [`implicit_eig.follow`][] returns it.
     - `p`: shape `(steps,)`, real.
-    - `part`: what is drawn of the eigenvalues: `"real"`, `"imag"`, `"abs"` or a function
-        of the array `(steps, k)`.
+    - `part`: which part of the eigenvalues to draw: `"real"`, `"imag"`, `"abs"` or a
+        function of the array `(steps, k)`.
     - `ax`: a matplotlib `Axes`.
 
     Steps that failed are gaps. A small grey circle marks the modes of a step that is
@@ -197,11 +197,11 @@ def convergence(
     meter: RecordingProgressMeter, *, rtol: float | None = None, ax: Any = None
 ) -> Any:
     """The worst residual of the wanted pairs, restart by restart, on a logarithmic scale;
-    a line for each run that the meter has seen, one after the other.
+    with a line for each run that the meter has seen, one after the other.
 
     **Arguments:**
 
-    - `meter`: a [`implicit_eig.RecordingProgressMeter`][] that was given to a run.
+    - `meter`: a [`implicit_eig.RecordingProgressMeter`][] that was passed to a run.
     - `rtol`: a tolerance, drawn as a line.
     - `ax`: a matplotlib `Axes`.
 
@@ -237,7 +237,7 @@ def _known(name: str, x: Any) -> np.ndarray:
 
 
 def _axes(ax: Any) -> Any:
-    """The axes, or new ones."""
+    """The given axes, or new ones."""
     if ax is not None:
         return ax
     try:
@@ -256,7 +256,7 @@ def _axes(ax: Any) -> Any:
 
 
 def _grey(ax: Any) -> None:
-    """Frame, ticks and words in a grey that can be read on white and on black."""
+    """Draws frame, ticks and words in a grey that is readable on white and on black."""
     ax.tick_params(colors=_GREY, which="both")
     for spine in ax.spines.values():
         spine.set_color(_GREY)
@@ -265,7 +265,7 @@ def _grey(ax: Any) -> None:
 
 
 def _colour_map() -> Any:
-    """Neither end of it is white or black."""
+    """A colour map with neither white nor black at its ends."""
     from matplotlib.colors import LinearSegmentedColormap
 
     ends = _COLOURS[0], _COLOURS[3], _COLOURS[1]
@@ -292,7 +292,7 @@ def _plane(ax: Any) -> None:
 
 
 def _around(w: np.ndarray) -> tuple[float, float, float, float]:
-    """A box with room around points."""
+    """A box with some room around the points."""
     extent = max(np.ptp(w.real), np.ptp(w.imag))
     half = 0.75 * (extent or np.abs(w).max() or 1.0)
     x, y = (w.real.max() + w.real.min()) / 2, (w.imag.max() + w.imag.min()) / 2
@@ -302,7 +302,7 @@ def _around(w: np.ndarray) -> tuple[float, float, float, float]:
 def _least_singular_values(
     a: np.ndarray, z: Complex[np.ndarray, "rows columns"]
 ) -> Float[np.ndarray, "rows columns"]:
-    """σ_min(zI − A), a row of the grid at a time."""
+    """σ_min(zI − A), row by row of the grid."""
     identity = np.eye(a.shape[0])
     return np.stack(
         [

@@ -1,5 +1,5 @@
-"""Derivatives that JAX does not take by itself: of what was found elsewhere, by linear
-maps with a transpose of their own, and NaN where there is none."""
+"""Derivatives that JAX does not take by itself: of results found elsewhere, by linear
+maps with a custom transpose, and NaN where no derivative exists."""
 
 from .linear_map import joined as joined, linear_map as linear_map
 from .missing import (

@@ -1,4 +1,4 @@
-"""Linear maps of tangents: with a transpose that looks at what arrives, or for JAX."""
+"""Linear maps of tangents with a custom transpose, and a workaround for JAX's own."""
 
 import functools
 from collections.abc import Callable
@@ -15,8 +15,8 @@ Arrays = list[Array]
 
 
 def promoting(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """`fn` under NumPy's rules of rank promotion, whatever the user set: for what is
-    traced when a derivative is taken. (A user's own functions are traced before, under
+    """`fn` under NumPy's rules of rank promotion, whatever the user has set: for code
+    traced when a derivative is taken. (A user's own functions are traced earlier, under
     the user's rules.)"""
 
     @functools.wraps(fn)
@@ -35,16 +35,16 @@ def linear_map(
     first_only: bool = False,
     thin: bool = False,
 ) -> Callable[..., Arrays]:
-    """A function `(tangents, known, **options)` that is `forward`, with `backward` for
+    """A function `(tangents, known, **options)` that is `forward`, with `backward` as
     its transpose.
 
     `forward(tangents, known)` is linear in the tangents and returns as many, of the same
-    shapes. `backward(cotangents, known)` is given None for a cotangent that nobody asked
-    for, and returns None where none is due: unlike a `custom_linear_solve` it can tell
-    that from zero. All arrays may have batch axes, the same ones, in front.
+    shapes. `backward(cotangents, known)` receives None for an absent cotangent, and
+    returns None for one that is not needed: unlike a `custom_linear_solve`, it can tell
+    that from zero. All arrays may have the same batch axes in front.
 
-    With `first_only`, of nested derivatives only one is mapped. With `thin`, arrays in
-    `known` that are in no batch have an axis of length one in its place.
+    With `first_only`, only one of several nested derivatives is mapped. With `thin`,
+    unbatched arrays in `known` have an axis of length one in place of a batch axis.
     """
     forward, backward = promoting(forward), promoting(backward)
     map_p = Primitive(name)
@@ -98,11 +98,11 @@ def linear_map(
 
 
 def joined(*solution: Inexact[Array, "..."]) -> tuple[Inexact[Array, "..."], ...]:
-    """The parts of the solution of one `custom_linear_solve`, as they are.
+    """The parts of the solution of one `custom_linear_solve`, unchanged.
 
-    The cotangent of a part that is not used is made of that of the others, by a branch
-    that is never taken: JAX (0.10) cannot differentiate a transposed solve in which one
-    part of the right side is constant.
+    Ties the cotangent of an unused part to those of the others, by a branch that is never
+    taken: JAX (0.10) cannot differentiate a transposed solve in which one part of the
+    right side is constant.
     """
     unused = sum(jnp.sum(x.real) for x in solution)
     return tuple(jnp.where(False, unused.astype(x.dtype), x) for x in solution)

@@ -12,7 +12,7 @@ from .root import root
 
 
 def nothing_where(missing: Bool[Array, "*k"], dtype: DTypeLike) -> Inexact[Array, "*k"]:
-    """NaN, in both parts of a complex number, where `missing`, else zero."""
+    """NaN (in both parts of a complex number) where `missing`, zero elsewhere."""
     nan = (
         complex(jnp.nan, jnp.nan)
         if jnp.issubdtype(dtype, jnp.complexfloating)
@@ -26,12 +26,12 @@ def nan_tangent(
     missing: Bool[Array, " k"],
     nowhere: Bool[ArrayLike, ""] = False,
 ) -> Inexact[Array, "*n k"]:
-    """x, whose derivative does not exist in the `missing` columns.
+    """x, marked as having no derivative in the `missing` columns.
 
-    Tangents of those columns are NaN. A cotangent that is nonzero there turns NaN, one
-    that is zero stays zero, so a function of other columns, or of other members of a
-    batch, keeps its gradient. If true, `nowhere` turns zero into NaN as well: where no
-    column has a derivative a function that uses one has none, even if stationary.
+    Tangents of those columns are NaN. A nonzero cotangent there becomes NaN, a zero one
+    stays zero, so that a function of other columns, or of other members of a batch, keeps
+    its gradient. If `nowhere` is true, zero becomes NaN as well: if no column has a
+    derivative, a function that uses one has none, even if it is stationary.
     """
     return _marked(x, (missing, missing & nowhere))
 
@@ -59,12 +59,12 @@ def _backward(cotangents, known):
 def tied_values(
     x: Inexact[Array, " k"], ties: Bool[Array, "k k"], rtol: Float[ArrayLike, ""]
 ) -> Inexact[Array, " k"]:
-    """x, tied entries of which have derivatives for symmetric functions of them alone,
-    and no second ones.
+    """x, with tied entries that are only differentiable in symmetric functions of them,
+    and only once.
 
-    Symmetric functions have equal cotangents. Entries with one that differs from that of
-    another one in the tie, by more than `rtol` of their size, get a NaN for it. Tangents
-    pass; second ones are NaN.
+    Symmetric functions have equal cotangents in a tie. Entries whose cotangents differ by
+    more than `rtol` of their size get NaN instead. First tangents pass; second ones are
+    NaN.
     """
     rtol = jax.lax.stop_gradient(jnp.asarray(rtol, x.real.dtype))
     return _tied(x, (ties, rtol))
@@ -90,7 +90,7 @@ _tied_map = linear_map("implicit_eig_tied", lambda t, _: t, _symmetric)
 
 @root
 def _first_order(ct, t, _x, _t_x, *, missing):
-    """A cotangent of x, which moves with x in a way that does not exist if `missing`."""
+    """A cotangent of x; its derivative with respect to x does not exist if `missing`."""
     t = jnp.zeros_like(ct) if t is None else t
     return _second_map([t], [ct, missing])[0]
 
@@ -101,7 +101,7 @@ def _moving(tangents, known):
 
 
 def _used(cotangents, known):
-    # Not where it is zero: that of an entry nobody uses moves nothing either.
+    # Not if `ct` is zero: the cotangent of an unused entry has no effect either.
     (t,), (ct, missing) = cotangents, known
     return [jnp.where(missing & (ct != 0), jnp.nan, t)]
 
@@ -110,7 +110,7 @@ _second_map = linear_map("implicit_eig_second", _moving, _used)
 
 
 def _beside(x: Array, mark: Bool[Array, "*batch #k"]) -> Array:
-    """The mark, for an x that has axes between batch and k."""
+    """The mark, with axes added between batch and k to match x."""
     axes = range(mark.ndim - 1, x.ndim - 1)
     return jnp.expand_dims(mark, tuple(axes))
 
@@ -119,8 +119,8 @@ _nan_map = linear_map("implicit_eig_nan", _forward, _backward)
 
 
 def absent(pencil: Pencil, missing: Bool[Array, " k"]) -> Float[Array, " k"]:
-    """Zeros to be added to what has no derivative where `missing`: columns that are not
-    there lead nowhere, and NaN put on them would not arrive at the pencil."""
+    """Zeros to add to results that have no derivative where `missing`: columns that do
+    not exist depend on nothing, and a NaN on them would not reach the pencil."""
     return _absent(jnp.zeros(missing.shape, pencil.dtype).real, pencil, missing=missing)
 
 

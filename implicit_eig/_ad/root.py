@@ -1,9 +1,9 @@
-"""What was found elsewhere, made differentiable by a rule for its tangents.
+"""Results found elsewhere, made differentiable by a rule for their tangents.
 
-`jax.custom_jvp` is not enough. In bodies of `lax.scan` and `lax.map` JAX takes second
-derivatives of the *function* a rule stands beside, once the first ones are taken: here an
-identity, which loses the derivative and says nothing. A primitive keeps its rule wherever
-it goes.
+`jax.custom_jvp` is not enough. In bodies of `lax.scan` and `lax.map`, JAX takes second
+derivatives of the *function* to which the rule belongs instead of the rule: here an
+identity, which silently loses the derivative. A primitive keeps its rule wherever it
+goes.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from jaxtyping import Array, PyTree
 from .linear_map import promoting
 
 
-# Takes what was found, its tangents, what it depends on, and the tangents of that.
+# Takes what was found and its tangents, what it depends on and the tangents of that.
 Rule = Callable[..., PyTree]
 Root = Callable[..., PyTree[Array]]
 
@@ -30,9 +30,9 @@ def root(rule: Rule) -> Root:
     """A function `(found, given, **options)` that returns `found`, a pytree of arrays,
     whose tangents are `rule(found, t_found, given, t_given, **options)`.
 
-    Tangents of what does not move are `None`, in and out. `found` is differentiable
-    inside the rule too, which so gives derivatives of every order; `options` are not.
-    Under `vmap` all that was found is of the batch.
+    Tangents of what does not vary are `None`, in and out. `found` is differentiable
+    inside the rule too, which thus gives derivatives of every order; `options` are not.
+    Under `vmap`, all of `found` is batched.
     """
 
     def run(found: PyTree[Array], given: PyTree, **options: Any) -> PyTree[Array]:
@@ -50,7 +50,7 @@ def root(rule: Rule) -> Root:
 
 @dataclasses.dataclass(frozen=True)
 class _Step:
-    """The rule for flat lists, of a batch with as many axes as there are `batches`."""
+    """The rule for flat lists, with one batch axis for each entry of `batches`."""
 
     rule: Rule
     found: Any
@@ -148,7 +148,7 @@ def _batch(axis, args, axes, *, step: _Step, count: int):
 
 
 def _transpose(cotangents, *args, step: _Step, count: int):
-    del step  # what is linear in what was found is the identity
+    del step  # the map is the identity in what was found
     return [*cotangents, *[None] * (len(args) - count)]
 
 

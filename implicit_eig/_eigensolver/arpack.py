@@ -19,20 +19,20 @@ from .block import InvariantBlock, nonfinite
 
 
 class Arpack(AbstractEigensolver):
-    """ARPACK (Lehoucq, Sorensen and Yang 1998) as SciPy calls it, on the host, in place
-    of [`implicit_eig.KrylovSchur`][] and [`implicit_eig.ShiftInvert`][]. Needs SciPy
-    (`implicit_eig[scipy]`).
+    """ARPACK (Lehoucq, Sorensen and Yang 1998) as SciPy calls it, on the host: an
+    alternative to [`implicit_eig.KrylovSchur`][] and [`implicit_eig.ShiftInvert`][].
+    Needs SciPy (`implicit_eig[scipy]`).
 
-    For dense matrices and operators whose entries are known (a `SparseOperator`, sums and
-    multiples of such): a product with anything else is a JAX program, which a host
-    function must not call. Standard problems, the selections of ARPACK (`"LM" "SM" "LR"
-    "SR" "LI" "SI"`, and a target, by SuperLU). Residuals are computed from the pairs it
-    returns; derivatives are this package's. Works under `jit` and `vmap`.
+    Takes dense matrices and operators whose entries are known (a `SparseOperator`, sums
+    and multiples of these): a product with anything else is a JAX program, which a host
+    function must not call. Solves standard problems with the selections of ARPACK (`"LM"
+    "SM" "LR" "SR" "LI" "SI"`, and a target, by SuperLU). Residuals are computed from the
+    pairs it returns; derivatives are this package's. Works under `jit` and `vmap`.
 
     **Arguments:**
 
-    - `rtol`: ARPACK's `tol`; default `eps^(2/3)` of the precision. With more than about
-        `sqrt(eps)` it may end before it has seen the best pairs: `RESULTS.unconfirmed`.
+    - `rtol`: ARPACK's `tol`; default `eps^(2/3)` of the precision. Above about
+        `sqrt(eps)`, it may end before it has seen the best pairs: `RESULTS.unconfirmed`.
     - `krylov_dim`: its `ncv`; default `max(2k + 1, 20)`.
     - `max_restarts`: its `maxiter`; default `10 n`.
     """
@@ -70,7 +70,7 @@ class Arpack(AbstractEigensolver):
         matrix = _entries(pencil)
         dtype = pencil.dtype
         eps = float(jnp.finfo(dtype).eps)
-        # One more, for the partner of the last one.
+        # Room for one more: the partner of the last one.
         p = k + 1 if pencil.is_real else k
         v0 = start_vector(v0, pencil.n, dtype)
         shapes = [(p,), (pencil.n, p)]
@@ -104,7 +104,7 @@ class Arpack(AbstractEigensolver):
         small = self.krylov_dim is not None and self.krylov_dim < max(2 * k + 1, 20)
         extreme = sigma is not None or selection.is_extreme(pencil.is_real)
         if small or asked > eps**0.5 or not extreme:
-            # Of a Krylov space what is said of `KrylovSchur` is true here too.
+            # A Krylov space may miss pairs here just as it may in `KrylovSchur`.
             good = block.result == RESULTS.successful
             result = RESULTS.where(good, RESULTS.unconfirmed, block.result)
             block = eqx.tree_at(lambda b: b.result, block, result)
@@ -137,7 +137,7 @@ def _entries(pencil: Pencil):
 
 
 def _eigs(values, rows, columns, v0, sigma, *, k, targeted, **options):
-    """Batches, one after the other; `options` are SciPy's."""
+    """Solves the problems of a batch one after the other; `options` are SciPy's."""
     leading = [x.shape[:-1] for x in (values, rows, columns, v0)]
     shape = np.broadcast_shapes(*leading, sigma.shape)
     values, rows, columns, v0 = (
@@ -167,12 +167,12 @@ def _eigs(values, rows, columns, v0, sigma, *, k, targeted, **options):
 
 
 def _one(values, rows, columns, v0, sigma, *, k, **options):
-    """Eigenvalues, vectors and the number of products (of solves, with a target). For
-    real matrices partners stand side by side, none is alone."""
+    """Returns eigenvalues, vectors and the number of products (of solves, with a target).
+    For real matrices, conjugate partners stand side by side, and none is missing."""
     import scipy.sparse
     import scipy.sparse.linalg
 
-    # Their types leave out what options change.
+    # SciPy's type stubs do not cover these options.
     sp: Any = scipy.sparse
     spla: Any = scipy.sparse.linalg
     n, nothing = v0.size, (np.zeros(0), np.zeros((v0.size, 0)), 0)
@@ -182,8 +182,8 @@ def _one(values, rows, columns, v0, sigma, *, k, **options):
     a, count = sp.csr_array((values, (rows, columns)), shape=(n, n)), [0]
     apply, dtype = a.__matmul__, a.dtype
     if sigma is not None:
-        # Of the inverse, in its own arithmetic: SciPy's mode for a complex target of a
-        # real matrix is another one.
+        # Iterate on the inverse, in its own arithmetic: for a real matrix with a complex
+        # target, SciPy's own mode is a different one.
         dtype = np.result_type(a.dtype, sigma)
         try:
             apply = spla.splu((a - sigma * sp.eye_array(n, dtype=dtype)).tocsc()).solve

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 class AbstractEigensolver(eqx.Module):
-    """Finds the selected eigenpairs of a pencil. No derivatives: they are the rule's.
+    """Finds the selected eigenpairs of a pencil. Derivatives are left to the rule.
 
-    A subclass implements `compute`. Whatever it runs, the derivative of its pairs is
-    taken by the implicit rule at the pairs it returns. The other methods say what kind
-    of solver it is, to those who choose what goes with it; their defaults suit one that
-    stands alone.
+    A subclass implements `compute`. Whatever it runs, the implicit rule differentiates
+    at the pairs it returns. The other methods tell the rest of the package what kind of
+    solver it is, and what to combine it with; their defaults suit a solver that stands
+    alone.
 
     !!! Example
 
@@ -65,61 +65,61 @@ class AbstractEigensolver(eqx.Module):
         left: bool,
         progress_meter: AbstractProgressMeter,
     ) -> InvariantBlock:
-        """Returns the `k` best pairs of `pencil` in the sense of `selection`.
+        """Returns the `k` best pairs of `pencil` as ranked by `selection`.
 
         `v0` is a start vector or `None`; `left` asks for the left basis. Runs under
         `jit` and `vmap`.
         """
 
     def rescaled(self, scaling: Scaling) -> "AbstractEigensolver":
-        """The same for a pencil that was brought to a moderate size, if it holds
-        anything that depends on the size."""
+        """The same solver for a pencil that was scaled to moderate size; differs if the
+        solver holds anything that depends on the scale, such as a shift."""
         del scaling
         return self
 
     @property
     def target(self) -> Num[Array, ""] | None:
-        """The shift it looks beside, if it holds one."""
+        """The shift near which it searches, if it holds one."""
         return None
 
     def check_target(self, sigma: Any) -> None:
-        """Refuses the target `sigma` of a problem, where it cannot serve it."""
+        """Refuses the target `sigma` of a problem if the solver cannot use it."""
         del sigma
 
     @quick
     def suits(self, n: int, k: int) -> bool:
-        """Whether k pairs of order n are few enough for it. Otherwise `eigs` takes
-        `Dense`."""
+        """Whether k pairs of an operator of order n are few enough for this solver.
+        Otherwise `eigs` takes `Dense`."""
         del n, k
         return True
 
     @quick
     def attempts(self, n: int, k: int) -> "Iterator[AbstractEigensolver]":
-        """What a plain call runs, one after the other, while pairs do not converge."""
+        """The solvers that a plain call runs in turn until the pairs converge."""
         del n, k
         yield self
 
     def advice(self, pencil: Pencil, selection: AbstractSelection, k: int) -> str:
-        """What may help where pairs did not converge."""
+        """What to try if pairs did not converge."""
         del pencil, selection, k
         return ""
 
     def shift_beside(
         self, pencil: Pencil, selection: AbstractSelection
     ) -> Num[Array, ""] | None:
-        """Where A − σB may be factorised for derivatives that took none, but miss their
-        tolerance; and the pairs left no factor."""
+        """A shift σ at which A − σB may be factorised for derivatives that miss their
+        tolerance without a factorisation, when the pairs left no factor behind."""
         del pencil, selection
         return None
 
     def sharpened(self) -> "AbstractEigensolver":
-        """The same, whose block is invariant to rounding where its pairs are not right
-        to rounding, because they are close to defective."""
+        """The same solver, but with a block invariant to rounding even if the pairs
+        themselves, being close to defective, are less accurate."""
         return self
 
     @property
     def krylov(self) -> "KrylovSchur | None":
-        """The Krylov–Schur run behind it, if there is one: derivatives take another."""
+        """The Krylov–Schur solver it runs, if any: derivatives run it once more."""
         return None
 
     @property
@@ -129,5 +129,6 @@ class AbstractEigensolver(eqx.Module):
 
     @property
     def left_is_cheap(self) -> bool:
-        """Whether left vectors cost so little that nobody has to ask for them."""
+        """Whether left vectors are so cheap that they are computed without being asked
+        for."""
         return False

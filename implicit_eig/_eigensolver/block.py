@@ -26,7 +26,7 @@ class Spectrum(eqx.Module):
     norm: Float[Array, ""]  # of A
 
     def transpose(self) -> "Spectrum":
-        """That of the transposed pencil."""
+        """The spectrum of the transposed pencil."""
         right, left = self.left.conj(), self.right.conj()
         return Spectrum(self.eigenvalues, right, left, self.selected, self.norm)
 
@@ -34,15 +34,15 @@ class Spectrum(eqx.Module):
 class InvariantBlock(eqx.Module):
     """The selected pairs as one block: `A X = B X L`, and `L W = W diag(λ)`.
 
-    Columns stand best first, those that are not `active` last. There may be more than k
-    of them: for a real operator X and L are real, so a conjugate pair whose second
-    member is not wanted is kept whole.
+    The best columns come first, those that are not `active` last. There may be more than
+    k of them: for a real operator X and L are real, so a conjugate pair is kept whole
+    even if its second member is not wanted.
 
     **Attributes:**
 
     - `basis`: X, shape `(n, m)`, orthonormal columns.
-    - `matrix`: L, shape `(m, m)`. Active columns span an invariant subspace of their
-        own, so L has no entries below them.
+    - `matrix`: L, shape `(m, m)`. The active columns by themselves span an invariant
+        subspace, so L has no entries below them.
     - `eigenvalues`, `coordinates`: λ and W. Active columns of W are zero in rows that
         are not active.
     - `left_basis`: C with `Cᴴ A = L Cᴴ B` and `Cᴴ B X = I` on active columns, or `None`.
@@ -50,13 +50,13 @@ class InvariantBlock(eqx.Module):
         wanted one) and converged.
     - `residuals`: `‖A v − λ B v‖ / ‖v‖` of the pairs.
     - `norm`, `mass_norm`: estimates of `‖A‖` and `‖B‖`.
-    - `outside`: for each column, of the eigenvalues at hand that are not in the block (of
-        a Krylov run, Ritz values) the nearest one, NaN where there is none; or `None`.
-    - `transformation`: that of the Krylov run which found the pairs; solvers of their
-        derivatives use it, and its factor, again.
-    - `spectrum`: all pairs, where the eigensolver found them all, for the same use.
-    - `position`: for each column, the place its pair had among those that `of` was given.
-    - `symmetric`: whether the pencil is its own transpose, and C made of X.
+    - `outside`: for each column, the nearest of the known eigenvalues that are not in the
+        block (Ritz values, after a Krylov run), NaN if there is none; or `None`.
+    - `transformation`: the one under which the Krylov run found the pairs; derivatives
+        reuse it and its factor.
+    - `spectrum`: all pairs, if the eigensolver found them all; reused likewise.
+    - `position`: for each column, the place of its pair among those given to `of`.
+    - `symmetric`: whether the pencil is its own transpose, and C is made from X.
     """
 
     basis: Inexact[Array, "n m"]
@@ -89,13 +89,13 @@ class InvariantBlock(eqx.Module):
         rtol: float | None = None,
         stats: dict[str, Any] | None = None,
     ) -> "InvariantBlock":
-        """The k best of p ≥ k eigenpairs found in any way, of which those count as
-        converged that have a residual of at most `rtol · |λ| ‖B‖` (default: `sqrt(eps)`),
-        or of rounding. Real or complex, of any scale; NaN where there is none.
+        """The k best of p ≥ k eigenpairs, found in any way. A pair counts as converged if
+        its residual is at most `rtol · |λ| ‖B‖` (default: `sqrt(eps)`), or rounding. Real
+        or complex, of any scale; NaN for a pair that does not exist.
 
-        For a real pencil conjugate partners must stand side by side, the positive
-        imaginary part first, as `geev` gives them; give p > k where the pair at k may be
-        cut. `left` are left eigenvectors, `uᴴ A = λ uᴴ B`, in the same order. Without
+        For a real pencil, conjugate partners must stand side by side, the positive
+        imaginary part first, as `geev` returns them; give p > k if a pair may be cut
+        at k. `left` are left eigenvectors, `uᴴ A = λ uᴴ B`, in the same order. Without
         them `eigs(left=True)` refuses the eigensolver.
         """
         w, v, left = _as_complex(pencil, k, eigenvalues, eigenvectors, left)
@@ -112,7 +112,7 @@ class InvariantBlock(eqx.Module):
         rtol = eps**0.5 if rtol is None else rtol
         outside, there = nearest_outside(w, perm, wanted), there[perm]
         sound = sound[perm]
-        # Something to stand for a vector that does not exist.
+        # Random vectors take the place of those that do not exist.
         start = jax.random.normal(jax.random.key(0), v.shape, v.real.dtype)[
             :, : perm.size
         ]
@@ -160,19 +160,20 @@ class InvariantBlock(eqx.Module):
         outside: Complex[Array, " m"] | None = None,
         judge: bool = True,
     ) -> "InvariantBlock":
-        """The block of pairs (λ, X W), X any orthonormal columns: the one place where
-        what this class promises is made true.
+        """The block of pairs (λ, X W), X any orthonormal columns: the one place that
+        establishes the invariants of this class.
 
-        A pair is `active` when it is `wanted`, `usable`, has a residual of `rtol |λ| ‖B‖`
-        (or of `rtol scale ‖B‖`) or of rounding, `slack · eps ‖A‖`, and so has its
-        partner, of which the later one is `second`. Residuals come first: one that is no
-        eigenpair has no part in the span of the others, which come before it.
+        A pair is `active` if it is `wanted`, `usable`, and has a residual of at most
+        `rtol |λ| ‖B‖` (or `rtol scale ‖B‖`) or of rounding, `slack · eps ‖A‖`, and if the
+        same holds for its conjugate partner; `second` marks the later one of the two.
+        Residuals are checked first, so that a column which is no eigenpair stands behind
+        the others and is no part of their span.
 
-        `norms` are those of A and B, by default estimated by products with X and a random
-        vector; `measured` are L and the residuals, where they are known. `left` are an
-        orthonormal basis and the coordinates of the left vectors in it; where they are
-        none the result is `left_not_found`, and no column is active. Without `judge` all
-        that are wanted and usable are active, and stand first as they are.
+        `norms` are ‖A‖ and ‖B‖, by default estimated from products with X and a random
+        vector; `measured` are L and the residuals, if they are known. `left` is an
+        orthonormal basis and the coordinates of the left vectors in it; if these are not
+        left vectors, the result is `left_not_found` and no column is active. Without
+        `judge`, all pairs that are wanted and usable are active, in the order given.
         """
         coordinates = leading(wanted, coordinates)
         there = jnp.isfinite(eigenvalues)
@@ -242,8 +243,8 @@ def choose(
     is_real: bool,
     accuracy: Float[Array, " p"],
 ) -> tuple[Int[Array, " m"], Bool[Array, " m"], Bool[Array, " m"]]:
-    """The k best, and of a real operator one more: their indices, which are second of a
-    pair, which are wanted (the last one may be there for nothing)."""
+    """The k best, and one more for a real operator: their indices, which are second in a
+    conjugate pair, and which are wanted (the extra one may not be)."""
     m = min(k + 1, eigenvalues.size) if is_real else k
     target, overlaps = selection.target(), None
     if target is not None:
@@ -256,14 +257,14 @@ def choose(
 def _both_or_none(
     active: Bool[Array, " m"], second: Bool[Array, " m"]
 ) -> Bool[Array, " m"]:
-    """Of conjugate partners, of which the later one is `second`."""
+    """Conjugate partners are active together or not at all; `second` marks the later."""
     pair = jnp.arange(second.size) - second.astype(int)
     apart = pair[:, None] != pair[None, :]
     return jnp.all(active[None, :] | apart, axis=1)
 
 
 def _active_first(active: Bool[Array, " m"], *columns: Array | None) -> list:
-    """What belongs to active pairs before what belongs to the others."""
+    """Moves what belongs to active pairs before what belongs to the others."""
     there = [x for x in columns if x is not None]
     behind, *there = jax.lax.sort((~active, *there), is_stable=True)
     rest = iter(there)
@@ -278,8 +279,8 @@ def _in_front(
     position: Int[Array, " m"],
     second: Bool[Array, " m"],
 ):
-    """The same span, whose leading columns span the first pairs in the order `position`,
-    in which those are `second` that are so."""
+    """The same span with a basis whose leading columns span the leading pairs in the
+    order `position`; `second` refers to that order."""
     is_real = not jnp.iscomplexobj(basis)
     order = position[None, :] == jnp.arange(position.size)[:, None]
 
@@ -300,7 +301,7 @@ def _as_complex(
     eigenvectors: Inexact[Array, "n p"],
     left: Inexact[Array, "n p"] | None,
 ) -> tuple[Complex[Array, " p"], Complex[Array, "n p"], Complex[Array, "n p"] | None]:
-    """Of one dtype, vectors of unit norm; refused by name."""
+    """The pairs in one dtype, with vectors of unit norm; errors name the argument."""
     dtype = complex_dtype(pencil.dtype)
     w = jnp.asarray(eigenvalues)
     if w.ndim != 1 or w.size < k:
@@ -323,9 +324,9 @@ def _as_complex(
 
 
 def _in_pairs(w, v, left):
-    """Of a real pencil: what stands for a conjugate pair is one, what else has no
-    imaginary part to speak of is real. And which are neither: these are no eigenpairs,
-    and keep their place by the real part."""
+    """For a real pencil: makes near-conjugate neighbours exactly conjugate, and drops a
+    negligible imaginary part of the others. Also returns which pairs are sound; one that
+    is neither is no eigenpair, and its real part holds its place."""
     eps = float(jnp.finfo(w.dtype).eps)
     up, down = w.imag > 0, w.imag < 0
     before, after = jnp.roll(w, 1), jnp.roll(w, -1)
@@ -337,7 +338,7 @@ def _in_pairs(w, v, left):
     w = jnp.where(lone, w.real.astype(w.dtype), jnp.where(down, before.conj(), w))
 
     def paired(x):
-        # A real vector may have come with a phase.
+        # A real vector may come with a complex phase.
         top = jnp.argmax(jnp.abs(x), axis=0)
         top = jnp.take_along_axis(x, top[None], axis=0)
         size = jnp.abs(top)
@@ -353,7 +354,7 @@ def _in_pairs(w, v, left):
 def without(
     block: InvariantBlock, useless: Bool[Array, ""], result: RESULTS
 ) -> InvariantBlock:
-    """The block, reported by `result` and without derivatives where it is `useless`."""
+    """The block; where it is `useless`, with this `result` and no active columns."""
     return eqx.tree_at(
         lambda b: (b.active, b.result),
         block,

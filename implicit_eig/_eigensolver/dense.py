@@ -22,23 +22,23 @@ from .rayleigh_ritz import galerkin
 
 
 class Dense(AbstractEigensolver):
-    """All eigenpairs by LAPACK's `geev`, of which the wanted ones are kept.
+    """Computes all eigenpairs by LAPACK's `geev` and keeps the wanted ones.
 
     For matrices that fit in memory, and for selections only a full spectrum can answer
     (interior eigenvalues, arbitrary callables). Left vectors come along. Cost: O(n³),
-    whatever k; an operator that is not a matrix is materialised by n products
-    (counted in `stats`), and by one more of a function it is found out whether that is
-    linear: `RESULTS.not_linear`.
+    whatever k; an operator that is not a matrix is materialised by n products (counted in
+    `stats`). For a function, one more product checks that it is linear:
+    `RESULTS.not_linear` if not.
 
-    With a mass matrix B the pairs are those of B⁻¹A, or where B is singular or close to
-    it, of (A − σB)⁻¹B, without its zeros: infinite eigenvalues, which `stats` counts as
-    `num_infinite`. Every pair's residual is checked then.
+    With a mass matrix B the pairs are those of B⁻¹A or, if B is singular or close to it,
+    of (A − σB)⁻¹B without its zeros: those are infinite eigenvalues, which `stats` counts
+    as `num_infinite`. Every pair's residual is then checked.
 
     **Arguments:**
 
-    - `sharpen`: whether to make the block invariant to rounding where its eigenvalues are
-        close to defective, and vectors give it to half the digits only. Pairs gain
-        nothing by it; `invariant_subspace` asks for it.
+    - `sharpen`: whether to make the block invariant to rounding even if its eigenvalues
+        are close to defective, so that eigenvectors determine it to half the digits only.
+        Pairs gain nothing by it; `invariant_subspace` asks for it.
     """
 
     sharpen: bool = eqx.field(static=True, default=False)
@@ -80,7 +80,7 @@ class Dense(AbstractEigensolver):
 def _is_linear(
     given: Pencil, found: Pencil, size: Float[Array, ""]
 ) -> tuple[Bool[Array, ""], int]:
-    """Whether functions do to a random vector what their matrices do, and the products
+    """Whether functions map a random vector as their matrices do, and how many products
     with A that took: a constant part, a modulus or a square is lost in a matrix."""
     x = default_start(given.n, given.dtype)[:, None]
     matrices = (
@@ -99,7 +99,7 @@ def _is_linear(
 
 
 def _materialised(pencil: Pencil) -> tuple[Pencil, Float[Array, ""], int]:
-    """A/s − λB as matrices, s, and the products with A that took."""
+    """A/s − λB as matrices; s; and how many products with A that took."""
     known = isinstance(pencil.operator, lx.MatrixLinearOperator | SparseOperator)
     matrix, size = of_moderate_size(pencil.operator.as_matrix())
     operator, mass = lx.MatrixLinearOperator(matrix), None
@@ -118,11 +118,11 @@ def _select(
     products: int,
     sharpen: Callable[..., Array],
 ) -> InvariantBlock:
-    """The block of A from the eigenpairs of A/s, where nothing has an extreme size."""
+    """The block of A from the eigenpairs of A/s, in which nothing has an extreme size."""
     is_real = pencil.is_real and selection.keeps_pairs
     w, u, v = pairs.eigenvalues, pairs.left, pairs.right
     norm = jnp.linalg.norm(pencil.operator.as_matrix())
-    # Infinite for a defective eigenvalue: those who use it look at what they get.
+    # Infinite for a defective eigenvalue: its users check for that.
     dual = u / jnp.sum(v.conj() * pencil.adjoint_mass_mm(u), axis=0)
     every = times_real(w, size), v, dual
     accuracy = _accuracy(pencil, w, v, dual) * size
@@ -184,8 +184,8 @@ def _accuracy(
     right: Complex[Array, "n n"],
     dual: Complex[Array, "n n"],
 ) -> Float[Array, " n"]:
-    """κ times the rounding of A − λB: what an eigenvalue is known to. A defective one,
-    whose κ is infinite, to half the digits."""
+    """κ times the rounding of A − λB: the accuracy of each eigenvalue. For a defective
+    one, whose κ is infinite, half the digits."""
     norm = _largest_column(pencil.operator.as_matrix())
     condition = jnp.linalg.norm(right, axis=0) * jnp.linalg.norm(dual, axis=0)
     if pencil.mass is not None:
@@ -212,11 +212,11 @@ def _sharpened(
     chosen: Int[Array, " m"],
     wanted: Bool[Array, " m"],
 ) -> Inexact[Array, "n m"]:
-    """The basis, whose wanted columns are to span an invariant subspace, to rounding.
+    """The basis, with wanted columns that span an invariant subspace to rounding.
 
-    Vectors of a nearly defective eigenvalue are nearly dependent, and the basis made of
-    them is inaccurate by as much. Newton's method repairs it: the correction Y of
-    `A Y − B Y L = −R` is expanded in the other eigenvectors, one small system for each,
+    Eigenvectors of a nearly defective eigenvalue are nearly dependent, which makes their
+    basis inaccurate to the same degree. Newton's method repairs it: the correction Y in
+    `A Y − B Y L = −R` is expanded in the other eigenvectors, with one small system each,
     `z (uᴴAv I − uᴴBv L) = −uᴴR`. Nothing is divided by differences inside L.
     """
     u, v = pairs.left, pairs.right

@@ -11,8 +11,8 @@ from .._operator import entries_of_matrix, safe_norm, times_real, uneven
 
 class PencilEig(NamedTuple):
     """Eigenvalues, left and right eigenvectors (columns); which eigenvalues are infinite
-    (NaN in `eigenvalues`); and whether the pencil is singular: then no value means
-    anything."""
+    (NaN in `eigenvalues`); and whether the pencil is singular, in which case no value
+    means anything."""
 
     eigenvalues: Complex[Array, " n"]
     left: Complex[Array, "n n"]
@@ -21,16 +21,16 @@ class PencilEig(NamedTuple):
     singular: Bool[Array, ""]
 
 
-# Shifts in units of ‖A‖/‖B‖, one of which A − σB is far from singular at.
+# Shifts in units of ‖A‖/‖B‖: A − σB is far from singular at one of them.
 _SHIFTS = 0.3779644, -0.6180339, 1.4142135
 
 
 def eig_of_pencil(a: Inexact[Array, "n n"], b: Inexact[Array, "n n"]) -> PencilEig:
-    """By B⁻¹A where B is well-conditioned. Else by (A − σB)⁻¹B, whose zero eigenvalues
+    """Uses B⁻¹A if B is well-conditioned, otherwise (A − σB)⁻¹B, whose zero eigenvalues
     are the infinite ones and are deflated first.
 
-    Columns of sizes that the precision cannot hold together are made alike first. Not
-    `ggev`, which JAX does not have.
+    Columns whose sizes differ by more than the precision can hold are equilibrated first.
+    JAX does not have `ggev`.
     """
     entries = [entries_of_matrix(x) for x in (a, b)]
     columns = 1 / uneven(entries, [jnp.max(x.sizes) for x in entries], 1)
@@ -50,7 +50,7 @@ def _eig_of_even_pencil(a: Inexact[Array, "n n"], b: Inexact[Array, "n n"]) -> P
 
 def _of_regular_mass(a: Array, b: Array) -> PencilEig:
     w, u, v = jax.lax.linalg.eig(jnp.linalg.solve(b, a))
-    # geev's left vectors z of B⁻¹A belong to u = B⁻ᴴz.
+    # A left vector z of B⁻¹A from geev gives u = B⁻ᴴz.
     u = jnp.linalg.solve(b.conj().T.astype(u.dtype), u)
     return PencilEig(w, u, v, jnp.zeros(w.shape, bool), jnp.asarray(False))
 
@@ -75,14 +75,14 @@ def _of_singular_mass(a: Array, b: Array) -> PencilEig:
     basis, inside, rank, rounds = _deflated(c)
 
     theta, z, y = jax.lax.linalg.eig(inside)
-    # What was deflated is zero, whatever rounding says.
+    # Deflated eigenvalues are zero, whatever rounding makes of them.
     place = jnp.argsort(jnp.argsort(-jnp.abs(theta)))
     infinite = place >= rank
     theta = jnp.where(infinite, 1, theta)
     basis = basis.astype(y.dtype)
 
     def apply(_, x: Array) -> Array:
-        # The components in the deflated coordinates, which are nilpotent under C.
+        # Restores the components in the deflated coordinates, where C is nilpotent.
         return c.astype(x.dtype) @ x / theta
 
     x = jax.lax.fori_loop(0, rounds, apply, basis @ y)
@@ -91,14 +91,14 @@ def _of_singular_mass(a: Array, b: Array) -> PencilEig:
     u = jnp.linalg.solve(shifted.conj().T.astype(z.dtype), basis @ z)
     w = jnp.where(infinite, jnp.nan, sigma.astype(theta.dtype) + 1 / theta)
     if not jnp.iscomplexobj(a):
-        # The inverse turns conjugate pairs round. As geev gives them:
+        # The inverse swaps conjugate partners; restore geev's order.
         w, u, x = w.conj(), u.conj(), x.conj()
     return PencilEig(w, u, x, infinite, singular)
 
 
 def _deflated(c: Inexact[Array, "n n"]):
-    """Unitary V and `Vᴴ C V = [[C₁ 0], [* N]]`, C₁ regular and N nilpotent: V, C₁ with
-    zeros around it, the order of C₁, and the number of steps that took.
+    """Unitary V with `Vᴴ C V = [[C₁ 0], [* N]]`, C₁ regular and N nilpotent. Returns V,
+    C₁ padded with zeros, the order of C₁, and the number of steps taken.
 
     Each step splits the null space off (Kublanovskaya 1966; Golub and Wilkinson 1976), by
     singular values: eigenvalues of a Jordan block at zero are as large as eps^(1/order).

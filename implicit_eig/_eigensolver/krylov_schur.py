@@ -1,4 +1,4 @@
-"""The eigensolver a user holds, on the Krylov runs of `_krylov`."""
+"""The Krylov–Schur eigensolver that users hold, built on the runs of `_krylov`."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -41,32 +41,32 @@ from .dense import Dense
 from .rayleigh_ritz import galerkin
 
 
-# Restarts after which a Krylov space of its dimension is given up.
+# Restarts after which a Krylov dimension is given up.
 _STAGNANT = 300
 # Order up to which a dense spectrum takes no longer than restarts that stagnate.
 _DENSE_LIMIT = 1000
-_DENSE = Dense()  # made once: a plain call would pay for each
+_DENSE = Dense()  # made once, as every plain call would pay for it again
 
 
 class KrylovSchur(AbstractEigensolver):
     """Matrix-free restarted Krylov method (Stewart, SIAM J. Matrix Anal. Appl. 23, 2001).
 
-    Finds extreme eigenvalues from products with A alone. **Others it may miss** ("SM",
-    "SI" of real operators, callables, `Nearest`, `Overlap`): pairs at the rim converge
-    first, and no product tells that better ones exist inside. So it may with a
-    `krylov_dim` below the default. The pairs it returns then are eigenpairs, and the
-    result is `RESULTS.unconfirmed` instead of `successful`; `Dense` knows. What `v0`
-    alone would be blind to is found: it gets a random part of relative size `eps^(1/6)`,
-    and once all pairs have converged, the run goes on for a cycle with a fresh random
-    vector.
+    Finds extreme eigenvalues from products with A alone. **It may miss others** ("SM",
+    "SI" of real operators, callables, `Nearest`, `Overlap`): pairs at the rim of the
+    spectrum converge first, and no product tells that better ones exist inside. The same
+    holds for a `krylov_dim` below the default. The pairs it then returns are eigenpairs,
+    but the result is `RESULTS.unconfirmed` instead of `successful`; `Dense` knows. Pairs
+    to which `v0` alone is blind are found: it gets a random part of relative size
+    `eps^(1/6)`, and once all pairs have converged, the run goes on for a cycle with a
+    fresh random vector.
 
-    Memory: `krylov_dim + 1`
-    vectors. What converged is judged by the recurrence and verified by true residuals.
+    Memory: `krylov_dim + 1` vectors. Convergence is judged by the recurrence and verified
+    by true residuals.
 
     A Krylov space of one start vector holds one copy of a repeated eigenvalue; others
-    appear with a fresh vector. Of extreme eigenvalues the run goes on until it seems that
-    there are none, which is wrong at times: one run of 200 missed a copy where every
-    eigenvalue had one. `repeated=True` makes sure, and looks for those of other
+    appear with a fresh vector. For extreme eigenvalues, the run goes on until no further
+    copy seems to exist, which is sometimes wrong: one run in 200 missed a copy when every
+    eigenvalue had one. `repeated=True` makes sure, and looks for copies of other
     eigenvalues too.
 
     **Arguments:**
@@ -75,19 +75,19 @@ class KrylovSchur(AbstractEigensolver):
         of the largest eigenvalue). Default: `eps^(2/3)` in double precision, `10 eps` in
         single.
     - `krylov_dim`: largest dimension of the Krylov space; default `max(2k + 1, 20)`.
-        Where that is not below n, `eigs` takes `Dense` (`stats["dense_fallback"]`).
+        If that is not below n, `eigs` takes `Dense` (`stats["dense_fallback"]`).
     - `max_restarts`: default `10 n`, as in SciPy; a restart takes a quarter to two thirds
-        of `krylov_dim` products. Where neither this nor `krylov_dim` is given, a plain
-        call of `eigs` goes on in wider spaces where restarts stagnate, each started from
-        what the last one reached: 300 restarts of the default dimension, 300 of twice
-        it, and `10 n / 4` of four times it; up to order 1000, `Dense()` after the first
-        300. A compiled program keeps its dimension: give it the one that was enough.
+        of `krylov_dim` products. If neither this nor `krylov_dim` is given and restarts
+        stagnate, a plain call of `eigs` goes on in wider spaces, each started from what
+        the last one reached: 300 restarts at the default dimension, 300 at twice it, and
+        `10 n / 4` at four times it; up to order 1000, `Dense()` follows the first 300. A
+        compiled program keeps its dimension: give it one that was large enough.
     - `repeated`: search on, with fresh start vectors orthogonal to what was found, until
-        nothing better turns up: finds every copy of repeated eigenvalues, and what `v0`
-        was blind to. Costs about one more run, and another one for each round of copies.
+        nothing better turns up: finds every copy of repeated eigenvalues, and pairs to
+        which `v0` was blind. Costs about one more run, plus one for each round of copies.
 
     - `mass_solver`: with `mass=`, any lineax solver for B; the Krylov spaces are those of
-        B⁻¹A. Default: a factorisation, where the entries of B are known. B must be
+        B⁻¹A. Default: a factorisation, if the entries of B are known. B must be
         regular.
     """
 
@@ -111,8 +111,8 @@ class KrylovSchur(AbstractEigensolver):
 
     def tolerance(self, dtype) -> float:
         eps = float(jnp.finfo(dtype).eps)
-        # In single precision eps^(2/3) leaves derivatives without a digit where a gap is
-        # a thousandth of |λ|.
+        # In single precision, eps^(2/3) leaves derivatives without a correct digit if a
+        # gap is a thousandth of |λ|.
         default = max(10 * eps, min(eps ** (2 / 3), 1e-6))
         return default if self.rtol is None else self.rtol
 
@@ -128,19 +128,19 @@ class KrylovSchur(AbstractEigensolver):
 
     @quick
     def suits(self, n: int, k: int) -> bool:
-        """Whether a Krylov space is less than the whole space: otherwise take `Dense`,
-        which needs no more products, and then knows all eigenvalues."""
+        """Whether the Krylov space is smaller than the whole space: otherwise take
+        `Dense`, which needs no more products and finds all eigenvalues."""
         self.dimension(n, k)
         return n > (self._default(k) if self.krylov_dim is None else self.krylov_dim)
 
     def confirms(self, selection: AbstractSelection, k: int, is_real: bool) -> bool:
-        """Whether no other pair is wanted more than those on which a run ends."""
+        """Whether a run can be trusted to end on the best pairs."""
         small = self.krylov_dim is not None and self.krylov_dim < self._default(k)
         return selection.is_extreme(is_real) and not small
 
     @property
     def is_limited(self) -> bool:
-        """Whether the user said how far it may go."""
+        """Whether the user set a dimension or a limit."""
         return self.krylov_dim is not None or self.max_restarts is not None
 
     def limit(self, n: int) -> int:
@@ -164,8 +164,8 @@ class KrylovSchur(AbstractEigensolver):
 
     @quick
     def attempts(self, n: int, k: int) -> Iterator[AbstractEigensolver]:
-        """Wider spaces where restarts stagnate, or `Dense` where the order is small
-        enough. One whose dimension or limit was given is alone."""
+        """Wider spaces in case restarts stagnate, or `Dense` if the order is small
+        enough. A solver with a given dimension or limit is the only attempt."""
         if self.is_limited:
             yield self
             return
@@ -223,7 +223,7 @@ class KrylovSchur(AbstractEigensolver):
         limit: Int[Array, ""] | int,
         progress_meter: AbstractProgressMeter = NoProgressMeter(),
     ) -> KrylovResult:
-        """A run of at most `limit` restarts with products of the transformation."""
+        """Runs at most `limit` restarts with products by the transformation."""
         n = transformation.pencil.n
         return krylov_schur(
             transformation.mv,
@@ -240,7 +240,7 @@ class KrylovSchur(AbstractEigensolver):
         dtype,
         progress_meter: AbstractProgressMeter = NoProgressMeter(),
     ) -> Search:
-        """For k pairs of an operator of order n."""
+        """The search for k pairs of an operator of order n."""
         return Search(
             k,
             self.dimension(n, k),
@@ -259,8 +259,8 @@ class KrylovSchur(AbstractEigensolver):
         *,
         left: bool,
     ) -> InvariantBlock:
-        """The wanted pairs of a pencil, of which a run from `start` has `found` those of
-        its transformation."""
+        """The wanted pairs of the pencil, from what a run from `start` has `found` for
+        the transformation."""
         pencil = transformation.pencil
         rtol = self.tolerance(start.dtype)
         solves, products, norm = found.num_matvecs, found.active.size, found.norm
@@ -268,17 +268,17 @@ class KrylovSchur(AbstractEigensolver):
         if transformation.inverse is None:
             pairs = _pairs_if_finite(transformation, found, rtol, norm)
         else:
-            # θ says nothing about the size of A. A random vector does, on average.
+            # θ says nothing about the size of A; on average, a random vector does.
             norm = norm_estimate(pencil.mv, pencil.n, pencil.dtype)
             products = products + 1
             found = _purified(found)
             pairs, more = _pairs_of_inverse(transformation, found, rtol, norm)
             solves = solves + more
-        # Squares of anything smaller would underflow, and verify nothing.
+        # Squares of smaller numbers underflow and verify nothing.
         eps = jnp.finfo(pencil.dtype).eps
         tiny = jnp.finfo(pencil.dtype).tiny ** 0.5 / eps
         is_real = not jnp.iscomplexobj(pairs.basis)
-        # Partners stand side by side, whichever of the two is the better one.
+        # Partners stand side by side, whichever of the two ranks higher.
         paired = (pairs.eigenvalues.imag != 0) & is_real
         second, dual = paired & (jnp.cumsum(paired) & 1 == 0), None
         if left:
@@ -306,7 +306,7 @@ class KrylovSchur(AbstractEigensolver):
             left=dual,
             outside=transformation.eigenvalues(found.outside),
         )
-        # The run may have ended before it was seen that there are no better ones.
+        # The run may have ended before it could rule out better ones.
         wanted, done = transformation.selection(selection), RESULTS.successful
         if not self.confirms(wanted, k, pencil.is_real):
             done = RESULTS.unconfirmed
@@ -324,7 +324,8 @@ class KrylovSchur(AbstractEigensolver):
 
 
 class _Pairs(NamedTuple):
-    """Eigenpairs of a pencil from a run's Schur vectors, and what their residuals say."""
+    """Eigenpairs of a pencil from a run's Schur vectors, with their residuals and whether
+    these verify the pairs."""
 
     basis: Inexact[Array, "n m"]
     matrix: Inexact[Array, "m m"]
@@ -341,8 +342,8 @@ def _pairs_of_inverse(
     rtol: float,
     norm: Float[Array, ""],
 ) -> tuple[_Pairs, Int[Array, ""]]:
-    """The pairs; and the number of solves it took where rounding errors were in the way:
-    close to one eigenvalue those of its θ drown the others'."""
+    """The pairs; and the number of solves that repairing them took. If the shift is close
+    to one eigenvalue, the rounding errors of its θ drown the others."""
     first = _pairs(transformation, found, rtol, norm)
     pairs = jax.lax.cond(
         first.verified,
@@ -366,7 +367,7 @@ def _pairs(
     matrix, residuals, _, bx = galerkin(pencil, found.basis, values, coordinates)
     mass_norm = jnp.linalg.norm(bx) / found.active.size**0.5
     size = jnp.abs(values) * mass_norm
-    # The recurrence may claim more than the pairs hold.
+    # The recurrence may claim more accuracy than the pairs have.
     eps = jnp.finfo(pencil.dtype).eps
     enough = jnp.maximum(10 * rtol * size, 1e3 * eps * norm)
     verified = jnp.all(jnp.where(found.active, residuals <= enough, True))
@@ -381,8 +382,8 @@ def _pairs_if_finite(
     rtol: float,
     norm: Float[Array, ""],
 ) -> _Pairs:
-    """In a branch of its own the blocks that residuals take, A X and two more, are gone
-    before vectors are made of X: of 47 vectors of length n, 18 in a real run for 6 pairs.
+    """In a branch of its own, so that the blocks needed for residuals, A X and two more,
+    are freed before vectors are made of X: 18 of 47 n-vectors in a real run for 6 pairs.
     """
 
     def nothing(found: KrylovResult) -> _Pairs:
@@ -397,10 +398,10 @@ def _pairs_if_finite(
 def _multiplied(
     transformation: AbstractTransformation, found: KrylovResult
 ) -> KrylovResult:
-    """X after one more product with C, `C X L⁻¹`, orthonormal again.
+    """X after one more product with C, `C X L⁻¹`, orthonormalised again.
 
-    In eigenvectors rather than Schur vectors, where these are not close to dependent: the
-    coupling of a Schur vector to one with a far larger θ would let its rounding in.
+    Works on eigenvectors instead of Schur vectors, unless they are close to dependent: a
+    Schur vector coupled to one with a far larger θ would pick up its rounding errors.
     """
     active = found.active
     both = active[:, None] & active[None, :]
@@ -408,7 +409,7 @@ def _multiplied(
     inside = jnp.where(both, found.matrix, eye)
     w = jnp.where(both, found.coordinates, eye.astype(found.coordinates.dtype))
     if not jnp.iscomplexobj(inside):
-        # Of a pair (w, w̄), w first: its real and imaginary parts.
+        # A conjugate pair (w, w̄) is replaced by Re w and Im w.
         w = jnp.where(found.eigenvalues.imag < 0, w.imag, w.real)
     w = w / jnp.linalg.norm(w, axis=0).astype(w.dtype)
     apart = jnp.linalg.svd(w, compute_uv=False)[-1] > jnp.finfo(w.dtype).eps ** 0.5
@@ -424,18 +425,18 @@ def _multiplied(
 def _purified(found: KrylovResult) -> KrylovResult:
     """X after one more product with A, which costs none: `A X L⁻¹ = X + x bᵀL⁻¹`.
 
-    It takes out what A maps to almost nothing: of a shift-inverted operator, infinite
-    eigenvalues and eigenvalues far away, which weigh most in a residual (Ericsson and
-    Ruhe 1980; Nour-Omid, Parlett, Ericsson and Jensen 1987).
+    It removes what A maps to almost zero: for a shift-inverted operator, components along
+    infinite and far-away eigenvalues, which weigh most in a residual (Ericsson and Ruhe
+    1980; Nour-Omid, Parlett, Ericsson and Jensen 1987).
     """
     active = found.active
     both = active[:, None] & active[None, :]
     eye = jnp.eye(active.size, dtype=found.matrix.dtype)
     inside = jnp.where(both, found.matrix, eye)
     step = jnp.linalg.solve(inside.T, jnp.where(active, found.coupling, 0))
-    # Of an eigenvalue zero the coupling is rounding, and over it anything.
+    # For a zero eigenvalue the coupling is rounding, and its quotient meaningless.
     step = jnp.where(jnp.linalg.norm(step) <= 1, step, 0)
-    # Of [X x] with orthonormal columns the Gram matrix is known.
+    # [X x] has orthonormal columns, so the Gram matrix is known.
     triangle = jnp.linalg.cholesky(eye + jnp.outer(step.conj(), step)).conj().T
     inverse = jnp.linalg.inv(triangle)
     return found._replace(

@@ -1,4 +1,4 @@
-"""Rayleigh–Ritz: what A and B make of the span of a basis."""
+"""Rayleigh–Ritz: A and B on the span of a basis."""
 
 from typing import NamedTuple
 
@@ -26,9 +26,9 @@ def galerkin(
     eigenvalues: Complex[Array, " m"],
     coordinates: Complex[Array, "m m"],
 ) -> Galerkin:
-    """What A and B make of the span of X, at one block product with each.
+    """A and B on the span of X, at one block product with each.
 
-    With R = A X − B X L a pair has the defect `R w + B X (L w − λ w)`, whose norm needs
+    With R = A X − B X L, the defect of a pair is `R w + B X (L w − λ w)`. Its norm needs
     m×m matrices only: no further block of n-vectors is formed.
     """
     ax, bx = pencil.mm(basis), pencil.mass_mm(basis)
@@ -36,7 +36,7 @@ def galerkin(
         matrix = basis.conj().T @ ax
     else:
         q, r = jnp.linalg.qr(bx)
-        # B may map a column that is not in use to nothing.
+        # B may map an unused column to zero.
         size = jnp.abs(jnp.diagonal(r))
         kept = size > r.shape[0] * jnp.finfo(size.dtype).eps * jnp.max(size)
         r = jnp.where(kept[:, None], r, jnp.eye(r.shape[0], dtype=r.dtype))
@@ -62,8 +62,8 @@ def galerkin(
 def norms(
     pencil: Pencil, ax: Inexact[Array, "n m"], bx: Inexact[Array, "n m"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Estimates of ‖A‖ and ‖B‖ by AX and BX, X orthonormal, and by products with a random
-    vector: of a vector that A maps to zero AX says nothing."""
+    """Estimates ‖A‖ and ‖B‖ from AX and BX, X orthonormal, and from products with a
+    random vector: if A maps X to zero, AX says nothing about ‖A‖."""
     x = default_start(pencil.n, pencil.dtype)[:, None]
     x = x / jnp.linalg.norm(x).astype(x.dtype)
 
@@ -80,7 +80,7 @@ def biorthogonal(
     basis: Inexact[Array, "n m"],
     active: Bool[Array, " m"],
 ) -> Inexact[Array, "n m"]:
-    """The basis C of the active columns' span of `left` with `Cᴴ B X = I` on them."""
+    """The basis C of the span of the active columns of `left`, with `Cᴴ B X = I`."""
     left = jnp.where(active, left, 0)
     gram = left.conj().T @ pencil.mass_mm(basis)
     both = active[:, None] & active[None, :]
@@ -94,7 +94,7 @@ def left_defect(
     matrix: Inexact[Array, "m m"],
     active: Bool[Array, " m"],
 ) -> Float[Array, ""]:
-    """‖Cᴴ A − L Cᴴ B‖ of the active columns C."""
+    """‖Cᴴ A − L Cᴴ B‖ for the active columns C."""
     inside = jnp.where(active, leading(active, matrix), 0).conj().T
     defect = pencil.adjoint_mm(left) - pencil.adjoint_mass_mm(left) @ inside
     return safe_norm(jnp.where(active, defect, 0).ravel())

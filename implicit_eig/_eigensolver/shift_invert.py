@@ -32,19 +32,20 @@ from .krylov_schur import KrylovSchur
 
 
 class ShiftInvert(AbstractEigensolver):
-    """The eigenvalues nearest to `sigma`, wherever in the spectrum it lies.
+    """Finds the eigenvalues nearest to `sigma`, wherever in the spectrum it lies.
 
-    A Krylov–Schur run on (A − σB)⁻¹B, in which they are the largest (Ericsson and Ruhe
-    1980), in a few dozen products; each takes one solve with A − σB. The factor is made
-    once, and serves the left vectors and all derivatives as well. For `sigma` and an
-    operator that are real all arithmetic is real.
+    A Krylov–Schur run on (A − σB)⁻¹B, whose largest eigenvalues they are (Ericsson and
+    Ruhe 1980), takes a few dozen products, each one solve with A − σB. The factor is made
+    once, and serves the left vectors and all derivatives as well. If `sigma` and the
+    operator are real, all arithmetic is real.
 
-    A `sigma` on an eigenvalue makes A − σB singular, and one close to an eigenvalue lets
-    that drown the others in its rounding errors. The shift is then moved: by √eps of the
-    size of A if the pencil is singular to rounding, and by a tenth of the distance to
-    the last one if the first is nearer by a factor of 1000 (25 in single precision), or
-    nearer by 10⁵ (200) than the first one not wanted. Each move takes another
-    factorisation and another run. What is nearest is still measured from `sigma`.
+    A `sigma` on an eigenvalue makes A − σB singular, and with one close to an eigenvalue,
+    that eigenvalue's rounding errors drown the others. The shift is then moved: by √eps
+    of the size of A if the pencil is singular to rounding; and by a tenth of the distance
+    to the last wanted eigenvalue if the first is nearer than the last by a factor of 1000
+    (25 in single precision), or nearer than the first unwanted one by 10⁵ (200). Each
+    move takes another factorisation and another run. Distances that decide which
+    eigenvalues are nearest are still measured from `sigma`.
 
     **Arguments:**
 
@@ -53,11 +54,11 @@ class ShiftInvert(AbstractEigensolver):
         matrices, [`implicit_eig.SparseLU`][] for sparse ones. An iterative one must reach
         a tolerance below that of `inner`, or pairs do not converge.
     - `inner`: the [`implicit_eig.KrylovSchur`][] that runs, with its tolerances.
-    - `preconditioner`: of an iterative `linear_solver`: an operator (anything `eigs`
+    - `preconditioner`: for an iterative `linear_solver`: an operator (anything `eigs`
         takes) that approximates (A − σB)⁻¹.
 
-    `stats` counts `num_solves` and `num_factorizations`; `num_matvecs` are products with
-    A itself, which residuals take.
+    `stats` counts `num_solves` and `num_factorizations`; `num_matvecs` counts products
+    with A itself, for residuals.
     """
 
     sigma: Num[Array, ""]
@@ -131,8 +132,9 @@ class ShiftInvert(AbstractEigensolver):
         finish: Callable[..., Any],
         progress_meter: AbstractProgressMeter,
     ) -> tuple[Any, Bool[Array, ""]]:
-        """What `finish` makes of the run `find` at the target, or beside it where that is
-        too near to an eigenvalue; and whether A − σB is singular everywhere."""
+        """Applies `finish` to the run `find` at the target, or beside it if the target is
+        too near an eigenvalue. Also returns whether A − σB is singular at every shift
+        tried."""
         sigma = self.sigma.astype(shift_dtype(pencil, self.sigma))
         n, dtype = pencil.n, sigma.dtype
         if not selection.keeps_pairs:
@@ -149,14 +151,14 @@ class ShiftInvert(AbstractEigensolver):
             size = norm + jnp.abs(shift) * mass_norm
             random = default_start(n, shift.dtype)
             _, singular = inverse.is_singular(random, size)
-            # NaN in the pencil is for the run to find.
+            # A NaN in the pencil is left for the run to report.
             singular = singular & jnp.isfinite(size)
             start = start_vector(v0, n, dtype)
             if pencil.mass is not None:
-                # In the range of C: without a part along infinite eigenvalues.
+                # In the range of C, with no component along infinite eigenvalues.
                 start = transformation.mv(start)
 
-            # Not a `cond`: what its branches hold would be batched with it.
+            # Not a `cond`: everything its branches hold would be batched too.
             limit = jnp.where(singular, 0, self.inner.limit(n))
             found = find(transformation, selection, k, start, limit, progress_meter)
             return transformation, start, found, singular
@@ -170,7 +172,7 @@ class ShiftInvert(AbstractEigensolver):
             out = attempt(shift)
             *_, found, singular = out
             distance, crowded = _crowd(found.eigenvalues[:k], found.outside[:k])
-            # Where it comes to stand beside another eigenvalue, it is moved elsewhere.
+            # If it lands next to another eigenvalue, it is moved again, elsewhere.
             times = tries.astype(distance.dtype)
             step = distance / 10 * (-1.3) ** times
             step = jnp.where(singular, nudge * 10**times, step)
@@ -220,9 +222,9 @@ def _crowd(
     theta: Complex[Array, " k"], outside: Complex[Array, " k"]
 ) -> tuple[Float[Array, ""], Bool[Array, ""]]:
     """How far the eigenvalues are from the shift, and whether the first is so near to it
-    that the rounding errors of its θ drown the others'. They are eps ‖A‖ θ₁/θᵢ in the
-    residual of pair i, and as large in derivatives, of which the others outside are a
-    part."""
+    that the rounding errors of its θ drown the others. They contribute eps ‖A‖ θ₁/θᵢ to
+    the residual of pair i, and as much to derivatives, in which the eigenvalues `outside`
+    take part."""
     eps = jnp.finfo(theta.dtype).eps
     size = jnp.abs(theta)
     first = jnp.max(size)

@@ -1,12 +1,12 @@
 """A = Z D Z⁻¹ with D block-diagonal in clusters of eigenvalues: the rule for X = I.
 
-A diagonal D splits what is nearly defective, and its Z is ill-conditioned. Here
-eigenvalues that cannot be told apart stay together, in one upper triangular block, and
-only what is apart is divided by. Functions of A, and their derivatives, follow from
-those of the blocks, and are right at repeated and defective eigenvalues.
+A diagonal D splits nearly defective eigenvalues, and Z is then ill-conditioned. Here
+eigenvalues that cannot be told apart stay together in one upper triangular block, and
+divisions are only by differences between blocks. Functions of A, and their derivatives,
+follow from those of the blocks, and are right at repeated and defective eigenvalues.
 
-A partition into clusters is the symmetric n×n matrix `same`: true where two eigenvalues
-share one.
+A partition into clusters is a symmetric n×n matrix `same`: true if two eigenvalues share
+a cluster.
 """
 
 from collections.abc import Callable
@@ -23,10 +23,10 @@ from .._operator import complex_dtype
 
 Same = Bool[Array, "n n"]
 
-# Powers of eps, level by level: how far apart eigenvalues of different clusters have to
-# be and which sep two clusters must have, relative to max|λ|, and how large their
+# Bounds as powers of eps, level by level: how far apart eigenvalues of different clusters
+# must be and which sep two clusters must have, relative to max|λ|, and how large their
 # projectors may become. The first level leaves second derivatives nearly all digits; the
-# next one is tried where its blocks are too large for the function.
+# next one is tried if its blocks are too large for the function.
 _GAP_POWERS = (0.1, 0.2, 0.3, 0.4)
 _SEP_POWERS = (0.1, 0.25, 0.4, 0.6)
 _GROWTH_POWERS = (-1 / 6, -1 / 4, -1 / 3, -0.42)
@@ -52,7 +52,7 @@ class Partition(NamedTuple):
 def schur(
     a: Inexact[Array, "n n"],
 ) -> tuple[Complex[Array, "n n"], Complex[Array, "n n"]]:
-    """Complex Schur form (Q, T), without derivative. LAPACK: on the CPU only."""
+    """The complex Schur form (Q, T), without derivative. By LAPACK, on the CPU only."""
     a = jax.lax.stop_gradient(a).astype(complex_dtype(a.dtype))
     t, q = jax.lax.linalg.schur(a)
     return q, jnp.triu(t)
@@ -63,9 +63,9 @@ def _separate(
 ) -> tuple[Complex[Array, "n n"], Complex[Array, "n n"]]:
     """(R, D) with T R = R D: D block-diagonal, R unit upper triangular.
 
-    R is zero where D is not, off the diagonal, so clusters need not be contiguous and T
+    Off the diagonal, R is zero where D is not, so clusters need not be contiguous and T
     is not reordered. Column j is one triangular system: its unknowns are the entries of
-    R in rows of other clusters, and those of D in rows of its own
+    R in rows of other clusters, and those of D in rows of its own cluster
     (Bavely and Stewart 1979, without their exchanges).
     """
     n = t.shape[-1]
@@ -132,14 +132,14 @@ def _block_diagonal_root(found, _, a, t_a, *, same):
     """A Z = Z D, W Z = I, with D confined to the clusters.
 
     With G = WȦZ the tangents are Ḋ = G inside clusters and Ż = Z Y, Ẇ = −Y W, where
-    Y D − D Y = G across them. Which basis a cluster has, and how it moves inside it, is
-    arbitrary, and no function of A sees it.
+    Y D − D Y = G across them. The basis of a cluster, and its motion inside the cluster,
+    are arbitrary, and no function of A depends on them.
     """
     del a
     z, d, w = found
     g = w @ t_a.astype(z.dtype) @ z
     known = jax.lax.stop_gradient(d)
-    # U Dᵀ − Dᵀ U = G is the same equation for Uᵀ, with the sign turned.
+    # U Dᵀ − Dᵀ U = G is the same equation for Uᵀ, with the opposite sign.
     sign = jnp.where(same, 1, -1).astype(g.dtype)
     y = jax.lax.custom_linear_solve(
         lambda y: jnp.where(same, y, y @ d - d @ y),
@@ -151,7 +151,7 @@ def _block_diagonal_root(found, _, a, t_a, *, same):
 
 
 def _connected(links: Same) -> Same:
-    """The components of a symmetric graph."""
+    """The connected components of a symmetric graph."""
     n = links.shape[-1]
 
     def spread(carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -173,7 +173,7 @@ def projector_norms(partition: Partition) -> Float[Array, " n"]:
 
 
 def inverse_separations(partition: Partition) -> Float[Array, "n n"]:
-    """|Y| for right sides of modulus one and random phase: about 1/sep of two clusters.
+    """|Y| for right sides of modulus one and random phase: about 1/sep for two clusters.
 
     Between two eigenvalues this is 1/gap; between non-normal blocks it is larger.
     """
@@ -195,10 +195,10 @@ def _merged(
     sep: Float[Array, ""],
     growth: Float[Array, ""],
 ) -> Partition:
-    """Clusters that are not well apart put together, as far as they `may` be.
+    """Joins clusters that are not well separated, as far as they `may` be joined.
 
-    Two clusters whose sep is below `sep` are joined, and one whose projector is larger
-    than `growth` is joined to its nearest neighbour, until there are none.
+    Two clusters whose sep is below `sep` are joined, and a cluster whose projector is
+    larger than `growth` is joined to its nearest neighbour, until there are none.
     """
     distance = _distances(t)
 
@@ -206,7 +206,7 @@ def _merged(
         same, _, _ = carry
         now = partitioned(t, same)
         across = may & ~same
-        # Written so that NaN, from what overflowed, joins.
+        # Written so that NaN, from an overflow, counts as close.
         close = across & ~(inverse_separations(now) * sep <= 1)
         number = jnp.sum(same, axis=1).astype(distance.dtype)
         large = ~(projector_norms(now) <= growth * jnp.sqrt(number))
@@ -224,12 +224,12 @@ def cluster(
     t: Complex[Array, "n n"],
     fit: Callable[[Partition], tuple[Float[Array, " n"], Bool[Array, " n"]]],
 ) -> tuple[Partition, Float[Array, " n"], Bool[Array, " n"]]:
-    """A partition whose blocks are well apart, and can be taken a function of.
+    """A partition whose blocks are well separated and suit the function.
 
-    `fit` tells for each index what the function needs to know of its cluster, and whether
-    it will do. Larger clusters have better conditioned bases and are harder to take
-    a function of. So clusters begin large, and those that will not do are divided again,
-    with less demanding bounds. What `fit` said of the last partition comes back with it.
+    `fit` returns for each index what the function needs to know about its cluster, and
+    whether the cluster suits it. Larger clusters have better conditioned bases, but are
+    harder for the function. So clusters begin large, and those that do not suit are
+    divided again, with less demanding bounds. Also returns the last results of `fit`.
     """
     n = t.shape[-1]
     distance = _distances(t)

@@ -26,10 +26,10 @@ from .block_diagonal import (
 )
 
 
-# Points on the circle round a cluster, and how many of the coefficients they give are
-# taken. The others tell whether the series has ended.
+# Points on the circle round a cluster, and how many of the resulting coefficients are
+# used. The others show whether the series has ended.
 _POINTS, _TERMS = 128, 96
-# Powers of a block formed one by one; 96 terms are 12 polynomials in the eighth power.
+# Powers of a block formed one by one; 96 terms are 12 groups in its eighth power.
 _STEP = 8
 
 
@@ -39,11 +39,12 @@ def funm(
     """f(A) of general square matrices, differentiable at every spectrum.
 
     Eigenvalues that are repeated, defective or close stay together in one block of
-    `A = Z D Z⁻¹`, where D is block-diagonal and Z well-conditioned. f of a block is its
-    Taylor series, f of an eigenvalue on its own is f. Derivatives of A come from one rule
-    for (Z, D), those of parameters that `f` closes over from the coefficients; both in
-    either mode and to any order, and right where eigenvalues coincide. There an
-    eigendecomposition loses the term f′(λ), whatever is done about 1/(λᵢ − λⱼ).
+    `A = Z D Z⁻¹`, where D is block-diagonal and Z well-conditioned. Blocks are treated by
+    a Taylor series, single eigenvalues by f itself. Derivatives with respect to A come
+    from one rule for (Z, D), those with respect to parameters that `f` closes over from
+    the coefficients; both in either mode and to any order, and right where eigenvalues
+    coincide. There, an eigendecomposition loses the term f′(λ), whatever is done about
+    1/(λᵢ − λⱼ).
 
     **Arguments:**
 
@@ -53,18 +54,18 @@ def funm(
         arrays, and has derivatives with respect to them. It is evaluated at simple
         eigenvalues, where it needs as many derivatives as are taken, and on circles round
         clusters: it must be analytic on a disc about twice as large as the cluster. For
-        the principal `jnp.log` and `jnp.sqrt` a cluster must keep away from the negative
+        the principal `jnp.log` and `jnp.sqrt`, a cluster must stay away from the negative
         real axis.
 
-    **Returns:** shape `(..., n, n)`, complex. A matrix is all NaN where it contains NaN
-    or inf, and where the series of a cluster does not converge, for its value or its
-    first two derivatives: a defective eigenvalue 0 has no logarithm.
+    **Returns:** shape `(..., n, n)`, complex. A matrix is all NaN if it contains NaN or
+    inf, or if the series of a cluster does not converge, for its value or its first two
+    derivatives: a defective eigenvalue 0 has no logarithm.
 
     **Raises:** `ValueError` for a non-square `a` or an `f` that does not give a scalar,
-    `TypeError` for a dtype LAPACK has not or an `f` that cannot be called.
-    `NotImplementedError` on other backends than the CPU, which have no Schur form in JAX.
+    `TypeError` for a dtype that LAPACK does not have or an `f` that cannot be called.
+    `NotImplementedError` on backends other than the CPU, which have no Schur form in JAX.
 
-    Costs O(n³), a few eigendecompositions, without clusters and some twenty more products
+    Costs O(n³): a few eigendecompositions without clusters, and some twenty more products
     of matrices with them. Functions of the same text are compiled once.
 
     !!! Example
@@ -136,7 +137,7 @@ def _funm(a: Array, f: TracedFunction) -> Array:
 
 
 def _batched(one: Callable[[Array], PyTree[Array]], a: Array) -> PyTree[Array]:
-    """One matrix after the other: each has its own number of steps."""
+    """Treats matrices one after the other, as each has its own number of steps."""
     if a.ndim == 2:
         return one(a)
     flat = jax.lax.map(one, a.reshape((-1, *a.shape[-2:])))
@@ -146,9 +147,9 @@ def _batched(one: Callable[[Array], PyTree[Array]], a: Array) -> PyTree[Array]:
 def _nan_unless(
     good: Bool[Array, ""], x: Complex[Array, "n n"], a: Inexact[Array, "n n"]
 ) -> Complex[Array, "n n"]:
-    """x, or NaN, with NaN derivatives with respect to A and everything else."""
+    """x; unless `good`, NaN, with NaN derivatives with respect to A and all else."""
     missing = jnp.broadcast_to(~good, x.shape[-1:])
-    # What stood in for A may have no derivative at all.
+    # A stand-in for A may have no derivative at all.
     nothing = nan_tangent(a, missing).astype(x.dtype) + jnp.nan
     return nan_tangent(x, missing) + jnp.where(good, 0, nothing)
 
@@ -156,7 +157,7 @@ def _nan_unless(
 def _centres(
     d: Complex[Array, "n n"], same: Bool[Array, "n n"]
 ) -> tuple[Complex[Array, " n"], Bool[Array, " n"]]:
-    """Each index's mean eigenvalue of its cluster, and whether that has others in it."""
+    """For each index, the mean eigenvalue of its cluster, and whether it is not alone."""
     number = jnp.sum(same, axis=1)
     total = jnp.sum(jnp.where(same, jnp.diagonal(d), 0), axis=1)
     return total / number.astype(d.dtype), number > 1
@@ -169,13 +170,13 @@ def _circle(dtype: Any) -> Complex[Array, " points"]:
 def _norms_of_powers(
     a: Complex[Array, "n n"], norm: Callable[[Array], Array]
 ) -> Float[Array, "n terms"]:
-    """νⱼ = ‖aʲ‖ of each row's cluster, from above."""
+    """Upper bounds of νⱼ = ‖aʲ‖ for each row's cluster."""
     powers = [a]
     for _ in range(_STEP - 1):
         powers.append(powers[-1] @ a)
     one = jnp.ones(len(a), a.real.dtype)
     norms = jnp.stack([one, *map(norm, powers[:-1])], axis=1)
-    # For the others from those of the eighth power and of its squares.
+    # The others follow from the norms of the eighth power and its squares.
     square = powers[-1]
     while norms.shape[1] < _TERMS:
         norms = jnp.concatenate([norms, norms * norm(square)[:, None]], axis=1)
@@ -186,13 +187,14 @@ def _norms_of_powers(
 def _radius(
     f: Callable[[Array], Array], d: Complex[Array, "n n"], same: Bool[Array, "n n"]
 ) -> tuple[Float[Array, " n"], Bool[Array, " n"]]:
-    """On which circle round its cluster f is expanded, and whether the series will do.
+    """The radius of the circle on which f is expanded round each cluster, and whether the
+    series is good enough.
 
-    The coefficients of a circle of radius r are known to eps max|f|, scaled by rʲ, and
-    they end where f is analytic well beyond it. So the rounding errors of a series in
+    The coefficients from a circle of radius r are known to eps max|f|, scaled by rʲ, and
+    they end if f is analytic well beyond it. So the rounding errors of a series in
     N = D − σ are those of Σ ‖N/r‖ʲ, with the norms of powers; its derivatives contain
     every way to put one or two other matrices between the factors. The best circle has
-    the smallest such sum for second derivatives. It will do where value, first and
+    the smallest such sum for second derivatives. It is good enough if value, first and
     second derivatives keep a fair part of their digits, measured against Σ|bⱼ|‖Nʲ‖.
     """
     real = d.real.dtype
@@ -217,7 +219,7 @@ def _radius(
 
     values = jnp.diagonal(d)
     spread = jnp.max(jnp.where(same, jnp.abs(values - centre[:, None]), 0), axis=1)
-    # f has a scale of its own, which is about one or the distance of σ from zero.
+    # f has a scale of its own: about one, or the distance of σ from zero.
     own, absolute = np.geomspace(1e-3, 2, 16), np.geomspace(eps**0.5, 4, 24)
     largest = jnp.maximum(jnp.max(jnp.abs(values)), 1)
     radii = jnp.concatenate(
@@ -230,7 +232,7 @@ def _radius(
     radii = jnp.maximum(radii, 1.5 * spread[:, None])
     radii = jnp.where(radii > 0, radii, largest)
 
-    # A point in place of the circle of a single eigenvalue, where f has to exist anyway.
+    # For a single eigenvalue, the circle is a point, where f must exist anyway.
     tried = jnp.where(several[:, None], radii, 0)[..., None].astype(d.dtype)
     sampled = f(centre[:, None, None] + tried * _circle(d.dtype))
     most = jnp.max(jnp.abs(sampled), axis=-1)
@@ -238,7 +240,7 @@ def _radius(
     sampled = sampled / most[..., None].astype(d.dtype)
     b = jnp.abs(jnp.fft.fft(sampled, axis=-1)) / _POINTS
     noise = 4 * eps + jnp.max(b[..., _TERMS:], axis=-1)
-    # (scale/r)ʲ, no further than zero weights can make it zero again.
+    # (scale/r)ʲ, bounded so that zero weights still make it zero.
     ratio = (scale[:, None] / radii)[..., None]
     top = 0.5 * float(np.log(float(jnp.finfo(real).max)))
     growth = jnp.exp(jnp.minimum(jnp.log(ratio) * jnp.arange(_TERMS, dtype=real), top))
@@ -257,10 +259,10 @@ def _radius(
 def _continuous(
     f: Callable[[Array], Array], t: Complex[Array, "n n"], now: Partition
 ) -> Bool[Array, " n"]:
-    """Whether f is smooth where rounding errors may take an ill-conditioned eigenvalue.
+    """Whether f is smooth wherever rounding may move an ill-conditioned eigenvalue.
 
-    On both sides of a branch cut two nearly defective eigenvalues, each as large as its
-    condition number, do not add up to a function of A.
+    If two nearly defective eigenvalues lie on both sides of a branch cut, their terms,
+    each as large as its condition number, do not add up to a function of A.
     """
     real = t.real.dtype
     eps = float(jnp.finfo(real).eps)
@@ -284,8 +286,8 @@ def _of_blocks(
 ) -> Complex[Array, "n n"]:
     """f(D), differentiable with respect to D and to what f closes over.
 
-    The centre and the radius of a series are no functions of D: another choice gives the
-    same sum.
+    The centre and the radius of a series are held constant: another choice gives the same
+    sum.
     """
     n = d.shape[-1]
     centre, several = _centres(jax.lax.stop_gradient(d), same)
@@ -303,7 +305,7 @@ def _of_blocks(
         for _ in range(_STEP - 2):
             powers.append(powers[-1] @ shifted)
         step = powers[-1] @ shifted
-        # Coefficients are the same in all rows of a cluster, so they commute with D
+        # All rows of a cluster have the same coefficients, which so commute with D
         # (Paterson and Stockmeyer 1973).
         groups = jnp.einsum("nhl,lnm->hnm", b.reshape(n, -1, _STEP), jnp.stack(powers))
         total, _ = jax.lax.scan(
@@ -331,24 +333,24 @@ def spectral_projector(
 
     P commutes with A, P² = P, and its range is the invariant subspace of the selected
     eigenvalues. It is differentiable with respect to `a` in either mode and to any order,
-    also when eigenvalues inside the selected part, or inside the other, are repeated or
-    defective: only differences between the two parts are divided by.
+    even if eigenvalues within the selected part, or within the rest, are repeated or
+    defective: divisions are only by differences between the two parts.
 
     **Arguments:**
 
     - `a`: shape `(..., n, n)`; dtypes as in [`implicit_eig.funm`][].
-    - `select`: tells of one complex eigenvalue whether it is selected: a boolean.
-    - `throw`: what happens to a selection that cuts through eigenvalues which cannot be
-        told apart, because they agree, or are so nearly defective, that P is lost in
-        the rounding errors of `a`. `None`: an error in a plain call, NaN for that matrix
+    - `select`: returns a boolean, whether a complex eigenvalue is selected.
+    - `throw`: what happens if the selection cuts through eigenvalues that cannot be told
+        apart, because they agree, or are so nearly defective that P is lost in the
+        rounding errors of `a`. `None`: an error in a plain call, NaN for that matrix
         in a compiled program. `True`: an error everywhere. `False`: NaN.
 
-    **Returns:** shape `(..., n, n)`, complex: the identity where all are selected, zero
-    where none is, NaN where a matrix contains NaN or inf.
+    **Returns:** shape `(..., n, n)`, complex: the identity if all are selected, zero if
+    none is, NaN for a matrix that contains NaN or inf.
 
-    **Raises:** `ValueError` for a non-square `a`, `TypeError` for a dtype LAPACK has not
-    or a `select` that does not give a boolean scalar. `NotImplementedError` on other
-    backends than the CPU.
+    **Raises:** `ValueError` for a non-square `a`, `TypeError` for a dtype that LAPACK
+    does not have or a `select` that does not give a boolean scalar.
+    `NotImplementedError` on backends other than the CPU.
 
     Costs O(n³), about an eigendecomposition.
 
@@ -406,8 +408,8 @@ def _spectral_projector(a: Array, select: TracedFunction) -> tuple[Array, Array]
         selected = jax.vmap(select)(jnp.diagonal(t))
         same = selected[:, None] == selected[None, :]
         partition = partitioned(t, same)
-        # ‖Ṗ‖ is about ‖Ȧ‖ ‖P‖ / sep. An Ȧ of the size of rounding errors may take away
-        # all but two digits.
+        # ‖Ṗ‖ is about ‖Ȧ‖ ‖P‖ / sep. P is lost if rounding errors Ȧ leave it fewer than
+        # two digits.
         eps = n * float(jnp.finfo(dtype).eps)
         growth = jnp.max(projector_norms(partition))
         inverse = jnp.max(inverse_separations(partition))

@@ -1,4 +1,4 @@
-"""The scale of an eigenvector, applied last; and a guard where nobody chose one."""
+"""The scale of an eigenvector, applied last; and a guard in case nobody chose one."""
 
 from .gauge import (
     AbstractGauge as AbstractGauge,

@@ -21,7 +21,7 @@ from .._spectral import check_vector
 class AbstractGauge(eqx.Module):
     """Base class of gauges: `__call__(v)` returns a multiple of the vector `v`.
 
-    The multiple must not depend on the scale `v` came with (up to what a gauge leaves
+    The multiple must not depend on the original scale of `v` (up to what a gauge leaves
     free on purpose), and should be smooth near `v`.
     """
 
@@ -29,8 +29,8 @@ class AbstractGauge(eqx.Module):
     def __call__(self, v: Complex[Array, " n"]) -> Complex[Array, " n"]: ...
 
     def margin(self, v: Complex[Array, " n"]) -> Float[Array, ""] | None:
-        """The size of what the scale is taken from, relative to that of v: where it is no
-        more than the error of v, the gauge would make a phase of noise. `None` where it
+        """The size, relative to v, of the quantity that determines the scale: if it does
+        not exceed the error of v, the gauge would turn noise into a phase. `None` if it
         cannot be small."""
         del v
 
@@ -38,7 +38,7 @@ class AbstractGauge(eqx.Module):
 def vanishing(
     gauge: AbstractGauge, v: Complex[Array, "n k"], blur: Float[Array, " k"]
 ) -> Bool[Array, " k"]:
-    """Which vectors have no representative, known to a relative error of `blur`."""
+    """Which vectors, known to a relative error of `blur`, have no representative."""
     v = jax.lax.stop_gradient(v)
     margin = jax.eval_shape(gauge.margin, v[:, 0])
     if margin is None:
@@ -48,8 +48,8 @@ def vanishing(
 
 
 def scale_of(x: Array, axis: tuple[int, ...] | None = None) -> Float[Array, "..."]:
-    """A power of two, by which the largest entry of x becomes about one: no square over-
-    or underflows then, and nothing is rounded."""
+    """The power of two that scales the largest entry of x to about one: squares then
+    neither over- nor underflow, and nothing is rounded."""
     x = jax.lax.stop_gradient(x)
     parts = jnp.maximum(jnp.abs(x.real), jnp.abs(x.imag))
     _, exponent = jnp.frexp(jnp.max(parts, axis=axis, keepdims=axis is not None))
@@ -59,7 +59,7 @@ def scale_of(x: Array, axis: tuple[int, ...] | None = None) -> Float[Array, "...
 
 
 def _moderate(v: Array) -> Array:
-    """Gauges, and their derivatives, do not see the constant."""
+    """v, scaled: gauges and their derivatives do not depend on the constant."""
     return times_real(v, scale_of(v))
 
 
@@ -68,10 +68,10 @@ def _norm(v: Array) -> Array:
 
 
 def largest(v: Array, rtol: float | None = None) -> Array:
-    """The entry of largest modulus; the first of those that tie.
+    """The entry of largest modulus; the first one if several tie.
 
-    Symmetry makes exact ties, which rounding would break. Moduli within a relative
-    `rtol`, √eps by default, tie, so that the choice stays the same near such a vector.
+    Symmetry makes exact ties, which rounding would break. So moduli within a relative
+    `rtol`, √eps by default, tie, and the choice stays the same near such a vector.
     """
     size = jax.lax.stop_gradient(jnp.abs(v))
     if rtol is None:
@@ -79,7 +79,7 @@ def largest(v: Array, rtol: float | None = None) -> Array:
     index = jnp.arange(v.size)
     large = size >= (1 - rtol) * jnp.max(size)
     first = jnp.min(jnp.where(large, index, v.size))
-    # As a sum, the transpose of which is no scatter.
+    # A sum, because its transpose is no scatter.
     return jnp.sum(jnp.where(index == first, v, 0))
 
 
@@ -90,10 +90,10 @@ def phase(z: Array) -> Array:
 class LargestReal(AbstractGauge):
     """Unit 2-norm, the entry of largest modulus real and positive (the default).
 
-    Where several entries tie for the largest modulus, as all those of a circulant matrix
-    do, the first of them is taken. Moduli within √eps of the largest count as tied, so
-    that rounding does not choose and derivatives exist there. Where another entry takes
-    the lead by more than that the phase jumps.
+    If several entries tie for the largest modulus, as all do for a circulant matrix, the
+    first of them is taken. Moduli within √eps of the largest count as tied, so that
+    rounding does not choose and derivatives exist there. The phase jumps when another
+    entry takes the lead by more than that.
     """
 
     def __call__(self, v):
@@ -102,17 +102,17 @@ class LargestReal(AbstractGauge):
 
 
 class DefaultGauge(LargestReal):
-    """`LargestReal` where the user chose no gauge: reverse passes are watched
-    (`_gauge_guard.py`)."""
+    """`LargestReal` when the user chose no gauge: reverse passes are watched
+    (`guard.py`)."""
 
 
 class Lapack(AbstractGauge):
     """As `geev` returns vectors: unit 2-norm, the entry of largest modulus real.
 
-    Its sign is the one the vector comes with: LAPACK leaves it free, so it may flip
-    under a perturbation. Where several entries tie for the largest modulus LAPACK takes
-    the first of them in floating point, and the phase may jump under a perturbation.
-    Take `LargestReal` where that matters.
+    Its sign is that of the computed vector: LAPACK leaves it free, so it may flip under a
+    perturbation. If several entries tie for the largest modulus, LAPACK takes the one
+    that is first in floating point, and the phase may jump under a perturbation. Take
+    `LargestReal` if that matters.
     """
 
     def __call__(self, v):
@@ -125,9 +125,9 @@ class Lapack(AbstractGauge):
 class UnitNorm(AbstractGauge):
     """Unit 2-norm; entry `index` real and positive, or the phase left free.
 
-    With `index=None` the phase is the one the solver happened to return, and
-    derivatives are those without a component along the vector: right for functions that
-    do not depend on the phase. With an `index`, a vector that vanishes there gives NaN.
+    With `index=None` the phase is the one the solver happened to return, and derivatives
+    have no component along the vector: right for functions that do not depend on the
+    phase. With an `index`, a vector that vanishes there gives NaN.
     """
 
     index: int | None = eqx.field(static=True, default=None)
@@ -155,8 +155,8 @@ class UnitNorm(AbstractGauge):
 class Functional(AbstractGauge):
     """`cᴴv = 1` for a vector `c` of the operator's domain. Derivatives reach `c`.
 
-    A vector with `cᴴv = 0`, to within its own accuracy, has no such multiple: NaN,
-    derivatives too.
+    A vector with `cᴴv = 0`, to within its own accuracy, has no such multiple: it is NaN,
+    and so are its derivatives.
     """
 
     c: PyTree[Inexact[Array, "..."]]
@@ -177,12 +177,12 @@ class Functional(AbstractGauge):
 class Bilinear(AbstractGauge):
     """`vᵀv = 1`, the entry of largest modulus with positive real part.
 
-    The natural scale for complex symmetric operators. NaN for a vector with `vᵀv = 0`, to
-    within its own accuracy, which happens at exceptional points.
+    The natural scale for complex symmetric operators. NaN for a vector with `vᵀv = 0` to
+    within its own accuracy, as happens at exceptional points.
     """
 
     def __call__(self, v):
-        # Rotate first: the square root's branch then depends on v's line only.
+        # Rotate first, so that the branch of the square root depends only on v's line.
         v = v / largest(v)
         return v / jnp.sqrt(jnp.sum(v * v))
 
@@ -200,14 +200,15 @@ class _User(AbstractGauge):
         return self.domain.flatten(scaled).astype(v.dtype)
 
 
-# Made once: a plain call would pay for each.
+# Made once, as every plain call would pay for it again.
 _DEFAULT = DefaultGauge()
 
 
 def as_gauge(
     gauge: Any, domain: Domain, *, default: AbstractGauge | None = None, dtype: Any = None
 ) -> AbstractGauge:
-    """`dtype` is that of the vectors: by default complex."""
+    """The gauge for what the user passed; `dtype` is that of the vectors, by default
+    complex."""
     if gauge is None:
         return _DEFAULT if default is None else default
     if isinstance(gauge, UnitNorm) and gauge.index is not None:

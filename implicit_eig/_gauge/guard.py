@@ -1,8 +1,8 @@
 """A guard on reverse passes: does a loss depend on a phase that nobody chose?
 
-The phase of an eigenvector is a convention. Where the user chose none, the cotangent that
-arrives at the vectors is asked for its part along the phase, and a warning says when
-there is one. The numbers are not touched, but for cotangents that are nothing but gauge.
+The phase of an eigenvector is a convention. If the user chose none, the cotangent that
+arrives at the vectors is tested for a component along the phase, and a warning reports
+one. Numbers are not changed, except for cotangents that are pure gauge.
 """
 
 import functools
@@ -27,25 +27,26 @@ class GaugeDependenceWarning(UserWarning):
 
     It is the gradient in the default gauge, [`implicit_eig.LargestReal`][]. Pass a gauge
     (`gauge=ieig.LargestReal()` says that this one is meant), or take a loss that does not
-    depend on the phase; [`implicit_eig.check_gauge_invariance`][] tells which pairs it
-    depends on.
+    depend on the phase; [`implicit_eig.check_gauge_invariance`][] tells on which pairs it
+    depends.
 
-    It comes where Python sees a gradient: in a plain `jax.grad`, not in a compiled
-    program. It looks at derivatives where they are taken: a loss of real vectors that
-    depends on their sign alone is not seen, and a cotangent made of rounding errors alone
-    (of the Rayleigh quotient of a normal matrix, which is stationary in v) may be.
+    The warning appears where Python sees a gradient: in a plain `jax.grad`, not in a
+    compiled program. It only looks at derivatives where they are taken: it misses a loss
+    of real vectors that depends on their sign alone, and may report a cotangent made of
+    rounding errors alone (e.g. for the Rayleigh quotient of a normal matrix, which is
+    stationary in v).
     """
 
 
-# Right vectors, and left ones where there are any: v → c v goes with u → u / c̄.
+# Right vectors, and left ones if there are any: v → c v goes with u → u / c̄.
 Vectors = tuple[Complex[Array, "*batch n k"], ...]
 
 
 def tolerance(dtype: DTypeLike) -> float:
-    """Relative dependence above that of rounding: 5e-7 in double, 2e-3 in single.
+    """A relative dependence above that of rounding: 5e-7 in double, 2e-3 in single.
 
-    Phase-invariant losses stayed below 1e-9 (single: 2e-4) of it: |v|², |aᴴv|, vᴴOv,
-    uᴴOv, κ, projectors, ratios of entries, of normal and ill-conditioned matrices.
+    Phase-invariant losses stayed below a dependence of 1e-9 (single: 2e-4): |v|², |aᴴv|,
+    vᴴOv, uᴴOv, κ, projectors, ratios of entries, for normal and ill-conditioned matrices.
     """
     return float(jnp.finfo(dtype).eps) ** 0.4
 
@@ -55,9 +56,9 @@ def relative_dependence(
 ) -> tuple[Float[Array, "*batch k"], Float[Array, "*batch k"]]:
     """|∂f/∂φ| and |∂f/∂log‖v‖| for each pair, relative to the size of its cotangent.
 
-    The size is ‖∂f/∂v‖ ‖v‖ + ‖∂f/∂u‖ ‖u‖. Cotangents are JAX's: `df = Re Σ ct dv`.
-    A cotangent that is nothing but rounding errors of those of other pairs counts as
-    zero; zero has no dependence.
+    The size is ‖∂f/∂v‖ ‖v‖ + ‖∂f/∂u‖ ‖u‖. Cotangents follow JAX: `df = Re Σ ct dv`.
+    A cotangent that is only rounding errors of those of other pairs counts as zero, and
+    zero has no dependence.
     """
     scale = jnp.stack([scale_of(ct, (-2, -1)) for ct in cotangents]).min(axis=0)
     along, size = [], 0.0
@@ -84,9 +85,9 @@ def _norm(x: Array) -> Array:
 def without_gauge(
     gauge: AbstractGauge, vectors: Complex[Array, "*batch n k"]
 ) -> Complex[Array, "*batch n k"]:
-    """Right vectors in a gauge. Where it fixes the norm, a cotangent along them has no
-    effect: one with nothing else but rounding errors is made zero in reverse mode, before
-    it is divided by gaps between eigenvalues."""
+    """Right vectors in a gauge. If it fixes the norm, a cotangent along them has no
+    effect: one that is along them up to rounding errors is set to zero in reverse mode,
+    before it is divided by gaps between eigenvalues."""
     if not isinstance(gauge, LargestReal | Lapack | UnitNorm):
         return vectors
     phase_free = isinstance(gauge, UnitNorm) and gauge.index is None
@@ -110,15 +111,15 @@ _clean = linear_map(
 def watched_phases(
     gauge: AbstractGauge, *vectors: PyTree[Array], axes: int | None = None
 ) -> tuple[PyTree[Array], ...]:
-    """Right vectors in a gauge, and left ones where there are any. In a plain reverse
-    pass, unless the gauge was chosen, they are under watch.
+    """Right vectors in a gauge, and left ones if there are any. Unless the gauge was
+    chosen, they are watched in a plain reverse pass.
 
-    Vectors are columns; what stands before their last axis are the axes of one vector, or
-    the last `axes` of these, and those of a batch.
+    Vectors are columns. The axes before the last one are those of one vector; with
+    `axes`, only that many are, and those before them belong to a batch.
 
-    Only first derivatives are watched: the cotangent a loss sends to the vectors of a
-    plain evaluation. That is where invariance shows. The cotangents of second derivatives
-    have parts along the phase for invariant losses too, which cancel over vectors and
+    Only first derivatives are watched: the cotangent that a loss sends to the vectors of
+    a plain evaluation, where invariance shows. In second derivatives, cotangents of
+    invariant losses have parts along the phase too, which cancel over vectors and
     tangents.
     """
     leaves, treedef = jtu.tree_flatten(vectors)
@@ -190,7 +191,7 @@ def _without_gauge(
     vectors: Complex[Array, "*batch n k"],
     phase_free: bool,
 ) -> Complex[Array, "*batch n k"]:
-    """The cotangent; zero in columns where it is v̄ times a number, to rounding."""
+    """The cotangent; zero in columns where it is a multiple of v̄ to rounding."""
     fixed, v = jax.lax.stop_gradient((ct, vectors))
     unit = times_real(fixed, scale_of(fixed, (-2, -1)))
     square = _norm(v)[..., None, :] ** 2
@@ -200,5 +201,5 @@ def _without_gauge(
         along = along.real.astype(ct.dtype)
     rounding = 10 * jnp.finfo(square.dtype).eps * _norm(unit)
     nothing = _norm(unit - along * v.conj()) <= rounding
-    # Its derivatives are not zero, and stay.
+    # Derivatives of the cotangent are not zero, and are kept.
     return ct - jnp.where(nothing[..., None, :], fixed, 0)

@@ -1,9 +1,9 @@
-"""Kernels of our own for CPUs, in C++: what XLA has no operation for.
+"""Kernels of our own for CPUs, in C++: operations that XLA does not have.
 
-They are optional. `build.py` compiles `kernels.cc` and `restart.cc` where there is a
-compiler, `library` finds what was built, and a function marked by `kernel` is the custom
-call where that may be, and its own JAX code everywhere else. Nothing of the package is
-imported from here.
+They are optional. `build.py` compiles `kernels.cc` and `restart.cc` if there is a
+compiler, `library` finds what was built, and a function marked by `kernel` becomes the
+custom call where possible, and its own JAX code everywhere else. Imports nothing from the
+package.
 """
 
 from .kernel import kernel as kernel

@@ -1,6 +1,6 @@
 """Compiles the kernels: `python implicit_eig/_kernels/build.py`, or the build of a wheel.
 
-Only the standard library, and no import of the package: nothing of it is installed yet.
+Uses only the standard library, not the package, which is not installed yet.
 """
 
 import functools
@@ -20,7 +20,7 @@ HERE = pathlib.Path(__file__).parent
 SOURCES = [HERE / name for name in ("kernels.cc", "restart.cc")]
 _HEADER = HERE / "handlers.h"
 LIBRARY = "libkernels.so"  # loaded by its path, so the ending is free
-# Sums may be taken in another order where the source says so, and nothing else may.
+# Sums may be reordered where the source says so, and nothing else may.
 FLAGS = [
     *("-std=c++17", "-O3", "-funroll-loops", "-fopenmp-simd"),
     *("-fPIC", "-fvisibility=hidden", "-shared"),
@@ -44,12 +44,12 @@ def build(folder: pathlib.Path = HERE) -> pathlib.Path:
     sources = [str(file) for file in SOURCES]
     places = [f"-isystem{headers()}", *sources, "-o", str(unfinished)]
     name = f'-DIMPLICIT_EIG_SOURCE="{source_hash()}"'
-    # Not every compiler and C library can choose a function for the processor.
+    # Not every compiler and C library can select a function by processor.
     for variant in [], ["-DIMPLICIT_EIG_PLAIN"]:
         command = [*compiler(), *FLAGS, name, *variant, *places]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode == 0:
-            unfinished.replace(library)  # never half of one, whoever loads it meanwhile
+            unfinished.replace(library)  # atomic: nobody can load half a library
             return library
     unfinished.unlink(missing_ok=True)
     raise NotBuilt(f"`{shlex.join(command)}` failed:\n{done.stderr.strip()}")
@@ -70,7 +70,7 @@ def compiler() -> list[str]:
 
 
 def headers() -> pathlib.Path:
-    """Those of XLA's calls, which jaxlib brings along."""
+    """The headers for XLA custom calls, which jaxlib includes."""
     found = importlib.util.find_spec("jaxlib")
     if found is None or found.origin is None:
         raise NotBuilt("jaxlib, which has the headers, is not installed")
@@ -81,8 +81,8 @@ def headers() -> pathlib.Path:
 
 
 def platform_tag() -> str:
-    """Of a wheel with this library, which calls nothing of Python's."""
-    # A Python for both processors of a Mac does not make its compiler compile for both.
+    """The tag of a wheel with this library, which does not call Python."""
+    # On a Mac, a Python for both processors does not make the compiler target both.
     where = sysconfig.get_platform().replace("universal2", platform.machine())
     return f"py3-none-{where.replace('-', '_').replace('.', '_')}"
 

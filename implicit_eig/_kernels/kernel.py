@@ -1,4 +1,4 @@
-"""A function that is a kernel where there is one."""
+"""Functions that are replaced by a kernel if there is one."""
 
 import dataclasses
 import functools
@@ -16,11 +16,11 @@ from .library import in_use, target
 
 
 def kernel(name: str, *, in_place: int | None = None) -> Callable[[Callable], "Kernel"]:
-    """Marks a function of pytrees of arrays, given by position, that the kernel `name`
-    does too: on the leaves of its arguments and of its results, one after the other.
+    """Marks a function of pytrees of arrays, passed by position, that the kernel `name`
+    also computes: on the leaves of its arguments and results, in order.
 
-    The first result may take the place of argument `in_place`. Where the kernel cannot
-    be used, the function itself is: see `library`. Has no derivatives.
+    The first result may overwrite argument `in_place`. If the kernel cannot be used, the
+    function itself is: see `library`. Has no derivatives.
     """
     return lambda fn: functools.update_wrapper(Kernel(name, fn, in_place), fn)
 
@@ -40,7 +40,7 @@ class Kernel:
 
 @dataclasses.dataclass(frozen=True)
 class _Call:
-    """A kernel, and how its arguments are structured."""
+    """A kernel, and the structure of its arguments."""
 
     kernel: Kernel
     structure: Any
@@ -51,13 +51,14 @@ class _Call:
         return jtu.tree_leaves(self.kernel.fn(*args))
 
     def shapes(self, *leaves: Any) -> list[jax.ShapeDtypeStruct]:
-        """Of the results."""
+        """The shapes of the results."""
         return jax.eval_shape(
             self.plain, *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in leaves)
         )
 
     def aliases(self) -> dict[int, int]:
-        """Which leaf of the arguments which leaf of the results may overwrite."""
+        """Maps leaves of the arguments to the leaves of the results that may overwrite
+        them."""
         if self.kernel.in_place is None:
             return {}
         each = jtu.treedef_children(self.structure)
@@ -86,8 +87,8 @@ _lower_plain = mlir.lower_fun(_plain, multiple_results=True)
 
 
 def _lower(ctx: mlir.LoweringRuleContext, *leaves: Any, call: _Call) -> Any:
-    # Whoever loads an exported program may not have the kernels. (A JAX that does not
-    # tell whether it exports gets none: a test sees that.)
+    # A reader of an exported program may not have the kernels. (A JAX that does not tell
+    # whether it exports gets none, which a test detects.)
     if getattr(ctx.module_context.lowering_parameters, "for_export", True):
         return _lower_plain(ctx, *leaves, call=call)
     name = target(call.kernel.name)
@@ -95,7 +96,7 @@ def _lower(ctx: mlir.LoweringRuleContext, *leaves: Any, call: _Call) -> Any:
 
 
 def _batch(args, axes, *, call: _Call):
-    """One member after the other, as all iterations on CPUs (`_batch.one_by_one`)."""
+    """Runs members one after the other, like all iterations on CPUs (`one_by_one`)."""
     moved = [
         x if at is None else jnp.moveaxis(x, at, 0)
         for x, at in zip(args, axes, strict=True)

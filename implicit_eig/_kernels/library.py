@@ -1,4 +1,4 @@
-"""The compiled library: found, known to be of this source, and told to XLA."""
+"""Finds the compiled library, checks that it is of this source, and registers it."""
 
 import ctypes
 import functools
@@ -15,7 +15,7 @@ _NAMES = "orthogonalise", "project", "rotate", "schur", "reorder"
 
 
 def option() -> str:
-    """What the user wants: "auto", "off", or "on", which makes it an error where kernels
+    """What the user wants: "auto", "off", or "on", which makes it an error if kernels
     cannot be used."""
     wanted = os.environ.get(OPTION) or "auto"
     if wanted not in ("auto", "off", "on"):
@@ -26,7 +26,7 @@ def option() -> str:
 
 
 def in_use() -> bool:
-    """Whether a program that is traced now has kernels."""
+    """Whether a program traced now uses kernels."""
     reason = reason_against()
     if reason is not None and option() == "on":
         raise RuntimeError(f"{OPTION}=on, but there are no kernels: {reason}.")
@@ -34,7 +34,7 @@ def in_use() -> bool:
 
 
 def reason_against() -> str | None:
-    """Why it has none; None where it has them."""
+    """Why such a program has no kernels; None if it has."""
     return f"{OPTION}=off" if option() == "off" else _unusable_here() or load()
 
 
@@ -42,20 +42,20 @@ def _unusable_here() -> str | None:
     if jax.default_backend() != "cpu":
         return f"they are for CPUs, and JAX runs on {jax.default_backend()!r}"
     if jax.device_count() > 1:
-        # XLA would gather a sharded array for a call that it knows nothing about.
+        # XLA would gather a sharded array for a call it does not understand.
         return f"with {jax.device_count()} devices arrays may be sharded"
     return None
 
 
 def target(name: str) -> str:
-    """What XLA calls a kernel. JAX keeps compiled programs on disk: one of another source
-    must not find this one's."""
+    """The name of a kernel for XLA. It depends on the source, since JAX keeps compiled
+    programs on disk, which must not call kernels of another source."""
     return f"implicit_eig_{name}_{build.source_hash()[:8]}"
 
 
 @functools.cache
 def load() -> str | None:
-    """Tells XLA of the kernels, once. Why they cannot be had; None where they can."""
+    """Registers the kernels with XLA, once. Returns why that failed, or None."""
     path = build.HERE / build.LIBRARY
     if not path.is_file():
         return "not built (a C++ compiler is needed when the package is installed)"
@@ -69,7 +69,7 @@ def load() -> str | None:
         for name in _NAMES:
             handler = jax.ffi.pycapsule(getattr(library, f"implicit_eig_{name}"))
             jax.ffi.register_ffi_target(target(name), handler, platform="cpu")
-    except Exception as error:  # another processor's, or for another jaxlib
+    except Exception as error:  # built for another processor or another jaxlib
         return f"not loaded ({error})"
     return None
 

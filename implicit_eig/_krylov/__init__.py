@@ -1,10 +1,11 @@
 """Krylov–Schur: Arnoldi with thick restarts (Stewart 2001), in real arithmetic for real
-operators, wholly inside one `while_loop`.
+operators, entirely inside one `while_loop`.
 
-Upward: `basis` (vectors, and what is done with many of them), `arnoldi` (the
-factorisation: grown by a step, cut at a restart), `schur` (the eigenpairs of a small
-matrix), `ritz` (what is known of the spectrum), `driver` (restarts until all is found).
-No eigensolver is here, so that the adjoint solver can stand on the same code.
+From the bottom up: `basis` (vectors, and operations on many of them), `arnoldi` (the
+factorisation: extended step by step, truncated at a restart), `schur` (eigenpairs of a
+small matrix), `ritz` (what is known about the spectrum), `driver` (restarts until
+everything is found). There is no eigensolver here, so that the adjoint solver can use the
+same code.
 """
 
 from .arnoldi import (

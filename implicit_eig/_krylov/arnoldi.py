@@ -1,4 +1,4 @@
-"""The Krylov decomposition: grown by Arnoldi steps, cut at a restart."""
+"""The Krylov decomposition: extended by Arnoldi steps, truncated at a restart."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -23,15 +23,15 @@ from .basis import (
 
 
 class KrylovDecomposition(NamedTuple):
-    """`A V[:m] = V H` with orthonormal rows of V: m + 1 vectors of `c` real rows, each in
-    `parts` of equal length."""
+    """`A V[:m] = V H` with orthonormal rows of V: m + 1 vectors of `c` real rows, each
+    split into `parts` of equal length."""
 
     basis: PyTree[Float[Array, "m1 c _parts _size"]]
     matrix: Inexact[Array, "m1 m"]
 
 
 class Orthogonalised(NamedTuple):
-    """`w = V h + rest`, the norms of w `before` and of the rest `after`."""
+    """`w = V h + rest`, with `before` the norm of w and `after` that of the rest."""
 
     coefficients: Inexact[Array, " m1"]
     rest: PyTree[Float[Array, "c _parts _size"]]
@@ -46,13 +46,13 @@ def orthogonalise(
     admit: Callable[[PyTree[Array]], PyTree[Array]] | None = None,
     metric: Callable[[PyTree[Array]], PyTree[Array]] | None = None,
 ) -> Orthogonalised:
-    """Classical Gram–Schmidt against the `used` vectors, with a second pass where the
-    first cancelled (Daniel, Gragg, Kaufman and Stewart 1976); in the inner product of the
+    """Classical Gram–Schmidt against the `used` vectors, with a second pass if the first
+    cancelled (Daniel, Gragg, Kaufman and Stewart 1976); in the inner product of the
     `metric` B, ⟨x, B y⟩.
 
-    What cancellation leaves of w is small, what rounding let in from outside the admitted
-    subspace is not; so that is taken out as well, or eigenvalues of the excluded part (0,
-    often a wanted one) grow out of it.
+    After cancellation, the rest of w is small, but what rounding brought in from outside
+    the admitted subspace is not. It is removed too; otherwise eigenvalues of the excluded
+    part (0, often a wanted one) grow out of it.
     """
 
     def measured(w: PyTree[Array]) -> tuple[PyTree[Array], Float[Array, ""]]:
@@ -77,7 +77,7 @@ def orthogonalise(
     h = jnp.zeros(m1, before.dtype)
     h = h if c == 1 else jax.lax.complex(h, h)
     init = h, w, image, before, jnp.asarray(0), jnp.asarray(True)
-    # A loop is compiled once.
+    # A loop, because its body is compiled only once.
     h, w, _, after, _, _ = jax.lax.while_loop(lambda s: s[-1], one_pass, init)
     return Orthogonalised(h, w, before, after)
 
@@ -88,8 +88,8 @@ def place(
     basis: PyTree[Float[Array, "m1 c _parts _size"]],
     found: Orthogonalised,
 ) -> tuple[PyTree[Float[Array, "m1 c _parts _size"]], Inexact[Array, " m1"], Array]:
-    """The unit rest as a vector of the basis: the one after those used, or, without
-    looking for a breakdown, instead of one of them. Zero after a breakdown."""
+    """Stores the normalised rest in the basis: after the used vectors, or, without a test
+    for breakdown, in place of one of them. Zero after a breakdown."""
     h, w, before, size = found
     broken = (row == used) & (size <= 10 * jnp.finfo(size.dtype).eps * before)
     w = jtu.tree_map(lambda w: jnp.where(broken, 0, w / size), w)
@@ -107,7 +107,8 @@ def append(
     basis: PyTree[Float[Array, "m1 c _parts _size"]],
     w: PyTree[Float[Array, "c _parts _size"]],
 ) -> tuple[PyTree[Float[Array, "m1 c _parts _size"]], Inexact[Array, " m1"], Array]:
-    """w made orthogonal and placed; its coefficients, and whether nothing was left."""
+    """Orthogonalises w and places it; returns the basis, its coefficients, and whether
+    nothing was left."""
     return place(used, row, basis, orthogonalise(used, basis, w))
 
 
@@ -121,17 +122,17 @@ def expand(
     metric: Callable[[PyTree[Array]], PyTree[Array]] | None = None,
     seed: Int[Array, ""] | int = 0,
 ) -> KrylovDecomposition:
-    """The decomposition grown from `start` vectors and their residual to full size.
+    """Extends the decomposition from `start` vectors and their residual to full size.
 
-    With `anew` the residual is dropped, and a random vector takes its place. So it does
-    after a breakdown: the residual of an invariant subspace is rounding, and its
-    direction means nothing.
+    With `anew`, the residual is replaced by a random vector. The same happens after a
+    breakdown: the residual of an invariant subspace is rounding, and its direction means
+    nothing.
     """
     m = decomposition.matrix.shape[1]
 
     def fresh(v: PyTree[Array], j: Int[Array, ""]) -> PyTree[Array]:
         leaves, treedef = jtu.tree_flatten(v)
-        # Not the numbers of a default start vector, whose seeds are 0 and 1.
+        # Avoids the seeds of the default start vector, 0 and 1.
         first = jnp.asarray(seed) + j + 2
         w = [random_vector(x.shape, x.dtype, first + i) for i, x in enumerate(leaves)]
         w = jtu.tree_unflatten(treedef, w)
@@ -144,7 +145,7 @@ def expand(
             anew, lambda v: fresh(v, j), lambda v: to_rows(mv(from_rows(v))), v
         )
         used = j + 1
-        # A random vector goes where the residual is, and no product was made.
+        # A random vector replaces the residual, and no product was made.
         grown = jnp.where(anew, j, used)
         if admit is None and metric is None:
             basis, h, broken = append(used, grown, basis, w)
@@ -168,12 +169,12 @@ def expand(
 def restart(
     decomposition: KrylovDecomposition, q: Inexact[Array, "m m"], p: Int[Array, ""]
 ) -> KrylovDecomposition:
-    """Keeps the leading p Schur vectors, and the residual vector after them."""
+    """Keeps the leading p Schur vectors, followed by the residual vector."""
     basis, matrix = decomposition
     m = matrix.shape[1]
     kept = jnp.arange(m) < p
     q = jnp.where(kept, q, 0)
-    # Columns 0 to p − 1 are those of q, column p picks the residual, the rest are zero.
+    # Columns 0 to p − 1 are those of q, column p picks the residual, others are zero.
     turn = jnp.zeros((m + 1, m + 1), q.dtype).at[:m, :m].set(q).at[m, p].set(1)
     basis = jtu.tree_map(lambda b: rotate(p, turn, b), basis)
     return KrylovDecomposition(basis, turn.conj().T @ matrix @ q)

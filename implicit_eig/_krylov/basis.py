@@ -1,10 +1,10 @@
-"""The vectors of a Krylov space: how they are held, and the arithmetic of a basis.
+"""The vectors of a Krylov space: their storage, and the arithmetic of a basis.
 
-A complex vector is held as two real rows. XLA's CPU products of real row-major bases run
-at BLAS speed, complex ones 3 to 6 times slower.
+A complex vector is stored as two real rows. On CPUs, XLA's products of real row-major
+bases run at BLAS speed, complex ones 3 to 6 times slower.
 
 A vector may be a pytree of arrays, so that a part of order n stays sharded over devices
-beside a small one that every device holds.
+next to a small one that every device holds.
 """
 
 from collections.abc import Callable
@@ -17,8 +17,8 @@ from jaxtyping import Array, Float, Inexact, Int, PyTree
 from .._kernels import kernel
 
 
-# Least width of a piece in which a basis is rotated: products of this width run at full
-# speed.
+# Least width of the pieces in which a basis is rotated: products of this width run at
+# full speed.
 _PIECE = 4096
 
 
@@ -100,9 +100,9 @@ def project(
     w: PyTree[Float[Array, "c _parts _size"]],
     image: PyTree[Float[Array, "c _parts _size"]] | None = None,
 ) -> tuple[PyTree[Float[Array, "c _parts _size"]], Inexact[Array, " m1"], Array]:
-    """What is left of w without Σ h_i v_i, h_i = ⟨v_i, w⟩ or that with an image of w; the
-    h_i; and the norm of what is left. Vectors that are not used are zero (or, for the
-    kernel, anything: it leaves them out)."""
+    """The rest w − Σ h_i v_i, where h_i = ⟨v_i, w⟩, or ⟨v_i, `image`⟩ if an image of w is
+    given; the h_i; and the norm of the rest. Unused vectors are zero (or anything, for
+    the kernel, which leaves them out)."""
     del used
     h = coefficients(basis, w if image is None else image)
     rest = minus(w, combination(h, basis))
@@ -115,13 +115,14 @@ def rotate(
     q: Inexact[Array, "m1 m1"],
     basis: Float[Array, "m1 c parts size"],
 ) -> Float[Array, "m1 c parts size"]:
-    """The vectors Σ_i q_ij v_i, in the memory of the old ones and about a vector more.
+    """The vectors Σ_i q_ij v_i, in the memory of the old ones plus about one vector.
 
-    Of q, p columns are a rotation of all vectors but the last, one more picks that, and
-    the rest are zero. (The kernel leaves anything in the vectors after those.)
+    The first p columns of q rotate all vectors but the last, the next one picks the last,
+    and the others are zero. (The kernel leaves the vectors after those undefined.)
 
-    One piece of every part after the other. There are as many parts as devices: of n
-    sharded over them a part is what one of them holds, and no piece leaves it.
+    Works piece by piece, on a piece of every part at once. There are as many parts as
+    devices: if n is sharded over them, each device holds one part, and no piece leaves
+    it.
     """
     m1, c, parts, size = basis.shape
     del p
@@ -168,7 +169,7 @@ def minus(x: PyTree[Array], y: PyTree[Array]) -> PyTree[Array]:
 def random_vector(
     shape: tuple[int, ...], dtype, seed: Int[Array, ""]
 ) -> Float[Array, "..."]:
-    """Numbers between -1 and 1 by a hash of their indices (Wellons' lowbias32).
+    """Numbers between -1 and 1 from a hash of their indices (Wellons' lowbias32).
 
     `jax.random` takes longer to compile than the rest of a Krylov step, for a direction
     that most runs never need.
@@ -185,7 +186,7 @@ def random_vector(
 
 
 def default_start(n: int, dtype) -> Inexact[Array, " n"]:
-    """A fixed random vector: runs repeat."""
+    """A fixed random vector, so that runs are reproducible."""
     real = jnp.finfo(dtype).dtype
     parts = [random_vector((n,), real, jnp.asarray(seed)) for seed in (0, 1)]
     is_real = not jnp.issubdtype(dtype, jnp.complexfloating)
@@ -193,20 +194,20 @@ def default_start(n: int, dtype) -> Inexact[Array, " n"]:
 
 
 def norm_estimate(mv: Callable[[Array], Array], n: int, dtype) -> Float[Array, ""]:
-    """‖A‖, about: that of an average product."""
+    """A rough estimate of ‖A‖: how much A stretches an average vector."""
     random = default_start(n, dtype)
     return jnp.linalg.norm(mv(random)) / jnp.linalg.norm(random)
 
 
 def start_vector(v0: Inexact[Array, " n"] | None, n: int, dtype) -> Inexact[Array, " n"]:
-    """`v0` with a random part of relative size `eps^(1/6)`: a mode that `v0` has no part
-    along, because it has another symmetry, or lies in another block, or because `v0` is
-    a mode itself, is then in the Krylov space from the first step. Smaller, it would not
-    show before worse ones have converged; larger, nothing were left of a good `v0`."""
+    """`v0` plus a random part of relative size `eps^(1/6)`. It brings modes without a
+    component in `v0` (of another symmetry, in another block, or because `v0` is a mode
+    itself) into the Krylov space from the first step. If it were smaller, they would not
+    show before worse ones converge; if larger, it would spoil a good `v0`."""
     random = default_start(n, dtype)
     if v0 is None:
         return random
-    # Its square may underflow.
+    # The squares of its entries may underflow.
     v0 = v0.astype(dtype)
     largest = jnp.max(jnp.abs(v0))
     v0 = v0 / jnp.where(largest > 0, largest, 1).astype(dtype)

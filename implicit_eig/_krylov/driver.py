@@ -1,4 +1,4 @@
-"""The driver: restarts until what is wanted has converged."""
+"""The driver: restarts until the wanted pairs have converged."""
 
 import dataclasses
 import functools
@@ -22,8 +22,8 @@ from .schur import leading_basis
 
 
 class KrylovResult(NamedTuple):
-    """The wanted Schur vectors; `m` columns of which the `active` ones converged. `done`
-    tells that all did, and that the search for better ones came to its end. `outside`
+    """The wanted Schur vectors: `m` columns, of which the `active` ones have converged.
+    `done` says that all have, and that the search for better ones has ended. `outside`
     are the unwanted Ritz values nearest to the wanted ones. With x the vector `rest` and
     b the `coupling`, `A X = X L + x bᵀ`."""
 
@@ -44,7 +44,7 @@ class KrylovResult(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """How a run searches for k pairs: what is fixed when it is compiled."""
+    """How a run searches for k pairs: the part that is fixed at compile time."""
 
     k: int
     krylov_dim: int
@@ -70,20 +70,20 @@ def krylov_schur(
     Returns k columns, one more in real arithmetic. A Ritz pair has converged when its
     residual is below `rtol |λ|`, or `rtol least`, or rounding of the largest Ritz value.
 
-    With `confirm` the run does not end there. What was found is kept, the Krylov space
-    begins anew with a random vector and grows to its full size: what `v0` was blind to,
-    because it lay in an invariant subspace, shows and has to converge. One Krylov space
-    holds one vector of each eigenspace, so this is also how more copies of an eigenvalue
-    are found. Of extreme eigenvalues it goes on until the best pair beyond the wanted
-    ones is well apart from them, or known as well: it may be a second copy of one of
-    them, which has no derivatives then. Where a copy turned up, another random vector
-    follows, for a third one, k times at most. With `repeated` one follows where anything
-    better turned up, and the best pair beyond has to be known better still.
+    With `confirm` the run does not end there. It keeps what was found, and the Krylov
+    space grows to full size again from a random vector: pairs to which `v0` was blind,
+    because it lay in an invariant subspace, show up and have to converge. As one Krylov
+    space holds one vector of each eigenspace, further copies of an eigenvalue are found
+    in the same way. For extreme eigenvalues, the run goes on until the best unwanted pair
+    is well separated from the wanted ones, or converged too: it may be a second copy of
+    one of them, which then has no derivatives. If a copy turned up, another random vector
+    follows to look for a third one, at most k times. With `repeated`, one follows if
+    anything better turned up, and the best unwanted pair must be known more accurately.
 
-    `admit` projects onto the invariant subspace the run is confined to, against rounding
-    and after a breakdown, when the run goes on with a random vector.
+    `admit` projects onto the invariant subspace to which the run is confined: against
+    rounding, and when the run goes on with a random vector after a breakdown.
     """
-    # Without closures over arrays, which may be those of a batch.
+    # No closures over arrays, which may be batched.
     mv = eqx.filter_closure_convert(mv, v0)
     admit = None if admit is None else eqx.filter_closure_convert(admit, v0)
     run = functools.partial(_run, search=search)
@@ -94,8 +94,8 @@ def krylov_schur(
 
 class _State(NamedTuple):
     decomposition: KrylovDecomposition
-    start: Int[Array, ""]  # how many vectors of it are kept
-    anew: Bool[Array, ""]  # their residual is not
+    start: Int[Array, ""]  # how many of its vectors are kept
+    anew: Bool[Array, ""]  # whether their residual is dropped
     restarts: Int[Array, ""]
     matvecs: Int[Array, ""]
     norm: Float[Array, ""]
@@ -109,10 +109,10 @@ class _State(NamedTuple):
     found: Complex[Array, " m"]
 
 
-# The residual of a pair beyond the wanted ones, over its distance from them, at which it
-# is taken for another one. Of 720 runs on operators that hold every eigenvalue twice, ten
-# missed a copy with 1, four with 0.3, two with 0.1; operators that hold them once took
-# 3.5% more products with 0.3, 8% with 0.1.
+# The best unwanted pair is taken to be distinct from the wanted ones if its residual is
+# below this multiple of its distance from them. Of 720 runs on operators with every
+# eigenvalue twice, ten missed a copy with 1, four with 0.3, two with 0.1; operators with
+# simple eigenvalues took 3.5% more products with 0.3, 8% with 0.1.
 _APART = 0.3
 
 
@@ -155,7 +155,7 @@ def _run(
         q = leading_basis(keep, ritz.order, ritz.second, ritz.form)
         coordinates = q[:, :width].conj().T.astype(values.dtype) @ ritz.vectors[:, :width]
         worst = jnp.max(jnp.where(ritz.wanted, ritz.residuals, 0))
-        # In a batch, a run that is done goes round with the others.
+        # In a batch, a run that is done goes on cycling with the others.
         ended = state.done | done | (restarts >= max_restarts)
         search.progress_meter.step(restarts, count, needed, worst, ended)
         index = jnp.arange(krylov_dim)
@@ -233,8 +233,8 @@ def _first(
 
 
 def _moved(ritz: Ritz, state: _State, search: Search) -> Bool[Array, ""]:
-    """Whether other pairs turned up than were found before this search; but for
-    `repeated`, copies of an eigenvalue, and k times at most."""
+    """Whether this search turned up pairs other than those found before it. Without
+    `repeated`, only copies of an eigenvalue count, and k times at most."""
     width = state.found.size
     values, known = ritz.values[:width], ritz.converged[:width]
     near = 1e3 * search.rtol * jnp.abs(values)
@@ -242,15 +242,15 @@ def _moved(ritz: Ritz, state: _State, search: Search) -> Bool[Array, ""]:
     if search.repeated:
         return moved
     copies = jnp.abs(values[:, None] - values) <= near
-    # Far from normal, it may be another one every time.
+    # For operators far from normal, every search may turn up another one.
     return moved & (jnp.sum(copies) > width) & (state.searches <= search.k)
 
 
 def _settled(
     ritz: Ritz, needed: Int[Array, ""], rtol: float, repeated: bool
 ) -> Bool[Array, ""]:
-    """Whether the best pair that is not wanted is well apart from those, or known as
-    well; with `repeated`, and known well enough not to be better."""
+    """Whether the best unwanted pair is well separated from the wanted ones, or converged
+    too; with `repeated`, it must also be accurate enough to rule out a better one."""
     beyond = ritz.values[needed]
     apart = jnp.where(ritz.wanted, jnp.abs(ritz.values - beyond), jnp.inf)
     size = rtol * jnp.abs(beyond)
@@ -262,12 +262,12 @@ def _settled(
 def kept(
     m: int, needed: Int[Array, ""], count: Int[Array, ""], restarts: Int[Array, ""]
 ) -> Int[Array, ""]:
-    """How many of m vectors a restart keeps: the wanted ones and a part of the rest;
-    more as pairs converge, so that locked vectors do not eat up the room for new ones
+    """How many of m vectors a restart keeps: the wanted ones and a fraction of the rest;
+    more as pairs converge, so that locked vectors do not use up the room for new ones
     (Stathopoulos, Saad and Wu 1998).
 
-    The part varies, from 0.4 to 0.73 by the golden ratio: a fixed one may drop the same
-    Ritz values each time, and what a wanted pair grows from with them.
+    The fraction varies between 0.4 and 0.73, in steps of the golden ratio: a fixed one
+    may drop the same Ritz values each time, and with them the seed of a wanted pair.
     """
     part = 40 + (restarts * 21) % 34
     return jnp.minimum(needed + part * (m - needed + count) // 100, m - 2)

@@ -1,5 +1,5 @@
-"""Thick-restart Lanczos (Wu and Simon 2000) for self-adjoint operators: the driver of
-`driver.py` where the projected matrix is Hermitian, by LAPACK's `eigh`. No conjugate
+"""Thick-restart Lanczos (Wu and Simon 2000) for self-adjoint operators: the counterpart
+of `driver.py` for a Hermitian projected matrix, solved by LAPACK's `eigh`. No conjugate
 partners, no Schur basis, and nothing to sharpen: eigenvectors are orthonormal.
 
 Orthogonalisation is full, as in the general run, so Ritz vectors are orthonormal to
@@ -25,8 +25,8 @@ from .ritz import target_coordinates
 
 
 class LanczosResult(NamedTuple):
-    """The k wanted Ritz pairs, best first, of which the `active` ones converged; and what
-    a `KrylovResult` has beside them."""
+    """The k wanted Ritz pairs, best first, of which the `active` ones converged; the
+    other fields are as in `KrylovResult`."""
 
     basis: Inexact[Array, "n k"]
     eigenvalues: Complex[Array, " k"]
@@ -43,8 +43,8 @@ class LanczosResult(NamedTuple):
 
 class _State(NamedTuple):
     decomposition: KrylovDecomposition
-    start: Int[Array, ""]  # how many vectors of it are kept
-    anew: Bool[Array, ""]  # their residual is not
+    start: Int[Array, ""]  # how many of its vectors are kept
+    anew: Bool[Array, ""]  # whether their residual is dropped
     restarts: Int[Array, ""]
     matvecs: Int[Array, ""]
     finite: Bool[Array, ""]
@@ -80,11 +80,11 @@ def lanczos(
     A pair has converged when its residual is below `rtol |λ|`, or rounding of the largest
     Ritz value. One Krylov space holds one vector of each eigenspace: so when all have
     converged, the run keeps them, begins anew with a random vector and goes on until the
-    best pair beyond the wanted ones is apart from them, or known as well; again for as
-    long as that brings other pairs. This finds the copies of repeated eigenvalues, and
-    what `v0` was blind to.
+    best unwanted pair is separated from the wanted ones, or converged too; this repeats
+    as long as it brings other pairs. It finds the copies of repeated eigenvalues, and
+    pairs to which `v0` was blind.
     """
-    # Without closures over arrays, which may be those of a batch.
+    # No closures over arrays, which may be batched.
     mv = eqx.filter_closure_convert(mv, v0)
     metric = None if metric is None else eqx.filter_closure_convert(metric, v0)
     limit = jnp.asarray(max_restarts)
@@ -117,7 +117,7 @@ def _run(
         last = complete | done | (restarts >= max_restarts)
         keep = jnp.where(last, k, kept(m, jnp.asarray(k), count, state.restarts))
         worst = jnp.max(ritz.residuals[:k])
-        # In a batch, a run that is done goes round with the others.
+        # In a batch, a run that is done goes on cycling with the others.
         ended = state.done | done | (restarts >= max_restarts)
         search.progress_meter.step(restarts, count, k, worst, ended)
         return _State(
@@ -198,7 +198,7 @@ def _ritz_pairs(
     target, overlaps = selection.target(), None
     if target is not None:
         overlaps = jnp.abs(target_coordinates(basis[:m], target).conj() @ vectors)
-    # What has not converged is ranked as if it had.
+    # Unconverged pairs are ranked as if they had converged.
     accuracy = jnp.clip(residuals, rounding, enough)
     best = best_first(selection, values, overlaps, accuracy)
     converged = (residuals <= enough) & finite
@@ -221,7 +221,7 @@ def best_first(
 
 
 def _settled(ritz: _Ritz, k: int, rtol: float) -> Bool[Array, ""]:
-    """Whether the best pair that is not wanted is apart from those, or known as well."""
+    """Whether the best unwanted pair is apart from the wanted ones, or converged too."""
     beyond = ritz.values[k]
     apart = jnp.min(jnp.abs(ritz.values[:k] - beyond))
     enough = jnp.maximum(jnp.maximum(rtol * jnp.abs(beyond), apart), ritz.rounding)

@@ -1,4 +1,4 @@
-"""What a Krylov decomposition knows of the spectrum."""
+"""What a Krylov decomposition knows about the spectrum."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from .schur import schur_form, SchurForm
 
 
 class Ritz(NamedTuple):
-    """The Ritz pairs of a decomposition, wanted and converged ones first."""
+    """The Ritz pairs of a decomposition; wanted ones first, of these converged ones."""
 
     values: Complex[Array, " m"]
     vectors: Complex[Array, "m m"]
@@ -52,7 +52,7 @@ def ritz_pairs(
     residuals = residuals * _least_part(basis, vectors)
     rounding = 10 * eps * jnp.max(jnp.abs(values))
     enough = jnp.maximum(rtol * jnp.maximum(jnp.abs(values), least), rounding)
-    # What has not converged is ranked as if it had.
+    # Unconverged pairs are ranked as if they had converged.
     accuracy = jnp.clip(residuals, rounding, enough)
     found = order(selection, values, overlaps, is_real, accuracy)
     perm, second = found.permutation, found.second
@@ -61,7 +61,7 @@ def ritz_pairs(
     index = jnp.arange(m)
     wanted = (index < k) | ((index == k) & second)
     converged = wanted & (residuals <= enough) & finite
-    # Both of a pair or none, whatever rounding says.
+    # Both members of a conjugate pair or neither, despite rounding.
     partner = jnp.where(second, index - 1, index)
     paired = jnp.concatenate([second[1:], jnp.zeros(1, bool)])
     partner = jnp.where(paired, index + 1, partner)
@@ -84,10 +84,10 @@ def ritz_pairs(
 def _least_part(
     basis: PyTree[Float[Array, "m1 c _parts _size"]], vectors: Complex[Array, "m m"]
 ) -> Float[Array, " m"]:
-    """How much larger a residual is in one part of a Ritz vector, relative to that part,
-    than in the whole: 1 for a vector of one part.
+    """The factor by which a residual relative to one part of a Ritz vector exceeds that
+    relative to the whole, at worst: 1 for a vector of one part.
 
-    The first part is taken for the large one, and never looked at.
+    The first part is assumed to be the large one, and is not examined.
     """
     worst = jnp.ones(vectors.shape[1], vectors.real.dtype)
     for part in jtu.tree_leaves(basis)[1:]:
@@ -111,7 +111,7 @@ def target_coordinates(
 def nearest_outside(
     eigenvalues: Complex[Array, " p"], chosen: Int[Array, " m"], wanted: Bool[Array, " m"]
 ) -> Complex[Array, " m"]:
-    """For each eigenvalue `chosen` and `wanted` the nearest one that is not; NaN where
+    """For each `chosen` eigenvalue that is `wanted`, the nearest one that is not; NaN if
     there is none."""
     inside = jnp.zeros(eigenvalues.size, bool).at[chosen].set(wanted)
     there = jnp.isfinite(eigenvalues)
@@ -124,5 +124,5 @@ def nearest_outside(
 
 
 def leading(active: Bool[Array, " m"], x: Inexact[Array, "m m"]) -> Inexact[Array, "m m"]:
-    """Without the entries below the active columns, which are rounding errors."""
+    """x without the entries below the active columns, which are rounding errors."""
     return jnp.where(active[:, None] | ~active[None, :], x, 0)

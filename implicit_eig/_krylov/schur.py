@@ -56,12 +56,12 @@ def _sharpened(
     values: Complex[Array, " m"],
     vectors: Complex[Array, "m m"],
 ) -> Inexact[Array, "m m"]:
-    """q, whose leading p columns are to span an invariant subspace of `matrix`, to
+    """q, improved until its leading p columns span an invariant subspace of `matrix` to
     rounding.
 
-    Eigenvectors of a nearly defective matrix are nearly dependent, and the orthonormal
-    basis of their span is then inaccurate by as much. Newton's method on the Riccati
-    equation of the subspace (Stewart 1973) repairs it: with T = qᴴ A q, solve
+    Eigenvectors of a nearly defective matrix are nearly dependent, which makes an
+    orthonormal basis of their span inaccurate to the same degree. Newton's method on the
+    Riccati equation of the subspace (Stewart 1973) repairs it: with T = qᴴ A q, solve
     `T₂₂ P − P T₁₁ = −T₂₁` and turn span(q₁) into span(q₁ + q₂ P).
     """
     m = matrix.shape[0]
@@ -98,7 +98,7 @@ def schur_basis(
 ) -> Inexact[Array, "m m"]:
     """Orthonormal Q whose leading columns span the leading eigenvectors.
 
-    For a real matrix a pair (v, v̄) spans what (Re v, Im v) does, and Q is real.
+    For a real matrix, a pair (v, v̄) is replaced by (Re v, Im v), and Q is real.
     """
     if is_real:
         vectors = jnp.where(second, vectors.imag, vectors.real)

@@ -11,7 +11,7 @@ from jaxtyping import DTypeLike
 
 _State: TypeAlias = lx.AbstractLinearOperator
 
-# What is wrong with them, seen with jaxopt 0.8.5 (`tests/derivatives/test_jaxopt.py`).
+# Known faults, seen with jaxopt 0.8.5 (`tests/derivatives/test_jaxopt.py`).
 _NEVER = {
     name: "it needs a Hermitian positive definite matrix, and the systems of derivatives "
     "of eigenpairs are neither"
@@ -29,8 +29,8 @@ class JaxoptSolver(lx.AbstractLinearSolver[_State]):
     """A solver of `jaxopt.linear_solve` for
     `ImplicitAdjoint(linear_solver=JaxoptSolver(...))`.
 
-    Needs the extra `implicit_eig[jaxopt]`. jaxopt is no longer maintained: for code that
-    has such a solver already. New code has lineax.
+    Needs the extra `implicit_eig[jaxopt]`. jaxopt is no longer maintained: this is for
+    code that already has such a solver. New code should use lineax.
 
     **Arguments:**
 
@@ -40,14 +40,14 @@ class JaxoptSolver(lx.AbstractLinearSolver[_State]):
     - `options`: passed on, such as `tol`, `maxiter`, `restart`. The preconditioner of
         `ImplicitAdjoint` is passed on as `M`.
 
-    jaxopt reports no failure. `ImplicitAdjoint` judges answers by their backward error
-    and refines them, so the default tolerances will do. Elsewhere, as a solver for
-    `lineax.linear_solve`, nothing would tell that an answer is wrong.
+    jaxopt does not report failures. `ImplicitAdjoint` judges answers by their backward
+    error and refines them, so the default tolerances will do. Elsewhere, as a solver for
+    `lineax.linear_solve`, nothing would reveal a wrong answer.
 
     **Raises:** `ValueError` for what is known to be wrong: `solve_cg` and
-    `solve_cholesky` at once; `solve_lu`, `solve_qr` and `solve_normal_cg` where the
-    system is complex. The systems of a real operator are complex unless its block is a
-    single real pair (`attach` with one real eigenvalue and vector).
+    `solve_cholesky` always; `solve_lu`, `solve_qr` and `solve_normal_cg` if the system is
+    complex. The systems of a real operator are complex unless its block is a single real
+    pair (`attach` with one real eigenvalue and vector).
 
     !!! Example
 

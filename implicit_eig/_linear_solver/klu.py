@@ -1,4 +1,4 @@
-"""Sparse LU factorisation inside the compiled program: KLU, by custom calls of XLA."""
+"""Sparse LU factorisation inside the compiled program: KLU, by XLA custom calls."""
 
 import dataclasses
 from typing import Any
@@ -14,8 +14,8 @@ from .._operator import entries
 
 
 class _State(eqx.Module):
-    """What the factor is made of, and what it is called: a handle of a factor that the
-    library has given up since makes it anew."""
+    """The matrix of a factor, and its handle: if the library has dropped the factor
+    since, the handle makes it anew."""
 
     handle: Int[Array, " 1"]
     symbolic: Int[Array, ""]
@@ -31,14 +31,14 @@ class KLU(lx.AbstractLinearSolver[_State]):
     """Sparse LU factorisation by KLU (Davis and Palamadai Natarajan 2010) as a lineax
     solver. Needs `implicit_eig[sparse]`, a CPU, and 64 bits enabled.
 
-    For the operators that [`implicit_eig.SparseLU`][] takes, and beside it: this one runs
-    inside the compiled program, without a call to Python, so that JAX's persistent cache
-    can keep the program. Block triangular form, approximate minimum degree, rows scaled,
-    partial pivoting that prefers the diagonal. Members of a
-    batch are factorised one after the other. Single precision is computed in double.
+    Takes the same operators as [`implicit_eig.SparseLU`][], but runs inside the compiled
+    program, without a call to Python, so that JAX's persistent cache can keep the
+    program. Uses block triangular form, approximate minimum degree, row scaling, and
+    partial pivoting that prefers the diagonal. Members of a batch are factorised one
+    after the other. Single precision is computed in double.
 
     A singular matrix gives NaN and `lineax.RESULTS.singular`. The library keeps some
-    factors, and makes others again when they are asked for.
+    factors, and recomputes others on demand.
 
     !!! Example
 
@@ -62,12 +62,12 @@ class KLU(lx.AbstractLinearSolver[_State]):
         values, rows, columns, order = _coalesced(*triplets, structure.shape[0])
         matrix = values, rows, columns
 
-        # Member by member: the library's own rules fail for a batch of matrices with
-        # several right sides each (`test_klu.py`).
+        # One member at a time: the library's own batching rules fail for a batch of
+        # matrices with several right sides each (`test_klu.py`).
         @jax.custom_batching.sequential_vmap
         def factorise(values, rows, columns):
             symbolic = klujax.analyze(rows, columns, order)
-            # Of no factor so far: `klujax.factor` raises where the matrix is singular.
+            # A token without a factor, as `klujax.factor` raises for a singular matrix.
             numeric = _token(jnp.zeros(1, jnp.uint64), values, rows, columns, order)
             numeric, status, _ = klujax.refactor_with_status(
                 rows, columns, values, numeric, symbolic
@@ -149,11 +149,11 @@ def _solved(state: _State, b: Inexact[Array, " n"]) -> Inexact[Array, " n"]:
 
 
 def _coalesced(values, rows, columns, n: int) -> tuple[Array, Array, Array, int]:
-    """Triplets that stand at each place once, with the whole diagonal, of a matrix
-    [[A, 0], [0, 1]] whose order is returned. How many places there are is known only at
-    run time; what is left over becomes zeros in rows below A."""
+    """The triplets of a matrix [[A, 0], [0, 1]], without duplicates and with the whole
+    diagonal; its order is returned too. The number of distinct places is known only at
+    run time; spare triplets become zeros in rows below A."""
     dtype = jnp.complex128 if jnp.iscomplexobj(values) else jnp.float64
-    # What XLA knows of the indices it would sort while it compiles, in a dozen seconds.
+    # XLA would sort constant indices while it compiles, which takes a dozen seconds.
     if any(isinstance(x, Tracer) for x in (rows, columns)):
         rows, columns = jax.lax.optimization_barrier((rows, columns))
     with jax.ensure_compile_time_eval():  # indices that are known stay known

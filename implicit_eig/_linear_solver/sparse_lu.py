@@ -1,10 +1,10 @@
 """Sparse LU factorisation: SciPy's SuperLU, on the host.
 
-A factor lives on the host, where JAX cannot hold it. The program holds a number instead,
-and the matrix. Each place of a compiled program that factorises keeps the factors of its
-last call, and dies with the program; one that is asked for after it was given up is made
-again, and that place keeps one more from then on. So nothing is ever freed too early, and
-nothing piles up.
+A factor lives on the host, outside JAX. The program holds a number instead, and the
+matrix. Each place of a compiled program that factorises keeps the factors of its last
+call, and dies with the program. A factor that is requested after it was dropped is made
+again, and its place then keeps the factors of one more call. So releasing a factor early
+does no harm, and nothing piles up.
 """
 
 import collections
@@ -30,8 +30,8 @@ from .superlu import Factor, factorise, ORDERINGS
 
 @functools.cache
 def _memory(groups: str = "/sys/fs/cgroup", own: str = "/proc/self/cgroup") -> int:
-    """Bytes this process may use: the machine's memory, or less where a control group (a
-    container, a batch job) has a limit."""
+    """Bytes this process may use: the machine's memory, or less if a control group (a
+    container, a batch job) sets a limit."""
     sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     root = pathlib.Path(groups)
     versions = {"": (root, "memory.max")}
@@ -56,12 +56,12 @@ def _memory(groups: str = "/sys/fs/cgroup", own: str = "/proc/self/cgroup") -> i
 
 
 class _Factors:
-    """The factors alive, the one used last at the end."""
+    """The factors alive, the most recently used one last."""
 
     def __init__(self):
         self.lock = threading.RLock()
         self.alive: collections.OrderedDict[int, Any] = collections.OrderedDict()
-        # Whose they were, of those given up last.
+        # The places that owned the factors dropped most recently.
         self.gone: collections.OrderedDict[int, weakref.ref] = collections.OrderedDict()
         self.last = 0
 
@@ -96,7 +96,7 @@ class _Factors:
                 self.gone.popitem(last=False)
 
     def missed(self, number: int) -> None:
-        """A factor was given up too early: where it was made, keep one call's more."""
+        """A factor was dropped too early: its place now keeps those of one more call."""
         with self.lock:
             place = self.gone.pop(number, lambda: None)()
             if place is not None:
@@ -105,7 +105,7 @@ class _Factors:
 
 _REMEMBERED = 10_000
 _factors = _Factors()
-# What stands for the factor of a singular matrix.
+# The number that stands for the factor of a singular matrix.
 _SINGULAR = -1
 
 
@@ -133,7 +133,7 @@ def _leave(calls) -> None:
         _factors.drop(numbers, None)
 
 
-# Bytes of factors that any place may keep.
+# Bytes of factors that any place may always keep.
 _SMALL = 2**20
 
 
@@ -179,7 +179,8 @@ def _solution(factor: Factor | None, b, trans: str) -> np.ndarray:
 
 
 class _SolveAgain(_Place):
-    """With factors that were given up, made again under their old numbers."""
+    """Solves with factors that were dropped, after making them again under their old
+    numbers."""
 
     def __call__(self, there, number, *arrays, n, trans, ordering):
         values, rows, columns, b = arrays
@@ -189,11 +190,11 @@ class _SolveAgain(_Place):
             np.broadcast_to(x, (*shape, x.shape[-1])) for x in (values, rows, columns, b)
         )
         x = np.zeros(b.shape, b.dtype)
-        if there.all():  # a batch goes both ways
+        if there.all():  # a batch runs both branches
             return (x,)
         number = np.broadcast_to(number, shape)
         made = []
-        # One after the other: a batch may have more factors than there is room for.
+        # One at a time: a batch may have more factors than there is room for.
         for at in np.ndindex(shape):
             one = int(number[at])
             factor = None if one == _SINGULAR else _factors.get(one)
@@ -233,19 +234,19 @@ class SparseLU(lx.AbstractLinearSolver[_State]):
 
     A singular matrix gives NaN and `lineax.RESULTS.singular`.
 
-    A factor stays on the host until its program runs again, or is dropped. Together
-    factors take at most a quarter of the memory that the process may use (of the
-    container, where that has a limit). One that is asked for later, by a gradient of an
+    A factor stays on the host until its program runs again, or is dropped. All factors
+    together take at most a quarter of the memory that the process may use (of the
+    container's, if that has a limit). One that is needed later, by a gradient of an
     earlier run, is made again.
 
     **Arguments:**
 
     - `ordering`: of the columns. `"mmd"`: minimum degree of A + Aᵀ, with pivots kept on
-        the diagonal where that is accurate, which is looked at, else by partial pivoting;
-        `"colamd"`: approximate minimum degree of AᵀA; `"natural"`: as they stand, for
-        narrow bands; both by partial pivoting. Default: `"colamd"` where a part of the
-        diagonal is missing (saddle points, descriptor pencils) and no row or column is
-        very long, else `"mmd"`.
+        the diagonal if that proves accurate, else by partial pivoting; `"colamd"`:
+        approximate minimum degree of AᵀA; `"natural"`: in the given order, for narrow
+        bands; both by partial pivoting. Default: `"colamd"` if a part of the diagonal is
+        missing (saddle points, descriptor pencils) and no row or column is very long,
+        else `"mmd"`.
 
     !!! Example
 
@@ -320,7 +321,7 @@ def _solved(state: _State, b: Inexact[Array, " n"]) -> Inexact[Array, " n"]:
     x, there = host_call(_solve, (shape, there), state.number, b, trans=trans)
 
     def again(there: Bool[Array, ""]) -> Array:
-        # The matrix goes to the host in this case only.
+        # Only in this case does the matrix go to the host.
         matrix = state.values, state.rows, state.columns
         (x,) = host_call(
             _SolveAgain, (shape,), there, state.number, *matrix, b, **options

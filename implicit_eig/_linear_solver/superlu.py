@@ -1,20 +1,20 @@
-"""SuperLU as SciPy has it: which ordering, which pivots, which scales, and whether that
-was accurate. NumPy arrays in, NumPy arrays out."""
+"""SciPy's SuperLU: chooses ordering, pivots and scales, and checks the accuracy. NumPy
+arrays in, NumPy arrays out."""
 
 import numpy as np
 
 
-# Pivots on the diagonal are taken down to this part of the largest: on meshes, grids,
-# graphs and generators, symmetric or not and however numbered, they keep the fill of
-# minimum degree, the least there is. What that costs in accuracy is looked at, and mended
-# by a step of refinement.
+# Pivots on the diagonal are accepted down to this fraction of the largest: on meshes,
+# grids, graphs and generators, symmetric or not and however numbered, they keep the fill
+# of minimum degree, the least there is. The loss of accuracy is checked, and repaired by
+# a step of refinement.
 _DIAGONAL_PIVOT = 1e-3
 _ACCURATE = 16  # units of rounding
 ORDERINGS = "colamd", "mmd", "natural"
 
 
 class Factor:
-    """P R A C Q = L U, with scales R and C; `refined`: by a step of refinement."""
+    """P R A C Q = L U, with scales R and C; `refined`: solves are refined once."""
 
     def __init__(self, lu, matrix, rows, columns, refined: bool = False):
         self.lu, self.rows, self.columns = lu, rows[:, None], columns[:, None]
@@ -40,7 +40,7 @@ class Factor:
 def factorise(
     values, rows, columns, n: int, ordering: str | None = None
 ) -> Factor | None:
-    """The factor, or `None` of a matrix that is singular or not finite."""
+    """The factor, or `None` for a matrix that is singular or not finite."""
     import scipy.sparse as sp
 
     if not np.isfinite(values).all():
@@ -52,8 +52,8 @@ def factorise(
         return None
     hub = _has_a_hub(matrix)
     if ordering is None:
-        # Saddle points, descriptor pencils: pivots leave the diagonal, and COLAMD fills
-        # less; but it takes AᵀA, where each row through a hub is a dense block.
+        # For saddle points and descriptor pencils, pivots leave the diagonal and COLAMD
+        # fills less; but it uses AᵀA, in which each row through a hub is a dense block.
         small = np.abs(matrix.diagonal()) < _DIAGONAL_PIVOT
         ordering = "mmd" if hub or np.mean(small) < 0.05 else "colamd"
     if ordering == "mmd":
@@ -68,8 +68,9 @@ def factorise(
 
 
 def _superlu(matrix, permutation: str, **options):
-    """Without relaxed supernodes, whose padding is most of the factor where columns stand
-    in no order. Not by SuperLU's symmetric mode, which dies of zeros on the diagonal."""
+    """Factorises without relaxed supernodes, whose padding is most of the factor if
+    columns are in no order. Avoids SuperLU's symmetric mode, which crashes on zeros on
+    the diagonal."""
     from scipy.sparse.linalg import splu
 
     try:
@@ -81,10 +82,10 @@ def _superlu(matrix, permutation: str, **options):
 
 
 def _equilibrate(matrix) -> tuple[np.ndarray, np.ndarray] | None:
-    """Scales rows and columns in place, by powers of two: the logarithms of all entries
-    near to zero in the mean (Curtis and Reid 1972), which finds the units that rows and
-    columns were given; then the largest entry of each to about 1. `None` where a row or a
-    column is empty."""
+    """Scales rows and columns in place, by powers of two: first so that the logarithms of
+    all entries are near zero in the mean (Curtis and Reid 1972), which finds the units of
+    rows and columns; then so that the largest entry of each is about 1. `None` if a row
+    or a column is empty."""
     size = np.maximum(np.abs(matrix.data.real), np.abs(matrix.data.imag))
     i, starts, counts = matrix.indices, matrix.indptr[:-1], np.diff(matrix.indptr)
     in_row = np.bincount(i, minlength=matrix.shape[0])
@@ -102,7 +103,7 @@ def _equilibrate(matrix) -> tuple[np.ndarray, np.ndarray] | None:
     rows, exponent = rows - largest, exponent - largest[i]
     largest = np.maximum.reduceat(exponent, starts)
     columns, exponent = columns - largest, exponent - np.repeat(largest, counts)
-    # As far as the dtype has these powers.
+    # Clipped to the powers that the dtype has.
     most = np.finfo(size.dtype).maxexp - 2
     rows, columns = (
         np.ldexp(np.ones(1, size.dtype), np.clip(x, -most, most)) for x in (rows, columns)
@@ -120,7 +121,7 @@ def _has_a_hub(matrix) -> bool:
 
 
 def _backward_error(factor: Factor, matrix) -> float:
-    """Of two solves: for a random solution, and for a random right side."""
+    """The backward error of two solves: a random solution, and a random right side."""
     random = np.random.default_rng(0).normal(size=(matrix.shape[0], 2))
     b = random.astype(matrix.dtype)
     b[:, 0] = matrix @ b[:, 0]

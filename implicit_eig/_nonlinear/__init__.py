@@ -1,4 +1,4 @@
-"""Problems T(λ) v = 0, T holomorphic in λ: who finds their pairs, and the rule."""
+"""Problems T(λ) v = 0, T holomorphic in λ: solvers for their pairs, and the rule."""
 
 from .companion import polynomial as polynomial
 from .contour import Contour as Contour

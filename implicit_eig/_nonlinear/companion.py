@@ -3,7 +3,7 @@
     x = (v, λv, …, λᵈ⁻¹v),    x_{i+1} = λ x_i,    −Σ A_i x_i = λ A_d x_{d−1},
 
 in λ = γμ, so that A₀ and γᵈA_d are alike in size (Fan, Lin and Van Dooren, SIAM J. Matrix
-Anal. Appl. 26, 2004). Matrices are put together; of other coefficients the pencil is
+Anal. Appl. 26, 2004). For matrices the pencil is assembled. For other coefficients it is
 never formed: its inverse at a target takes one factorisation of P(σ), of order n.
 """
 
@@ -28,7 +28,7 @@ from .operator import NonlinearOperator
 
 @promises_nothing
 class PolynomialOperator(lx.AbstractLinearOperator):
-    """A₀ + zA₁ + …, of coefficients that are no matrices."""
+    """A₀ + zA₁ + … for coefficients that are not matrices."""
 
     coefficients: tuple[lx.AbstractLinearOperator, ...]
     z: Complex[Array, ""]
@@ -69,7 +69,7 @@ def _(operator):
 
 
 class Companion(eqx.Module):
-    """What a run on the companion pencil finds: `RESULTS` is that of the run."""
+    """What a run on the companion pencil finds; `result` is that of the run."""
 
     eigenvalues: Complex[Array, " k"]
     vectors: Complex[Array, "n k"]
@@ -110,7 +110,7 @@ def balance(sizes: list[Float[Array, ""]]) -> Float[Array, ""]:
 def dense_companion(
     matrices: list[Inexact[Array, "n n"]], selection: AbstractSelection, k: int
 ) -> Companion:
-    """Of all finite eigenvalues the k best."""
+    """The k best of all finite eigenvalues."""
     d, n = len(matrices) - 1, matrices[0].shape[0]
     dtype = matrices[0].dtype
     gamma = balance([jnp.linalg.norm(a) for a in matrices])
@@ -190,7 +190,7 @@ def sparse_companion(
 
 
 def _largest_part(x: Complex[Array, "dn k"], d: int) -> Complex[Array, "n k"]:
-    """Of (v, λv, …) the part of largest norm, brought to norm one: the most accurate."""
+    """The part of largest norm of (v, λv, …), the most accurate one, normalised."""
     parts = x.reshape(d, -1, x.shape[1])
     sizes = jnp.linalg.norm(parts, axis=1)
     best = jnp.argmax(sizes, axis=0)

@@ -19,8 +19,8 @@ from .region import AbstractRegion
 
 
 class ContourResult(NamedTuple):
-    """Those inside first, by real parts, the largest first; `count` is that of the
-    argument principle, NaN where no trace is known."""
+    """The pairs inside come first, by real part, the largest first; `count` is that of
+    the argument principle, NaN if no trace is known."""
 
     eigenvalues: Complex[Array, " q"]
     vectors: Complex[Array, "n q"]
@@ -33,19 +33,20 @@ class ContourResult(NamedTuple):
 
 
 class Contour(eqx.Module):
-    """All pairs in a region: moments of T(z)⁻¹ along its boundary, whose singular vectors
-    span the eigenvectors inside; then a few steps of Newton's method for each pair.
+    """Finds all pairs in a region from moments of T(z)⁻¹ along its boundary, whose
+    singular vectors span the eigenvectors inside; then takes a few steps of Newton's
+    method for each pair.
 
-    One factorisation of T a node (on accelerators all of them in one batch). Where T is a
-    matrix, the number of eigenvalues inside is counted independently, by the argument
-    principle, `(1/2πi) ∮ tr T(z)⁻¹T′(z) dz`; where that and what was found differ, the
-    run has not converged: take more nodes.
+    One factorisation of T per node (on accelerators all of them in one batch). If T is a
+    matrix, the eigenvalues inside are counted independently, by the argument principle,
+    `(1/2πi) ∮ tr T(z)⁻¹T′(z) dz`; if the count differs from what was found, the run has
+    not converged: take more nodes.
 
     **Arguments:**
 
-    - `num_nodes`: on the boundary; what lies close to it needs many.
+    - `num_nodes`: nodes on the boundary; eigenvalues close to it need many.
     - `num_moments`: pairs of moments; more than n pairs inside need more than one.
-    - `linear_solver`: any lineax solver for T(z). Default: a factorisation, where entries
+    - `linear_solver`: any lineax solver for T(z). Default: a factorisation, if entries
         are known.
     - `polish`: [`implicit_eig.Newton`][].
     """
@@ -62,7 +63,7 @@ class Contour(eqx.Module):
     def run(
         self, operator: NonlinearOperator, region: AbstractRegion, k: int
     ) -> ContourResult:
-        """With room for k pairs, and a few more to see that there are no more."""
+        """Runs with room for k pairs, and a few more to see that there are no more."""
         n, dtype = operator.n, operator.dtype
         moments = self.num_moments
         columns = min(n, -(-(k + 4) // moments))
@@ -100,7 +101,7 @@ class Contour(eqx.Module):
         values, vectors, errors, good, merged = out
         vectors = vectors.T
         good = good & region.contains(values) & ~_twice(values, vectors, good, radius)
-        # Of equal real parts, which differ by rounding, imaginary parts decide.
+        # If real parts are equal up to rounding, imaginary parts decide.
         tilted = values.real + float(jnp.finfo(dtype).eps) ** 0.5 * values.imag
         front = jnp.argsort(jnp.where(good, -tilted, jnp.inf))
         return ContourResult(
@@ -130,8 +131,8 @@ def _of_integrals(
 def _pairs_of_moments(
     found: Complex[Array, "p n l"],
 ) -> tuple[Complex[Array, " q"], Complex[Array, "n q"]]:
-    """Eigenvalues, in units of the region and 10 where there are fewer, and unit vectors:
-    of the block Hankel matrices of p moments (Beyn 2012, section 5)."""
+    """Eigenvalues, in units of the region, and unit vectors, from the block Hankel
+    matrices of p moments (Beyn 2012, section 5). Missing eigenvalues are set to 10."""
     half, n, dtype = found.shape[0] // 2, found.shape[1], found.dtype
 
     def hankel(first: int) -> Array:
@@ -145,7 +146,7 @@ def _pairs_of_moments(
     kept = s > 1e3 * float(jnp.finfo(dtype).eps) * s[0]
     inside = u.conj().T @ hankel(1) @ vh.conj().T / jnp.where(kept, s, 1).astype(dtype)
     both = kept[:, None] & kept[None, :]
-    # What is not kept is put outside.
+    # Eigenvalues that are not kept are moved outside.
     far = 10 * jnp.eye(s.size, dtype=dtype)
     values, y = jnp.linalg.eig(jnp.where(both, inside, far))
     vectors = u[:n] @ y
@@ -159,14 +160,14 @@ def _twice(
     good: Bool[Array, " q"],
     radius: Float[Array, ""],
 ) -> Bool[Array, " q"]:
-    """Which pairs are an earlier one found again: no copies of a repeated eigenvalue,
-    whose vectors are independent."""
+    """Which pairs repeat an earlier one. Copies of a repeated eigenvalue do not count:
+    their vectors are independent."""
     eps = float(jnp.finfo(values.dtype).eps)
     size = jnp.maximum(jnp.abs(values), radius)
     near = jnp.abs(values[:, None] - values[None, :]) <= eps**0.5 * size
     near = near & good[None, :] & good[:, None]
 
-    # Looks at the part of each vector outside the span of earlier ones beside it.
+    # Examines the part of each vector outside the span of earlier ones near it.
     def step(i: Array, state: tuple) -> tuple:
         kept, repeated = state
         weights = jnp.where(kept & near[i] & (jnp.arange(kept.size) < i), 1.0, 0.0)

@@ -1,4 +1,4 @@
-"""Is what a user gave beside pairs an operator, or a function T(λ)?"""
+"""Tells whether what a user passed with given pairs is an operator or a function T(λ)."""
 
 from typing import Any
 
@@ -17,8 +17,8 @@ from .operator import NonlinearOperator
 def as_nonlinear(
     operator: Any, like: PyTree | None, vectors: PyTree
 ) -> NonlinearOperator | None:
-    """T(λ) of a function of λ, or of a tuple of coefficients `(A₀, …, A_d)`; `None` of
-    anything else: a function that takes vectors is an operator, a tuple of rows a matrix.
+    """T(λ) from a function of λ, or from a tuple of coefficients `(A₀, …, A_d)`; `None`
+    for anything else: a function of vectors is an operator, a tuple of rows a matrix.
     """
     if isinstance(operator, tuple) and len(operator) > 1:
         given = [a for a in operator if not isinstance(a, lx.AbstractLinearOperator)]
@@ -40,11 +40,11 @@ def as_nonlinear(
     try:
         return NonlinearOperator.of(operator, like)
     except Exception:
-        return None  # what is wrong with it as an operator is said by whoever asked
+        return None  # the caller says what is wrong with it as an operator
 
 
 def _maps(fn: Any, structure: PyTree) -> bool:
-    """Whether it takes a vector of this structure to another one."""
+    """Whether `fn` maps vectors of this structure to vectors of the same structure."""
     try:
         out = jax.eval_shape(fn, structure)
     except Exception:

@@ -27,16 +27,17 @@ class NewtonResult(NamedTuple):
 
 class Newton(eqx.Module):
     """Newton's method for a pair near a guess: `x = T(λ)⁻¹ T′(λ) v`, then v = x and
-    `λ − vᴴv / vᴴx` (Ruhe, SIAM J. Numer. Anal. 10, 1973). Quadratic at simple
-    eigenvalues; one factorisation of T(λ) a step, and two solves: the second one, with
-    T(λ)ᵀ, tells the condition of the eigenvalue, and so whether it has a derivative.
+    `λ − vᴴv / vᴴx` (Ruhe, SIAM J. Numer. Anal. 10, 1973). Converges quadratically at
+    simple eigenvalues. Each step takes one factorisation of T(λ) and two solves: the
+    second one, with T(λ)ᵀ, gives the condition of the eigenvalue, and so tells whether it
+    has a derivative.
 
     **Arguments:**
 
     - `rtol`: a pair has converged when `‖T(λ)v‖ ≤ rtol (‖T(λ)‖ + |λ| ‖T′(λ)‖) ‖v‖`;
-        default `eps^(2/3)`. The steps go on to rounding.
+        default `eps^(2/3)`. The steps continue down to rounding.
     - `max_steps`: largest number of steps.
-    - `linear_solver`: any lineax solver for T(λ). Default: a factorisation, where entries
+    - `linear_solver`: any lineax solver for T(λ). Default: a factorisation, if entries
         are known.
     """
 
@@ -56,7 +57,7 @@ class Newton(eqx.Module):
     def judged(
         self, operator: NonlinearOperator, z: Complex[Array, ""], v: Complex[Array, " n"]
     ) -> NewtonResult:
-        """A pair found elsewhere, as it is."""
+        """The verdict on a pair found elsewhere, left as it is."""
         v = _unit(v)
         error = _error(operator, z, v)
         good = error <= self.tolerance(operator.dtype)
@@ -68,14 +69,14 @@ class Newton(eqx.Module):
         eigenvalue: Complex[Array, ""],
         vector: Complex[Array, " n"] | None,
     ) -> NewtonResult:
-        """From a guess of λ, and of v where there is one."""
+        """Runs from a guess of λ, and of v if there is one."""
         n, dtype = operator.n, operator.dtype
         eps = float(jnp.finfo(dtype).eps)
         back = operator.transpose()
 
         def solved(z: Array, v: Array, u: Array) -> tuple[Array, Array]:
-            """T(z)⁻¹ T′(z) v, and T(z)⁻ᵀ T′(z)ᵀ u; of a singular T(z), those of one
-            beside it."""
+            """T(z)⁻¹ T′(z) v and T(z)⁻ᵀ T′(z)ᵀ u; if T(z) is singular, with a T at a
+            nearby point."""
             right = Pencil(operator.derivative(z), None).mv(v)
             left = Pencil(back.derivative(z), None).mv(u)
 
@@ -113,7 +114,7 @@ class Newton(eqx.Module):
                 jnp.where(better, new, old)
                 for new, old in zip((moved, turned, u, error), best, strict=True)
             )
-            # Once near, an error that does not fall any more is rounding.
+            # Near convergence, an error that no longer falls is rounding.
             near = best[-1] <= eps ** (2 / 3)
             going = jnp.isfinite(error) & (error > eps / 4) & (better | ~near)
             return moved, turned, u, best, steps + 1, going
@@ -142,9 +143,9 @@ def _merges(
     solved: Callable[[Array, Array], Array],
 ) -> Bool[Array, ""]:
     """Whether a change of T by its own rounding may merge the eigenvalue with another one
-    that shares its vector: whether one is within h = κ‖E‖. Of a lone eigenvalue
-    `vᴴ T(z + h)⁻¹ T′ r`, r random, goes as 1/h, of one that has others within h as 1/h²
-    or faster. It is looked at where κ is large, as it is beside a defective eigenvalue.
+    that shares its vector: whether one is within h = κ‖E‖. For a lone eigenvalue,
+    `vᴴ T(z + h)⁻¹ T′ r`, r random, behaves as 1/h; if others are within h, as 1/h² or
+    faster. Tested only if κ is large, as it is near a defective eigenvalue.
     """
     eps = float(jnp.finfo(operator.dtype).eps)
     slope = Pencil(operator.derivative(z), None)
@@ -167,7 +168,7 @@ def _merges(
 
 
 def norm_at(operator: NonlinearOperator, z: Complex[Array, ""]) -> Float[Array, ""]:
-    """‖T(z)‖ + |z| ‖T′(z)‖, about: T alone may be next to nothing at an eigenvalue."""
+    """About ‖T(z)‖ + |z| ‖T′(z)‖: T alone may almost vanish at an eigenvalue."""
     pencil = operator.pencil(z)
     return _norm(pencil) + jnp.abs(z) * _norm(Pencil(pencil.mass, None))
 

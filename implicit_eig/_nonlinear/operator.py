@@ -1,4 +1,4 @@
-"""T(λ) of the user's: a lineax operator whose arrays are functions of λ."""
+"""The user's T(λ): a lineax operator whose arrays are functions of λ."""
 
 import dataclasses
 from typing import Any
@@ -16,7 +16,7 @@ from .._program import TracedFunction
 
 
 class NonlinearOperator(eqx.Module):
-    """λ ↦ T(λ); what T closes over are leaves."""
+    """λ ↦ T(λ); the arrays that T closes over are leaves."""
 
     traced: TracedFunction
     static: PyTree
@@ -25,7 +25,7 @@ class NonlinearOperator(eqx.Module):
 
     @classmethod
     def of(cls, fn: Any, like: PyTree | None) -> "NonlinearOperator":
-        """The user's function, called at a complex λ of the widest precision on."""
+        """Wraps the user's function, traced at a complex λ of the widest precision."""
         if not callable(fn):
             raise TypeError(f"`T` must be a function of λ; got {type(fn).__name__}.")
         static = None
@@ -69,7 +69,7 @@ class NonlinearOperator(eqx.Module):
         return operator.transpose() if self.transposed else operator
 
     def derivative(self, z: Complex[Array, ""], along: complex = 1.0) -> Any:
-        """T′(z), or what T does along another direction."""
+        """T′(z), or the derivative of T along another direction."""
         step = jnp.asarray(along, z.dtype)
         arrays, moved = jax.jvp(self.traced, (z,), (step,))
         operator = eqx.combine(arrays, self.static)
@@ -86,12 +86,12 @@ class NonlinearOperator(eqx.Module):
         return lx.FunctionLinearOperator(product, structure)
 
     def pencil(self, z: Complex[Array, ""]) -> Pencil:
-        """A − μB with A = T(z), B = −T′(z): to first order T(z + μ), so that a pair of T
-        at z is one of it with μ = 0, and their derivatives are the same."""
+        """A − μB with A = T(z), B = −T′(z), which is T(z + μ) to first order: a pair of T
+        at z is a pair of the pencil at μ = 0, and their derivatives are the same."""
         return Pencil(self.at(z), self.derivative(z, -1.0))
 
     def is_holomorphic(self, z: Complex[Array, ""]) -> Bool[Array, ""]:
-        """Whether T moves along i as i times what it does along 1, by a product each."""
+        """Whether T's derivative along i is i times that along 1, by a product each."""
         x = default_start(self.n, self.dtype)
         one, i = (Pencil(self.derivative(z, d), None).mv(x) for d in (1.0, 1.0j))
         size = jnp.linalg.norm(one) + jnp.linalg.norm(i)
@@ -99,7 +99,7 @@ class NonlinearOperator(eqx.Module):
 
 
 def _inexact(moved: PyTree, arrays: PyTree) -> PyTree:
-    """Tangents of numbers; indices as they are."""
+    """Tangents of numbers; indices are left as they are."""
 
     def one(t: Array, x: Array) -> Array:
         return t if jnp.issubdtype(x.dtype, jnp.inexact) else x

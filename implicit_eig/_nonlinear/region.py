@@ -1,4 +1,4 @@
-"""Regions of the complex plane, by their boundaries."""
+"""Regions of the complex plane, given by their boundaries."""
 
 import abc
 import itertools
@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Bool, Complex
 
 
 class AbstractRegion(eqx.Module):
-    """A bounded region. A subclass says what is inside, and gives nodes and weights of a
+    """A bounded region. A subclass defines what is inside, and the nodes and weights of a
     quadrature along its boundary, anticlockwise: `∮ f dz ≈ Σ w f(z)`."""
 
     @abc.abstractmethod
@@ -25,7 +25,7 @@ class AbstractRegion(eqx.Module):
 
     @abc.abstractmethod
     def scale(self) -> tuple[Complex[Array, ""], Array]:
-        """A centre and a radius, about: moments are taken in these units."""
+        """An approximate centre and radius: moments are taken in these units."""
 
 
 class Inside(eqx.Module):
@@ -45,7 +45,7 @@ def _number(x: ArrayLike, like: Array) -> Array:
 
 
 class Ellipse(AbstractRegion):
-    """Half-axes `a` and `b`, the first one turned by `angle` from the real axis."""
+    """An ellipse with half-axes `a` and `b`, the first at `angle` to the real axis."""
 
     center: ArrayLike
     a: ArrayLike
@@ -82,7 +82,7 @@ class Ellipse(AbstractRegion):
 
 
 class Disk(Ellipse):
-    """All within `radius` of `center`."""
+    """All points within `radius` of `center`."""
 
     def __init__(self, center: ArrayLike, radius: ArrayLike):
         if isinstance(radius, int | float) and not radius > 0:
@@ -91,7 +91,7 @@ class Disk(Ellipse):
 
 
 class Rectangle(AbstractRegion):
-    """Sides parallel to the axes, between two corners."""
+    """A rectangle with sides parallel to the axes, given by two corners."""
 
     lower_left: ArrayLike
     upper_right: ArrayLike

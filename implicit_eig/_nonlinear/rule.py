@@ -23,9 +23,9 @@ from .operator import NonlinearOperator
 
 
 def nonlinear_root(operator, eigenvalue, vector, signal, *, active, solve):
-    """A pair of `operator`, found elsewhere, v of norm one, made differentiable; a zero
-    whose tangent is NaN if the linear solve failed, and the `signal` (see `block_root`).
-    """
+    """Makes a pair of `operator`, found elsewhere, differentiable; v has norm one. Also
+    returns a zero whose tangent is NaN if the linear solve failed, and the `signal` (see
+    `block_root`)."""
     mark = jnp.zeros((), eigenvalue.real.dtype)
     found = eigenvalue, vector, mark, signal
     return _nonlinear_root(found, operator, active=active, solve=solve)
@@ -35,7 +35,7 @@ def nonlinear_root(operator, eigenvalue, vector, signal, *, active, solve):
 def _nonlinear_root(found, t_found, operator, t_operator, *, active, solve):
     z, v, _, signal = found
     t_signal = t_found[-1]
-    # The direction of v is all that counts, and a border has norm one.
+    # Only the direction of v counts, and the border must have norm one.
     x = jnp.where(active, v, 0)[:, None]
     x = x / jnp.sqrt(jnp.where(active, jnp.sum((x.conj() * x).real), 1)).astype(x.dtype)
     pencil = operator.pencil(z)
@@ -63,7 +63,7 @@ def solver_at(
     error: Float[Array, ""],
     adjoint: ImplicitAdjoint,
 ) -> SylvesterSolve:
-    """For the bordered system of the pair at z."""
+    """The solver for the bordered system of the pair at z."""
     pencil = operator.pencil(z)
     nearest = Nearest(jnp.zeros((), operator.dtype))
     solve = adjoint.bind(pencil, None, nearest, 1)
@@ -80,7 +80,7 @@ def solver_at(
     norm = norm_at(operator, z)
     solver = solve.solver
     if isinstance(solver, Columnwise):
-        # It sees what is singular to within this: a second copy of the eigenvalue.
+        # It detects singularity to within this error: a second copy of the eigenvalue.
         eps = float(jnp.finfo(operator.dtype).eps)
         solver = Columnwise(solver.linear_solver, jnp.maximum(eps, error) * norm)
     return dataclasses.replace(

@@ -1,4 +1,4 @@
-"""Numerical linear algebra of small matrices, and of no other kind of object."""
+"""Numerical linear algebra of small matrices; it knows no other kind of object."""
 
 from .batched_eig import eig_by_qr as eig_by_qr
 from .scaling import (

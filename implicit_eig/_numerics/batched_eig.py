@@ -16,10 +16,10 @@ from .turns import square
 
 
 class Eigensystem(NamedTuple):
-    """NaN where it does not exist: a matrix that is not finite, or did not converge."""
+    """NaN if it does not exist: the matrix is not finite, or did not converge."""
 
     values: Complex[Array, "*batch n"]
-    vectors: Complex[Array, "*batch n n"]  # W, columns of unit norm, their largest real
+    vectors: Complex[Array, "*batch n n"]  # W: unit columns, their largest entry real
     duals: Complex[Array, "*batch n n"]  # W⁻¹
 
 
@@ -41,11 +41,11 @@ def _one_batch(a: Inexact[Array, "b n n"]) -> Eigensystem:
 @_one_batch.def_vmap
 def _(size, batched, a):
     del size, batched
-    # Members of a batch go in one batch: an axis more would not be the last one.
+    # All batch axes are merged into one: a further axis would not be the last one.
     return eig_by_qr(a), Eigensystem(True, True, True)
 
 
-# What a sweep reads stays in the cache of a CPU, and pieces wait for no other's slowest.
+# Keeps the data of a sweep in a CPU's cache, and no piece waits for another's slowest.
 _PIECE = 2**17
 
 
@@ -61,7 +61,7 @@ def _in_pieces(a: Inexact[Array, "b n n"]) -> Eigensystem:
 
 
 def _eigensystem(a: Inexact[Array, "b n n"], *, each: bool) -> Eigensystem:
-    """Batch first outside, last inside."""
+    """The batch axis is first outside this function, last inside."""
     a = jnp.moveaxis(a, 0, -1)
     largest = jnp.max(largest_part(a), axis=(0, 1), initial=0)
     finite = jnp.isfinite(largest)

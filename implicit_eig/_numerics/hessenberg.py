@@ -1,7 +1,7 @@
-"""Many small matrices at once, to Hessenberg form.
+"""Reduces many small matrices at once to Hessenberg form.
 
 The batch is the last axis, so that all arithmetic is elementwise in it: an operation is
-one kernel, of any number of matrices.
+one kernel for any number of matrices.
 """
 
 import jax
@@ -15,19 +15,19 @@ from .turns import reflector, square
 def balanced(
     a: Inexact[Array, "n n b"],
 ) -> tuple[Inexact[Array, "n n b"], Float[Array, "n b"]]:
-    """`D⁻¹ A D` and D, powers of two, such that rows and columns are about as large.
+    """`D⁻¹ A D` and D, powers of two, such that rows and columns are about equally large.
 
-    Sizes are 2-norms of rows and columns with their diagonal, which keeps rounding below
-    a triangular matrix from being taken for numbers (James, Langou & Lowery 2014). All
-    scales move at the same time, by half of what would make a row as large as its column,
-    for its neighbours move too. Sizes within a factor of 4 are left alone.
+    Sizes are 2-norms of rows and columns including the diagonal, so that rounding below
+    a triangular matrix is not taken for data (James, Langou & Lowery 2014). All scales
+    change at the same time, by half of what would make a row as large as its column,
+    since its neighbours change too. Sizes within a factor of 4 are left alone.
     """
     dtype = a.real.dtype
     most = -jnp.finfo(dtype).minexp // 8
 
     def step(state):
-        # What was wanted last comes out of memory, for A and for D: XLA may compute a
-        # number twice, and need not round it the same way.
+        # The last wanted scales are read from memory, both for A and for D: if XLA
+        # computes a number twice, it need not round it in the same way.
         a, exponent, wanted, count = state
         change = jnp.ldexp(jnp.ones_like(a[0].real), wanted - exponent)
         a = times_real(times_real(a, change[None]), 1 / change[:, None])
@@ -49,7 +49,7 @@ def balanced(
 
 
 def hessenberg(a: Inexact[Array, "n n b"], pad: int) -> Inexact[Array, "m p b"]:
-    """H, with `pad` rows and columns of zeros, above Q, where `A = Q H Qᴴ`."""
+    """H, padded by `pad` rows and columns of zeros, stacked on Q, where `A = Q H Qᴴ`."""
     n = a.shape[0]
     q = jnp.broadcast_to(jnp.eye(n, dtype=a.dtype)[:, :, None], a.shape)
     grown = ((0, pad), (0, pad), (0, 0))

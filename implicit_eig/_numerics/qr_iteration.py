@@ -1,10 +1,10 @@
 """Schur forms of many small general matrices by a QR iteration in XLA alone.
 
-Francis' double shift for real matrices, a single shift for complex ones.
+Uses Francis' double shift for real matrices, a single shift for complex ones.
 
-The matrices of a batch go in step: one turn of each at the same place, or none where its
-active block does not reach that far. Deflation and shifts are each matrix's own, and are
-those of LAPACK's `lahqr`.
+The matrices of a batch go in step: each is turned at the same place, or not at all if its
+active block does not reach that far. Each matrix has its own deflation and shifts, which
+are those of LAPACK's `lahqr`.
 """
 
 import functools
@@ -27,15 +27,15 @@ class _Bands(NamedTuple):
 
     @classmethod
     def of(cls, hq: Inexact[Array, "m p b"], n: int) -> "_Bands":
-        """By strides, where a gather would be slow."""
+        """Extracts the diagonals by strides, as a gather would be slow."""
         p = hq.shape[1]
         flat = hq[:n].reshape(n * p, -1)
         return cls(*(flat[i :: p + 1][:k] for i, k in ((0, n), (p, n - 1), (1, n - 1))))
 
 
 class _Window(NamedTuple):
-    """The last block of each matrix that is to be made smaller, rows `low` to `high`.
-    None where `high` is zero."""
+    """The last block of each matrix that must be reduced further, rows `low` to `high`.
+    There is none if `high` is zero."""
 
     low: Int[Array, " b"]
     high: Int[Array, " b"]
@@ -43,7 +43,7 @@ class _Window(NamedTuple):
     @classmethod
     def of(cls, cut: Bool[Array, "k b"]) -> "_Window":
         index = _indices(len(cut))[:, None] + 1
-        # A block of two rows is solved in closed form.
+        # Blocks of two rows are solved in closed form.
         long = ~cut[1:] & ~cut[:-1]
         high = jnp.max(jnp.where(long, index[1:], 0), axis=0, initial=0)
         low = jnp.max(jnp.where(cut & (index <= high), index, 0), axis=0, initial=0)
@@ -54,7 +54,7 @@ class _State(NamedTuple):
     hq: Inexact[Array, "m p b"]
     cut: Bool[Array, "k b"]  # where the subdiagonal is zero
     high: Int[Array, " b"]  # where the window of the last sweep ended
-    stuck: Int[Array, " b"]  # sweeps since windows ended elsewhere
+    stuck: Int[Array, " b"]  # sweeps since that end last changed
     sweeps: Int[Array, ""]
 
 
@@ -67,15 +67,15 @@ class Schur(NamedTuple):
     converged: Bool[Array, " b"]
 
 
-# Times the order: what LAPACK allows for an eigenvalue.
+# Sweeps per row: the number that LAPACK allows for an eigenvalue.
 SWEEPS = 30
 
 
 def schur(a: Inexact[Array, "n n b"], each: bool) -> Schur:
-    """Of matrices with norms of about one.
+    """The Schur forms of matrices whose norms are about one.
 
-    `each`: a sweep ends where the last active block does, in a loop of a length that the
-    host would have to be asked for on an accelerator.
+    `each`: a sweep ends where the last active block does. On an accelerator, the host
+    would have to be asked for the length of that loop.
     """
     n, width = a.shape[0], 2 if jnp.iscomplexobj(a) else 3
     hq = hessenberg(a, width - 2)
@@ -140,8 +140,8 @@ def _sweep(state: _State, *, n: int, width: int, each: bool) -> _State:
         return turn_of(jnp.where((k < window.high) & inside, x, 0))
 
     def step(k, state):
-        # The turn is carried. One made in the step that it is for would be made again
-        # for each of its uses, out of an H that XLA would have to keep a copy of.
+        # The turn is carried from step to step. If made in the step that uses it, XLA
+        # would make it again for each use, and keep a copy of H for that.
         hq, turn = state
         active = (k >= start) & (k < window.high)
         rows = turn.rows(jax.lax.dynamic_slice_in_dim(hq, k, width, 0))
@@ -165,12 +165,12 @@ def _sweep(state: _State, *, n: int, width: int, each: bool) -> _State:
 
 
 def _at(x: Inexact[Array, "w k b"], index: Int[Array, " b"]) -> Inexact[Array, "w b"]:
-    """Entries of each column; zero where there is none."""
+    """Entry `index` of each column; zero if there is none."""
     return jnp.sum(jnp.where(_indices(x.shape[1])[:, None] == index, x, 0), axis=1)
 
 
 def _last_rows(bands: _Bands, window: _Window) -> Inexact[Array, "5 b"]:
-    """`a`, `b`, `c`, `d` of the last two rows of the window `(a b; c d)`, and the entry
+    """`a`, `b`, `c`, `d` of the last two rows `(a b; c d)` of the window, and the entry
     of the subdiagonal before c; magnified."""
     d, below, above = bands
     before = jnp.pad(below[:-1], ((1, 0), (0, 0)))
@@ -181,8 +181,8 @@ def _last_rows(bands: _Bands, window: _Window) -> Inexact[Array, "5 b"]:
 def _start(
     vectors: Inexact[Array, "w s b"], bands: _Bands, window: _Window
 ) -> tuple[Int[Array, " b"], Inexact[Array, "w b"]]:
-    """Where to begin, and the vector to begin with: between two consecutive small
-    subdiagonal entries if there are such, or they would blur the shifts."""
+    """Where to begin, and with which vector: between two consecutive small subdiagonal
+    entries if there are any, which would otherwise blur the shifts."""
     starts = vectors.shape[1]
     head, rest = _size(vectors[0]), sum(_size(v) for v in vectors[1:])
     size = _size(bands.diagonal)
@@ -199,7 +199,7 @@ def _start(
 
 def _real_begin(bands: _Bands, window: _Window, exceptional: Bool[Array, " b"]):
     """The first column of (H − s)(H − s̄), s and s̄ the eigenvalues of the last two rows;
-    twice the closer one where these are real."""
+    if these are real, the one closer to the last entry, twice."""
     a, b, c, d, before = _last_rows(bands, window)
     odd = jnp.abs(c) + jnp.abs(before)
     a, d = (jnp.where(exceptional, 0.75 * odd + d, x) for x in (a, d))
@@ -207,7 +207,7 @@ def _real_begin(bands: _Bands, window: _Window, exceptional: Bool[Array, " b"]):
     mean, half = (a + d) / 2, (a - d) / 2
     inside = half**2 + bc
     root = jnp.sqrt(jnp.abs(inside))
-    # d − mean is −half: the root of that sign is closer.
+    # d − mean is −half: the root of this sign is closer to d.
     real = jnp.where(inside > 0, mean + jnp.where(half > 0, -root, root), mean)
     imag = jnp.where(inside > 0, 0, root)
     real, imag = (x / magnifier(d.dtype) for x in (real, imag))

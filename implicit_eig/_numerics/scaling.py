@@ -16,7 +16,7 @@ def times_real(
 
 
 def largest_part(x: Inexact[Array, "*n"]) -> Float[Array, "*n"]:
-    """|x| up to √2, of any size."""
+    """|x| up to a factor of √2, for x of any size."""
     if jnp.iscomplexobj(x):
         return jnp.maximum(jnp.abs(x.real), jnp.abs(x.imag))
     return jnp.abs(x)

@@ -1,7 +1,7 @@
-"""Small systems by a QR factorisation.
+"""Solves small systems by a QR factorisation.
 
-Twice the work of an LU factorisation with partial pivoting, and four kernels of XLA's
-where that takes eleven: a permutation is a loop. No growth factor either.
+It takes twice the work of an LU factorisation with partial pivoting, but four XLA kernels
+instead of eleven, as a permutation is a loop. It has no growth factor either.
 """
 
 import jax

@@ -16,7 +16,7 @@ class Triangular(NamedTuple):
     values: Complex[Array, "n b"]
     above: Complex[Array, "n n b"]  # T without its diagonal
     basis: Complex[Array, "n n b"]  # Q
-    # Qᴴ Q* where A is real: that and its neighbours, one place lower and higher.
+    # Qᴴ Q* for a real A: its diagonal, subdiagonal and superdiagonal.
     conjugation: tuple[
         Complex[Array, "n b"], Complex[Array, "n b"], Complex[Array, "n b"]
     ]
@@ -25,8 +25,8 @@ class Triangular(NamedTuple):
 def larger_root(
     half: Inexact[Array, "*n"], product: Inexact[Array, "*n"]
 ) -> Complex[Array, "*n"]:
-    """The root x of `x² − 2 half x − product` of larger modulus; of two conjugate ones
-    that with positive imaginary part. The other one is `−product / x`."""
+    """The root x of larger modulus of `x² − 2 half x − product`; if the roots are
+    conjugate, the one with positive imaginary part. The other one is `−product / x`."""
     inside = half * half + product
     if jnp.iscomplexobj(half):
         root = jnp.sqrt(inside)
@@ -39,7 +39,7 @@ def larger_root(
 
 
 def quotient(x: Complex[Array, "*n"], y: Complex[Array, "*n"]) -> Complex[Array, "*n"]:
-    """x / y, where it is a number, however small y is; zero where y is zero."""
+    """x / y if that can be represented, however small y is; zero if y is zero."""
     size = largest_part(y)
     inverse = jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)
     y = times_real(y, inverse)
@@ -50,10 +50,10 @@ def quotient(x: Complex[Array, "*n"], y: Complex[Array, "*n"]) -> Complex[Array,
 def triangular(
     t: Inexact[Array, "n n b"], q: Inexact[Array, "n n b"], cut: Bool[Array, "k b"]
 ) -> Triangular:
-    """A Schur form with blocks of at most two rows made triangular, all blocks at once.
+    """Makes a Schur form with blocks of at most two rows triangular, all blocks at once.
 
-    A block `(a b; c d)` has the vector `(λ − d, c)` for its eigenvalue λ, with a small
-    residual if λ is the one farther from d.
+    A block `(a b; c d)` has the eigenvector `(λ − d, c)` for an eigenvalue λ, with a
+    small residual if λ is the one farther from d.
     """
     n = len(t)
     flat = t.reshape(n * n, -1)
@@ -68,8 +68,8 @@ def triangular(
     norm = jnp.sqrt(jnp.where(cut, 1, square(root) + square(c * much)))
     cosine = jnp.where(cut, 1, jax.lax.complex(root.real / norm, root.imag / norm))
     sine = jnp.where(cut, 0, times_real(c * much, 1 / norm))
-    # Whether a root is real, or which one is larger, XLA may decide twice, and not the
-    # same way. Quotients it computes once: from here on the root is that of the vector.
+    # XLA may decide twice, and differently, whether a root is real or which one is
+    # larger. It computes quotients once: from here on the root is that of the vector.
     cosine, sine, norm = jax.lax.optimization_barrier((cosine, sine, norm))
     root = times_real(cosine, norm)
     first, second = d + root / much, d - quotient(b * much, root) * c
@@ -78,13 +78,13 @@ def triangular(
     values = diagonal.astype(root.dtype)
     values = jnp.where(_above(cut, True), values, _above(first, 0))
     values = jnp.where(_below(cut, True), values, _below(second, 0))
-    # Each block turns by (p, −q*; q, p*).
+    # Each block is rotated by (p, −q*; q, p*).
     p, q_ = cosine, sine
     turns = jnp.where(_below(cut, True), _above(p, 1), _below(p.conj(), 1))
     right = turns, _above(q_, 0), _below(-q_.conj(), 0)
     t, q = (_mixed(x.astype(root.dtype), 1, *right) for x in (t, q))
     t = _mixed(t, 0, *(x.conj() for x in right))
-    # Of a block with close eigenvalues it is small, and rounding of the diagonal is not.
+    # For close eigenvalues this entry is small, but rounding of the diagonal is not.
     inside = b * p.conj() ** 2 - c * q_.conj() ** 2 - 2 * half * (p * q_).conj()
     row, column = jnp.arange(n)[:, None, None], jnp.arange(n)[:, None]
     across = ~_above(cut, True)[:, None] & (column == row + 1)
@@ -106,8 +106,8 @@ def _mixed(
     below: Complex[Array, "n b"],
     above: Complex[Array, "n b"],
 ) -> Complex[Array, "n n b"]:
-    """x with each row (`axis` 0) or column a combination of itself, of the one after it
-    and of the one before it."""
+    """x with each row (`axis` 0) or column replaced by a combination of itself, the one
+    after it and the one before it."""
     size = x.shape[axis]
     zero = jnp.zeros_like(jax.lax.slice_in_dim(x, 0, 1, axis=axis))
     after = jnp.concatenate([jax.lax.slice_in_dim(x, 1, size, axis=axis), zero], axis)
@@ -121,7 +121,7 @@ def _mixed(
 
 
 def _above(x: Array, fill) -> Array:
-    """What belongs to a block, at its first row."""
+    """Puts a value per block at the first row of the block."""
     return jnp.pad(x, ((0, 1), (0, 0)), constant_values=fill)
 
 
@@ -135,10 +135,10 @@ class Vectors(NamedTuple):
 
 
 def vectors_of(schur: Triangular) -> Vectors:
-    """By back substitution, all vectors at once, each divided by a number where it grows.
+    """All vectors at once by back substitution, each scaled down when it grows.
 
-    A row at a time, from the last one: what is known of X is taken out of all rows above,
-    and its part of Q X is added.
+    Works row by row from the last one: the part of X that is known is eliminated from all
+    rows above, and its part of Q X is added.
     """
     values, above, basis, _ = schur
     n, dtype = len(values), values.real.dtype
@@ -168,14 +168,14 @@ def vectors_of(schur: Triangular) -> Vectors:
 
 
 def conjugates(schur: Triangular, x: Vectors) -> Vectors:
-    """Of a real matrix: real vectors of real eigenvalues, and conjugate ones of pairs.
+    """For a real matrix: real vectors for real eigenvalues, conjugate ones for pairs.
 
-    Vectors of a tie differ by more than rounding when they are computed one by one. X is
-    changed with them, or its inverse would be that of other vectors.
+    Vectors of tied eigenvalues differ by more than rounding if they are computed one by
+    one. X is changed with them, or its inverse would belong to other vectors.
     """
     inside, vectors = x
     real, second = schur.values.imag == 0, schur.values.imag < 0
-    # Both parts of a vector are vectors; one of them may be rounding only.
+    # Both parts of a vector are eigenvectors, but one of them may be only rounding.
     imag = jnp.sum(vectors.real**2, axis=0) < jnp.sum(vectors.imag**2, axis=0)
     turn = jnp.where(real & imag, -1j, 1).astype(vectors.dtype)
     inside, vectors = inside * turn, vectors * turn
@@ -194,7 +194,7 @@ def duals_of(
 ) -> Complex[Array, "n n b"]:
     """`(Q X)⁻¹ = X⁻¹ Qᴴ`, by back substitution.
 
-    Of dependent vectors it is finite, and too large to be trusted: the diagonal of X is
+    For dependent vectors it is finite, but too large to be trusted: the diagonal of X is
     taken to be at least eps.
     """
     n, dtype = len(inside), inside.real.dtype

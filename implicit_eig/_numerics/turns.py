@@ -15,13 +15,13 @@ def square(x: Inexact[Array, "*n"]) -> Float[Array, "*n"]:
 
 
 def magnifier(dtype) -> float:
-    """A power of two. Multiplied by it, numbers of about one and far below have normal
-    squares and products."""
+    """A power of two: after multiplication by it, numbers from about one to far below
+    have normal squares and products."""
     return 2.0 ** int(-0.4 * jnp.finfo(dtype).minexp)
 
 
 def negligible(dtype) -> float:
-    """Of what is larger the squares are known to rounding, magnified."""
+    """The bound above which magnified squares are accurate to rounding."""
     info = jnp.finfo(dtype)
     return float(info.tiny) ** 0.5 / float(info.eps) / magnifier(dtype)
 
@@ -35,8 +35,8 @@ def _unit(
     norm = jnp.sqrt(jnp.sum(square(x), axis=0))
     there = norm > negligible(dtype) * magnifier(dtype)
     norm = jnp.where(there, norm, 1)
-    # Quotients are computed once, and kept: whatever comes from them later does not look
-    # at the matrix again, of which XLA would have to keep a copy then.
+    # Quotients are computed once and kept: what is made of them later does not read the
+    # matrix again, for which XLA would have to keep a copy.
     if jnp.iscomplexobj(x):
         return jax.lax.complex(x.real / norm, x.imag / norm), there
     return x / norm, there
@@ -53,8 +53,8 @@ def phase_of(x: Inexact[Array, " b"]) -> Inexact[Array, " b"]:
 def reflector(
     x: Inexact[Array, "w b"], first: Bool[Array, "w #b"]
 ) -> tuple[Inexact[Array, "w b"], Inexact[Array, "w b"]]:
-    """v and `g v` of the reflection `1 − g v vᴴ` that makes a multiple of e of x, e the
-    unit vector that is `first`. Zeros where x is, but there."""
+    """v and `g v` of the reflection `1 − g v vᴴ` that maps x to a multiple of e, the unit
+    vector given by `first`. Zero wherever x is, except there."""
     unit, there = _unit(x)
     head = jnp.sum(jnp.where(first, unit, 0), axis=0)
     v = jnp.where(first, unit + phase_of(head), unit)
@@ -63,7 +63,7 @@ def reflector(
 
 
 class Reflection(NamedTuple):
-    """`1 − g v vᴴ` of three rows or columns, which makes a multiple of e₁ of a vector."""
+    """`1 − g v vᴴ` on three rows or columns; maps a vector to a multiple of e₁."""
 
     v: Inexact[Array, "3 b"]
     scaled: Inexact[Array, "3 b"]  # g v
@@ -73,7 +73,7 @@ class Reflection(NamedTuple):
         return cls(*reflector(x, jnp.arange(len(x))[:, None] == 0))
 
     def rows(self, x: Inexact[Array, "3 p b"]) -> Inexact[Array, "3 p b"]:
-        # Sums of few terms, which XLA puts into one kernel with what they are made for.
+        # Sums of few terms, which XLA fuses into the kernel that uses them.
         image = sum(self.v[i].conj() * x[i] for i in range(len(self.v)))
         return x - self.scaled[:, None] * image
 
@@ -83,7 +83,7 @@ class Reflection(NamedTuple):
 
 
 class Rotation(NamedTuple):
-    """`(c, s; −s*, c)` of two rows, or its inverse of two columns."""
+    """`(c, s; −s*, c)` on two rows, or its inverse on two columns."""
 
     c: Float[Array, " b"]
     s: Inexact[Array, " b"]

@@ -1,4 +1,4 @@
-"""What the user gives becomes one lineax operator."""
+"""Turns what the user passes into one lineax operator."""
 
 from .._numerics import times_real as times_real
 from .coerce import (

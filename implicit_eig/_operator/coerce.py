@@ -1,4 +1,4 @@
-"""Arrays, sparse matrices, callables and lineax operators become lineax operators."""
+"""Turns arrays, sparse matrices, callables and lineax operators into lineax operators."""
 
 import functools
 import types
@@ -25,7 +25,7 @@ _DTYPES = ("float32", "float64", "complex64", "complex128")
 
 
 def as_pencil(operator: Any, mass: Any, like: Any) -> Pencil:
-    """The pencil A − λB of what the user gave, of one dtype, checked."""
+    """The pencil A − λB made from what the user passed, in one dtype, checked."""
     a = as_operator(operator, like)
     if mass is None:
         return Pencil(a, None)
@@ -47,7 +47,8 @@ def as_pencil(operator: Any, mass: Any, like: Any) -> Pencil:
 def as_operator(
     operator: Any, like: PyTree | None = None, *, name: str = "operator"
 ) -> lx.AbstractLinearOperator:
-    """A square lineax operator of what the user gave, or a `ValueError`/`TypeError`."""
+    """A square lineax operator from what the user passed; raises `ValueError` or
+    `TypeError`."""
     if isinstance(operator, lx.AbstractLinearOperator):
         result = _traced(operator)
     elif is_sparse(operator):
@@ -69,13 +70,13 @@ def as_operator(
 
 
 def as_matrix(a: Any, name: str = "operator") -> Inexact[Array, "*batch n n"]:
-    """An array of square matrices of a dtype LAPACK has; integers are promoted."""
+    """An array of square matrices in a dtype that LAPACK has; integers are promoted."""
     if isinstance(a, np.ndarray):
         check_numbers(name, a)
     try:
         a = jnp.asarray(a)
     except (TypeError, ValueError) as error:
-        if isinstance(a, list | tuple):  # of which NumPy says what is wrong
+        if isinstance(a, list | tuple):  # NumPy's message says what is wrong
             raise
         raise TypeError(
             f"`{name}` must be a square array, a sparse matrix, a lineax operator or a "
@@ -115,8 +116,7 @@ def _check_square(operator: lx.AbstractLinearOperator, name: str) -> None:
 
 
 def _other_object(x: Any, name: str) -> str | None:
-    """What to say of an object that can be called, for something else than products with
-    vectors."""
+    """What to say about an object that can be called, but does not multiply vectors."""
     kind = type(x).__name__
     if isinstance(x, type):
         return f"`{name}` is the class {x.__name__}, and not an object of it."
@@ -175,7 +175,7 @@ def _from_callable(
 
 
 def _traced(operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
-    """The operator; functions inside are traced."""
+    """The operator, with functions inside it traced."""
     kinds = lx.FunctionLinearOperator, lx.JacobianLinearOperator
 
     def one(x: Any) -> Any:

@@ -13,7 +13,7 @@ from .structure import promises_nothing
 
 
 class _Tally:
-    """Host-side counters; compared by identity, so a jitted program keeps its own."""
+    """Counters on the host; compared by identity, so a jitted program keeps its own."""
 
     def __init__(self):
         self.products = 0
@@ -22,8 +22,8 @@ class _Tally:
     def tick(self, leaf: Array, transposed: bool) -> Array:
         """`leaf`, counted when the program gets here.
 
-        A pure callback whose answer is needed, not an effect: an effect would keep
-        linear solves alive that nothing needs, and change what is being counted.
+        A pure callback whose result is used, not an effect: an effect would keep linear
+        solves alive that nothing needs, and so change what is being counted.
         """
 
         def add(entry: Any) -> Any:
@@ -45,9 +45,9 @@ class CountingOperator(lx.AbstractLinearOperator):
     """Wraps an operator and counts, on the host, every product with it.
 
     Counts are exact under `jit`, `vmap` (each column of a block counts), inside loops
-    and in tangent and cotangent solves, which is where a gradient spends its products
-    and where no `stats` can report them. Counting costs a host callback a product: it
-    is for measuring, not for production.
+    and in tangent and cotangent solves, where a gradient spends its products and no
+    `stats` can report them. Counting costs a host callback per product: it is for
+    measuring, not for production.
 
     !!! Example
 
@@ -83,8 +83,8 @@ class CountingOperator(lx.AbstractLinearOperator):
         return self.operator.mv(self._counted(vector))
 
     def _counted(self, vector: Any) -> Any:
-        """The vector itself. A product with its tangent is one more product, and with
-        its cotangent one with the transpose."""
+        """The vector itself. Its tangent counts as one more product, its cotangent as one
+        with the transpose."""
         leaves, treedef = jtu.tree_flatten(vector)
         tick, transposed = self.tally.tick, self.transposed
         leaves[0] = jax.lax.custom_linear_solve(

@@ -1,4 +1,4 @@
-"""The entries of operators that are sparse matrices, or made of such."""
+"""The entries of operators that are sparse matrices, or made of them."""
 
 import functools
 
@@ -19,12 +19,12 @@ Triplets = tuple[Array, Array, Array]
 @functools.singledispatch
 def entries(operator: lx.AbstractLinearOperator) -> Triplets | None:
     """Values, rows and columns of an operator, each of shape `(nnz,)`, where duplicates
-    add up; `None` for one whose entries are not at hand.
+    add up; `None` if the entries are not available.
 
-    For [`implicit_eig.SparseOperator`][], lineax's identity, diagonal and tridiagonal
-    operators, sums and multiples of these, and the A − σB that a linear solver is given.
-    Values are differentiable. Indices are known under `jit` where they were when the
-    operators were made.
+    Works for [`implicit_eig.SparseOperator`][], lineax's identity, diagonal and
+    tridiagonal operators, sums and multiples of these, and the A − σB passed to a linear
+    solver. Values are differentiable. Indices are known under `jit` if they were known
+    when the operators were made.
 
     !!! Example
 

@@ -15,7 +15,7 @@ from .structure import promises_nothing
 
 
 def is_linear_operator(x: Any) -> bool:
-    # Whoever holds one has imported the module.
+    # Anyone who holds one has imported the module.
     module = sys.modules.get("scipy.sparse.linalg")
     return module is not None and isinstance(x, module.LinearOperator)
 
@@ -23,7 +23,7 @@ def is_linear_operator(x: Any) -> bool:
 @promises_nothing
 class HostOperator(lx.AbstractLinearOperator):
     """A SciPy `LinearOperator`: `matvec` on the host, `rmatvec` for the transpose, which
-    left vectors need. It is constant: nothing reaches what it is made of.
+    left vectors need. It is constant: derivatives do not reach inside it.
     """
 
     operator: Any = eqx.field(static=True)
@@ -88,6 +88,6 @@ def _rmatvec(x: np.ndarray, *, operator: Any) -> tuple[np.ndarray]:
 
 
 def _columns(fn: Any, x: np.ndarray) -> np.ndarray:
-    """Of a batch of vectors, one after the other."""
+    """Applies `fn` to the vectors of a batch one after the other."""
     flat = [np.asarray(fn(v)).reshape(-1) for v in x.reshape(-1, x.shape[-1])]
     return np.stack(flat).reshape(x.shape).astype(x.dtype)

@@ -1,9 +1,9 @@
-"""Where the entries of a sparse matrix stand, and the products this allows.
+"""Where the entries of a sparse matrix are, and the products this allows.
 
-A pattern holds indices only; the values, in its order, are given with each product. It is
-found once, on the host. The product with the transpose runs over the same arrays, without
-a second copy of the values. Both are plain traced JAX, so that each is what JAX makes of
-the other when it transposes.
+A pattern holds indices only; the values, in its order, are passed with each product. It
+is found once, on the host. The product with the transpose uses the same arrays, without
+a second copy of the values. Both are plain traced JAX, so that JAX's transpose of either
+is the other.
 """
 
 import abc
@@ -16,14 +16,15 @@ import numpy as np
 from jaxtyping import Array, Bool, Inexact, Int
 
 
-# The most diagonals, or entries of a row, that a product is unrolled over: XLA makes one
-# vectorised loop of the unrolled sum, and reduces a gathered array 6 times slower.
+# The largest number of diagonals, or of entries in a row, for which a product is
+# unrolled: XLA turns the unrolled sum into one vectorised loop, while reducing a gathered
+# array is 6 times slower.
 _MOST_DIAGONALS = 32
 _MOST_LEVELS = 16
-# Slots a diagonal pattern may have for each entry, an empty one costing as much as a
+# Slots that a diagonal pattern may have per entry, as an empty one costs as much as a
 # filled one: a gathered entry costs that many times more.
 _DIAGONAL_SLOTS = 3
-# What a piece costs beside its slots, counted in slots: its row is looked up, added to.
+# The cost of a piece besides its slots, in slots: its row is looked up and updated.
 _PIECE = 2
 
 
@@ -31,7 +32,7 @@ class AbstractPattern(eqx.Module):
     """Products of A and Aᵀ with vectors `(n,)` or blocks of columns `(n, k)`."""
 
     n: int = eqx.field(static=True)
-    # The slots of the entries, row by row; `None` where their places are not known.
+    # The slots of the entries, row by row; `None` if their places are not known.
     stored: Int[Array, " nnz"] | None
 
     @abc.abstractmethod
@@ -46,8 +47,8 @@ class AbstractPattern(eqx.Module):
 
 
 class Diagonals(AbstractPattern):
-    """Few diagonals: slot (d, i) is the entry in row i and column i + offsets[d].
-    Products are sums of shifted vectors, without a lookup."""
+    """A few diagonals: slot (d, i) is the entry in row i and column i + offsets[d].
+    Products are sums of shifted vectors, without lookups."""
 
     present: Bool[Array, "d n"]
     offsets: tuple[int, ...] = eqx.field(static=True)
@@ -76,10 +77,10 @@ class Diagonals(AbstractPattern):
 
 
 class Pieces(AbstractPattern):
-    """Rows cut into pieces of one length: slot (l, p) is the l-th entry of piece p.
+    """Rows cut into pieces of equal length: slot (l, p) is the l-th entry of piece p.
 
-    Slots left over in a piece repeat its first column, with the value zero. They are
-    entries like any other: none of them stands where the matrix has no entry.
+    Unused slots in a piece repeat its first column, with the value zero. They are entries
+    like any other: none of them lies where the matrix has no entry.
     """
 
     columns: Int[Array, "l p"]
@@ -111,13 +112,13 @@ class Pieces(AbstractPattern):
 def find_pattern(
     rows: np.ndarray, columns: np.ndarray, n: int
 ) -> tuple[AbstractPattern, tuple[int, int], np.ndarray]:
-    """The pattern of the given entries, the shape of its values, and the slot in the
-    flattened values of each entry. Each stands once, row by row."""
+    """The pattern of the given entries, the shape of its values, and the slot of each
+    entry in the flattened values. Each place occurs once, row by row."""
     return _find_diagonals(rows, columns, n) or _find_pieces(rows, columns, n)
 
 
 def single_entries(rows: Array, columns: Array, n: int) -> Pieces:
-    """Each entry a piece, in the order given: for indices that are not known yet."""
+    """Makes each entry a piece, in the order given: for indices not known yet."""
     return Pieces(n, None, columns[None], rows)
 
 
@@ -143,7 +144,7 @@ def _find_pieces(rows, columns, n):
     count = np.ones(n, np.int64) if whole else -(-lengths // length)
     shape = length, int(count.sum())
     start = np.cumsum(lengths) - lengths
-    place = np.arange(rows.size) - start[rows]  # of an entry in its row
+    place = np.arange(rows.size) - start[rows]  # of each entry within its row
     piece = (np.cumsum(count) - count)[rows] + place // length
     slots = place % length * shape[1] + piece
     first = np.zeros(shape[1], np.int64)
@@ -161,8 +162,8 @@ def _index(x: np.ndarray) -> Array:
 
 
 def constant(x: np.ndarray) -> Array:
-    """An array that is known under `jit` too, so that XLA has nothing to fold: it takes
-    seconds for a million entries, anew for each program."""
+    """An array that is known under `jit` too, so that XLA has nothing to fold: folding
+    takes seconds for a million entries, for each program again."""
     with jax.ensure_compile_time_eval():
         return jnp.asarray(x)
 
@@ -186,7 +187,7 @@ def _zeros(values: Array, x: Array) -> Array:
 
 
 def _kept(y: Array, present: Array) -> Array:
-    """Zero where the matrix has no entry, and so is the cotangent there."""
+    """y, but zero where the matrix has no entry; so is the cotangent there."""
     present = present.reshape(present.shape + (1,) * (y.ndim - present.ndim))
     return jnp.where(present, y, jnp.zeros_like(y))
 

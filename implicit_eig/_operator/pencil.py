@@ -1,7 +1,7 @@
 """The pencil A − λB acting on flat vectors and on blocks of them.
 
-Everything behind the public functions works on flat vectors of length n; the pytree a
-user's operator acts on is known here and nowhere else.
+Everything behind the public functions works on flat vectors of length n; only this module
+knows the pytree on which a user's operator acts.
 """
 
 import math
@@ -42,8 +42,8 @@ class Domain:
 
     @classmethod
     def of_operator(cls, operator: lx.AbstractLinearOperator) -> "Domain":
-        """That of its input; without lineax's method of a plain matrix, which every plain
-        call would wait for."""
+        """The domain of an operator. Avoids lineax's method for plain matrices, for which
+        every plain call would wait."""
         if type(operator) is lx.MatrixLinearOperator:
             shape, dtype = operator.matrix.shape[-1:], operator.matrix.dtype
             return cls((jax.ShapeDtypeStruct(shape, dtype),), _LEAF)
@@ -75,8 +75,8 @@ class Domain:
 class Pencil:
     """A − λB with products on flat vectors. `mass=None` is the identity.
 
-    Real operators only ever see real vectors: the product with a complex block is the
-    product with its real and imaginary parts side by side.
+    Real operators are only applied to real vectors: a complex block is multiplied as its
+    real and imaginary parts side by side.
     """
 
     operator: lx.AbstractLinearOperator
@@ -123,7 +123,7 @@ class Pencil:
         return Pencil(self.operator.transpose(), mass)
 
     def adjoint_mm(self, x: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
-        """Aᴴ X, by way of the transpose: every lineax operator has one."""
+        """Aᴴ X, by the transpose, which every lineax operator has."""
         return self.transpose().mm(x.conj()).conj()
 
     def adjoint_mass_mm(self, x: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
@@ -154,6 +154,6 @@ def _block_product(
     def column(v: Array) -> Array:
         return domain.flatten(operator.mv(domain.unflatten(v)))
 
-    # With `in_axes=1` the transposes land between the slices of a stencil, and XLA no
-    # longer sees its halo: it would gather the block.
+    # With `in_axes=1`, transposes end up between the slices of a stencil; XLA then misses
+    # its halo and gathers the whole block.
     return jax.vmap(column)(x.T).T

@@ -1,4 +1,4 @@
-"""Pencils of extreme size brought to a moderate one, exactly: by powers of two."""
+"""Scales pencils of extreme size to a moderate one, exactly: by powers of two."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -17,39 +17,39 @@ from .sparse import SparseOperator
 
 @record
 class Scaling:
-    """What a pencil A − λB of moderate size stands for: D (A a⁻¹ − λ B b⁻¹), with λ in
-    units of a/b. All ones but for pencils of extreme size."""
+    """How a pencil of moderate size comes from A − λB: D (A a⁻¹ − λ B b⁻¹), with λ in
+    units of a/b. All ones except for pencils of extreme size."""
 
     eigenvalues: Float[Array, ""]  # a / b
     mass: Float[Array, ""]  # b
     rows: Float[Array, " n"] | None  # D
 
     def values(self, x: Complex[Array, "*n"]) -> Complex[Array, "*n"]:
-        """Eigenvalues, or L, of the pencil as it was given."""
+        """Eigenvalues, or L, of the original pencil."""
         return times_real(x, self.eigenvalues)
 
     def norms(self, x: Float[Array, "*k"]) -> Float[Array, "*k"]:
-        """Of parts of A."""
+        """Norms of parts of A."""
         return x * self.eigenvalues * self.mass
 
     def left(self, u: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
-        """Left vectors of the pencil as it was given, dual as before."""
+        """Left vectors of the original pencil, dual as before."""
         u = times_real(u, 1 / self.mass)
         return u if self.rows is None else times_real(u, self.rows[:, None])
 
     def given_left(self, u: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
-        """From given left vectors those of the pencil of moderate size, of any scale."""
+        """Left vectors of the scaled pencil from given ones, of any scale."""
         return u if self.rows is None else times_real(u, 1 / self.rows[:, None])
 
 
 def of_moderate_size(
     a: Inexact[Array, "*batch n n"],
 ) -> tuple[Inexact[Array, "*batch n n"], Float[Array, "*batch 1 1"]]:
-    """`a / s` and s: 1, or for entries of extreme size the power of two that makes them
+    """`a / s` and s: 1 or, for entries of extreme size, the power of two that makes them
     moderate.
 
-    `geev` scales matrices of extreme size itself, and in some LAPACKs forgets to scale
-    the eigenvalues back. Norms would under- or overflow.
+    `geev` itself scales matrices of extreme size, but some LAPACKs forget to scale the
+    eigenvalues back. Norms would under- or overflow.
     """
     largest = jnp.max(largest_part(a), axis=(-2, -1), keepdims=True)
     size = _size(jax.lax.stop_gradient(largest))
@@ -59,12 +59,12 @@ def of_moderate_size(
 def pencil_of_moderate_size(
     pencil: Pencil, by_rows: bool = True
 ) -> tuple[Pencil, Scaling]:
-    """The pencil scaled, as far as its entries are at hand (matrices and
+    """Scales the pencil as far as its entries are available (matrices and
     `SparseOperator`); differentiable.
 
-    Rows of a pencil may be multiplied by anything. Where they are of sizes that double
-    precision cannot hold together they are made alike, or they would look singular;
-    but not with `by_rows=False`, for a Hermitian pencil is none then.
+    Rows of a pencil may be multiplied by any factors. If their sizes are too far apart
+    for double precision, they are equilibrated, as they would look singular otherwise;
+    but not with `by_rows=False`, since a Hermitian pencil would not stay Hermitian.
     """
     operators = [pencil.operator, pencil.mass]
     known = [
@@ -75,7 +75,7 @@ def pencil_of_moderate_size(
     rows = None
     if len(known) == 2 and by_rows:
         by_row, by_column = (uneven(entries, largest, axis) for axis in (0, 1))
-        # Columns are the eigensolver's: they would scale the vectors.
+        # Columns are left to the eigensolver: scaling them would scale the vectors.
         better = _spread(entries, largest, by_row, 0) <= _spread(
             entries, largest, by_column, 1
         )
@@ -95,21 +95,21 @@ def pencil_of_moderate_size(
 
 
 class Entries(NamedTuple):
-    """The sizes of a matrix's entries; with rows and columns, or in a square."""
+    """The sizes of a matrix's entries: with rows and columns, or as a square array."""
 
     sizes: Float[Array, "*e"]
     index: tuple[Int[Array, "*e"], Int[Array, "*e"]] | None
     n: int
 
     def largest(self, axis: int) -> Float[Array, " n"]:
-        """Of each row (`axis` 0) or column."""
+        """The largest size in each row (`axis` 0) or column."""
         if self.index is None:
             return jnp.max(self.sizes, axis=1 - axis)
         zeros = jnp.zeros(self.n, self.sizes.dtype)
         return zeros.at[self.index[axis]].max(self.sizes)
 
     def beside(self, x: Float[Array, " n"], axis: int) -> Float[Array, "*#e"]:
-        """For each entry that of its row or column."""
+        """For each entry, the element of x for its row or column."""
         if self.index is None:
             return jnp.expand_dims(x, 1 - axis)
         return x[self.index[axis]]
@@ -118,8 +118,8 @@ class Entries(NamedTuple):
 def uneven(
     entries: Sequence[Entries], largest: Sequence[Float[Array, ""]], axis: int
 ) -> Float[Array, " n"]:
-    """The sizes, as powers of two, of a pencil's rows or columns: the `axis`. All ones
-    where the precision can hold them together."""
+    """The sizes, as powers of two, of a pencil's rows or columns (`axis`). All ones if
+    they are close enough for the precision."""
     total = jnp.zeros(entries[0].n, largest[0].dtype)
     for x, most in zip(entries, largest, strict=True):
         total = jnp.maximum(total, x.largest(axis) / jnp.where(most > 0, most, 1))
@@ -129,7 +129,7 @@ def uneven(
 
 
 def _spread(entries, largest, total, axis: int) -> Float[Array, ""]:
-    """How far from alike entries are that have been divided by `total`."""
+    """How much entries differ in size after division by `total`."""
     out = jnp.zeros((), total.dtype)
     for x, most in zip(entries, largest, strict=True):
         there = x.sizes > 0
@@ -142,7 +142,7 @@ def _spread(entries, largest, total, axis: int) -> Float[Array, ""]:
 
 
 def safe_norm(x: Inexact[Array, "n *k"]) -> Float[Array, "*k"]:
-    """The norms of columns of any size."""
+    """The norms of columns, which may have any size."""
     size = power_of_two(jnp.max(largest_part(jax.lax.stop_gradient(x)), axis=0))
     return jnp.linalg.norm(times_real(x, 1 / size), axis=0) * size
 
@@ -171,7 +171,7 @@ def _times_rows(operator: lx.AbstractLinearOperator, rows: Float[Array, "*n"]):
 
 
 def _size(largest: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """1, or for an extreme size the power of two that makes it moderate; no further, or
+    """1 or, for an extreme size, the power of two that makes it moderate; no more, or
     cotangents, which are multiplied and divided by it, would underflow on the way."""
     info = jnp.finfo(largest.dtype)
     least, moderate = float(info.tiny) ** 0.25, float(info.eps) ** 0.5
@@ -181,6 +181,6 @@ def _size(largest: Float[Array, "*n"]) -> Float[Array, "*n"]:
 
 
 def of_norm_one(vectors: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
-    """Of any scale: their squares would under- or overflow."""
+    """The vectors normalised, whatever their scale: squares would under- or overflow."""
     norms = safe_norm(vectors)
     return times_real(vectors, 1 / jnp.where(norms > 0, norms, 1))

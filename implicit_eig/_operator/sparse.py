@@ -23,19 +23,19 @@ class SparseOperator(lx.AbstractLinearOperator):
 
     The values are differentiable, to any order; the pattern is constant. Duplicate
     entries add up. The pattern is analysed once, on the host, in O(nnz log nnz): a matrix
-    of few diagonals is applied by shifts, any other by rows of equal length, long rows
+    with few diagonals is applied by shifts, any other by rows of equal length, long rows
     being cut into pieces. The transpose shares all arrays and costs nothing to make.
 
     `entries` are the values, rows and columns of the matrix, each of shape `(nnz,)`, row
-    by row and each place once: what a linear solver of one's own starts from. Values are
+    by row and each place once: the input for a linear solver of your own. Values are
     differentiable there too. Entries that are zero stay.
 
     The field `values` holds the values in the order of the pattern, and gradients with
     respect to the operator have that order; those with respect to the argument `values`
     have the order given. A cotangent of the values takes O(nnz) memory.
 
-    Where the indices are traced, as arguments of a jitted function, the pattern cannot be
-    known: each entry is then added on its own, a product takes two to three times as
+    If the indices are traced, as arguments of a jitted function, the pattern cannot be
+    known: each entry is then added separately, a product takes two to three times as
     long, and entries outside the matrix are ignored. Close over the indices, or make the
     operator outside.
 
@@ -43,7 +43,7 @@ class SparseOperator(lx.AbstractLinearOperator):
 
     - `matrix`: a SciPy sparse array or matrix, or a BCOO or BCSR of
         `jax.experimental.sparse`. Entries of a BCOO beyond its shape are padding. A
-        negative index is an error, and where indices are traced, a value of NaN.
+        negative index is an error or, if indices are traced, a value of NaN.
     - `values`: shape `(nnz,)`.
     - `rows`, `columns`: integer arrays of shape `(nnz,)`, in any order; a `ValueError` if
         one of them lies outside the matrix.
@@ -99,7 +99,7 @@ class SparseOperator(lx.AbstractLinearOperator):
                 np.add.at(flat, slots, np.asarray(values))
                 self.values = constant(flat.reshape(shape))
         else:
-            # Known indices that are negative are refused.
+            # (Known negative indices are refused.)
             values = jnp.where((i < 0) | (j < 0), jnp.nan, values).astype(values.dtype)
             inside = (i < n) & (j < n)
             i, j = jnp.maximum(i, 0), jnp.maximum(j, 0)
@@ -132,7 +132,7 @@ class SparseOperator(lx.AbstractLinearOperator):
         return self.mm(vector)
 
     def mm(self, block: Inexact[Array, "n *k"]) -> Inexact[Array, "n *k"]:
-        """A X, each row of X being looked up once: faster than `vmap` of `mv`."""
+        """A X. Looks up each row of X once: faster than `vmap` of `mv`."""
         pattern = self.pattern
         product = pattern.transposed_product if self.transposed else pattern.product
         return product(self.values, block)
@@ -163,7 +163,7 @@ class SparseOperator(lx.AbstractLinearOperator):
 
 
 def _numbers(values: ArrayLike) -> Any:
-    """Of an inexact dtype that JAX has."""
+    """The values in an inexact dtype that JAX has."""
     if not isinstance(values, jax.Array):
         values = np.asarray(values)
         check_numbers("values", values)
@@ -174,7 +174,7 @@ def _numbers(values: ArrayLike) -> Any:
 
 
 def _indices(name: str, index: ArrayLike, n: int, known: bool) -> Any:
-    """On the host where both are known, and then inside the matrix."""
+    """The indices; on the host if both are known, and then checked to be inside."""
     index = np.asarray(index) if known else jnp.asarray(index)
     if not index.size:
         index = index.astype(np.int32)  # an empty list is float

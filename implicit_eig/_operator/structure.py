@@ -1,4 +1,4 @@
-"""What lineax asks of an operator class of one's own."""
+"""What lineax requires of a custom operator class."""
 
 from typing import Any, TypeVar
 
@@ -18,8 +18,8 @@ _Class = TypeVar("_Class", bound=type)
 def promises_nothing(cls: _Class) -> _Class:
     """Class decorator: operators of this class have no structure lineax could use.
 
-    lineax dispatches on the class for every such question and raises for a class it has
-    not met.
+    lineax dispatches on the class for every such question and raises for a class it does
+    not know.
     """
     for question in (
         lx.is_symmetric,

@@ -9,7 +9,7 @@ from jax.core import Tracer
 
 
 def is_sparse(x: Any) -> bool:
-    # Whoever holds such a matrix has imported its module; importing it here would cost
+    # Anyone who holds such a matrix has imported its module; importing it here would cost
     # every user of the package.
     scipy, own = (sys.modules.get(n) for n in ("scipy.sparse", _JAX_SPARSE))
     return bool(scipy and scipy.issparse(x)) or bool(own and isinstance(x, own.JAXSparse))
@@ -49,6 +49,6 @@ def triplets(x: Any, name: str) -> tuple[Any, Any, Any, int]:
                 f"{tuple(int(i) for i in indices[at])}."
             )
         inside = (indices < n).all(axis=1)
-        if not inside.all():  # padding, which stands outside the matrix
+        if not inside.all():  # padding, which lies outside the matrix
             data, indices = data[np.flatnonzero(inside)], indices[inside]
     return data, indices[:, 0], indices[:, 1], n

@@ -1,4 +1,4 @@
-"""The rule: tangents of the block (X, L), and of the pairs that are made of it."""
+"""The rule: tangents of the block (X, L), and of the pairs made from it."""
 
 from .adjoint import ImplicitAdjoint as ImplicitAdjoint, SylvesterSolve as SylvesterSolve
 from .bordered import (

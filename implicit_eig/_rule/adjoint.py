@@ -43,37 +43,36 @@ class ImplicitAdjoint(eqx.Module):
     **Arguments:**
 
     - `linear_solver`: any `lineax.AbstractLinearSolver` (or a `JaxoptSolver`), which then
-        solves one shifted system a pair, projected to the complement of the selected
-        subspace; or `KrylovSylvester(...)` or `DeflatedGMRES(...)`, which solve all pairs
-        at once. `None` takes `KrylovSylvester` for pairs found by `KrylovSchur` or
-        `ShiftInvert`; for those of `Dense` the eigenvectors of the rest, where they are
+        solves one shifted system per pair, projected onto the complement of the selected
+        subspace; or `KrylovSylvester(...)` or `DeflatedGMRES(...)`, which solve for all
+        pairs at once. `None` takes `KrylovSylvester` for pairs found by `KrylovSchur` or
+        `ShiftInvert`; for pairs of `Dense`, the eigenvectors of the rest if they are
         well-conditioned; else `lineax.LU()`.
-    - `preconditioner`: an operator (anything `eigs` takes) approximating `(A − λB)⁻¹` on
+    - `preconditioner`: an operator (anything `eigs` takes) approximating `(A − λB)⁻¹` for
         the selected eigenvalues, for `DeflatedGMRES` and iterative lineax solvers that
-        know the option; it is transposed for transposed systems. Where the system is
-        real, the real part of a complex one is taken. Default: for pairs found by
-        `ShiftInvert` its factor of A − σB.
+        know the option; it is transposed for transposed systems. If the system is real,
+        the real part of a complex preconditioner is taken. Default: for pairs found by
+        `ShiftInvert`, its factor of A − σB.
     - `rtol`: the backward error `‖residual‖ / (‖A‖ ‖Y‖ + ‖rhs‖)` a solve must reach, in
-        Frobenius norms of the blocks of all pairs: what is asked for of a small column
-        is relative to the largest. It is refined up to twice, then fails. Default:
-        `eps^(2/3)`.
+        Frobenius norms of the blocks of all pairs: small columns are judged relative to
+        the largest. The solve is refined up to twice, then fails. Default: `eps^(2/3)`.
     - `max_steps`: largest number of products with A in one run of the default
-        `KrylovSylvester`; a solver that is given carries its own.
+        `KrylovSylvester`; a solver passed explicitly has its own limit.
 
-    Where the default solver misses `rtol` in a plain call of `eigs`, `attach` or
-    `invariant_subspace`, the derivative is taken again by `DeflatedGMRES`, with the
-    factor of `ShiftInvert` if there is one (`attach` makes one beside the pairs, where
-    the entries of the operator are known), in a program of its own. A compiled program
-    does not carry it, for it would nearly double the time to compile: there say
-    `linear_solver=DeflatedGMRES()`. `Solution.stats` count the run that found the pairs,
-    and no derivative, for they are returned before one is taken: of a second try the
-    logger `implicit_eig` tells (`INFO`), and products are counted by
-    [`implicit_eig.CountingOperator`][].
+    If the default solver misses `rtol` in a plain call of `eigs`, `attach` or
+    `invariant_subspace`, the derivative is taken again by `DeflatedGMRES`, in a separate
+    program, with the factor of `ShiftInvert` if there is one (`attach` makes one near the
+    pairs, if the entries of the operator are known). A compiled program does not include
+    this fallback, which would nearly double its compile time: there, pass
+    `linear_solver=DeflatedGMRES()`. `Solution.stats` counts the run that found the pairs
+    but no derivatives, as it is returned before any is taken: the logger `implicit_eig`
+    reports a second try (`INFO`), and [`implicit_eig.CountingOperator`][] counts
+    products.
 
-    A solve that misses `rtol` raises, as `throw` says. Where it does not, it gives NaN:
-    in forward mode for the pairs whose own systems missed it (left vectors: for all,
-    being dual to all right ones), in reverse mode for the gradient it is part of, which
-    is a sum over the pairs. Members of a batch fail each for itself.
+    A solve that misses `rtol` raises if `throw` says so. Otherwise it gives NaN: in
+    forward mode, for the pairs whose own systems missed it (for all left vectors, as they
+    are dual to all right ones); in reverse mode, for the gradient it is part of, which is
+    a sum over the pairs. Members of a batch fail independently.
     """
 
     linear_solver: lx.AbstractLinearSolver | AbstractSylvesterSolver | None = None
@@ -100,7 +99,7 @@ class ImplicitAdjoint(eqx.Module):
 
     @property
     def falls_back(self) -> bool:
-        """Whether GMRES takes over where the default solver misses its tolerance."""
+        """Whether GMRES takes over if the default solver misses its tolerance."""
         return self.linear_solver is None and self.max_steps is None
 
     @quick
@@ -114,7 +113,7 @@ class ImplicitAdjoint(eqx.Module):
         """Chooses the solver for pairs of `pencil` found by `eigensolver`."""
         solver = self.linear_solver
         if isinstance(solver, JaxoptSolver) and (k > 1 or not pencil.is_real):
-            # Shifted systems are complex, but for a single real pair.
+            # Shifted systems are complex, except for a single real pair.
             solver.check(complex_dtype(pencil.dtype))
         if isinstance(solver, lx.AbstractLinearSolver):
             solver = Columnwise(solver)
@@ -154,17 +153,17 @@ class ImplicitAdjoint(eqx.Module):
         )
 
 
-# Made once: a plain call would pay for each.
+# Made once, as every plain call would pay for it again.
 _EIGENBASIS = Eigenbasis()
 _krylov_sylvester = functools.lru_cache(KrylovSylvester)
 
-# Stands for the backward error of what is not finite.
+# The backward error reported for a solution that is not finite.
 _NO_ANSWER = 1e30
 
 
 class Solved(NamedTuple):
-    """The solution of a system, which pairs missed their tolerance, and the backward
-    error of a block that did, zero of one that did not."""
+    """The solution of a system; which pairs missed their tolerance; and the backward
+    error of the block if any did, else zero."""
 
     solution: Inexact[Array, "n m"]
     failed: Bool[Array, " m"]
@@ -173,7 +172,7 @@ class Solved(NamedTuple):
 
 @record
 class SylvesterSolve:
-    """A solver with its orders: `solve(system, rhs)` solves, checks, refines, reports."""
+    """A solver and its settings: `solve(system, rhs)` solves, checks and refines."""
 
     solver: AbstractSylvesterSolver
     preconditioner: Pencil | Inverse | None
@@ -186,7 +185,7 @@ class SylvesterSolve:
     digits: float = eqx.field(static=True, default=0.01)  # fewer than two are none
 
     def for_block(self, block: InvariantBlock) -> "SylvesterSolve":
-        """Once the pairs are known: with what their eigensolver leaves behind."""
+        """The same, with what the eigensolver leaves behind once the pairs are known."""
         selection, preconditioner = self.selection, self.preconditioner
         if selection.target() is not None:
             # Overlaps mean nothing to an augmented operator: look for the eigenvalues.
@@ -207,7 +206,7 @@ class SylvesterSolve:
         )
 
     def whatever(self) -> "SylvesterSolve":
-        """The same, for which answers without a digit are answers too."""
+        """The same, but it accepts solutions without a single correct digit."""
         solver = self.solver
         if isinstance(solver, Columnwise):
             solver = Columnwise(solver.linear_solver)
@@ -230,10 +229,10 @@ class SylvesterSolve:
         rhs: Inexact[Array, "n m"],
         frame: "Frame | None" = None,
     ) -> "Solved":
-        """The solution, and what of it missed the tolerance: which pairs, where the
-        `frame` of the system's matrix is given, else all or none.
+        """The solution, and which pairs missed the tolerance; without the `frame` of the
+        system's matrix, all or none.
 
-        A right side that is not finite has no solution and fails nothing: NaN.
+        For a right side that is not finite, the solution is NaN, and nothing failed.
         """
 
         options = {
@@ -248,11 +247,11 @@ class SylvesterSolve:
         def step(state):
             y, residual, dropped, _, rounds = state
             y = y + self.solver.compute(made, residual)
-            # The part along the border comes from the right side's rounding only.
+            # The part along the border is only rounding of the right side.
             y, right = system.restrict(y), rhs
             if frame is not None:
-                # In rounding errors of a huge answer without a digit, and of what was
-                # made of rounding errors, those of the other pairs are lost.
+                # Drop pairs without a correct digit, or with rounding errors for a right
+                # side: rounding errors of their huge solutions would swamp the others.
                 dropped = dropped | jnp.isinf(self.judge(system, y, 0 * rhs, rhs, frame))
                 y = y - frame.part(y, dropped)
                 right = rhs - frame.part(rhs, dropped)
@@ -266,7 +265,7 @@ class SylvesterSolve:
 
         before, rhs = jnp.max(jnp.abs(rhs)), system.project(rhs)
         finite = jnp.all(jnp.isfinite(rhs))
-        # Of a right side along the border rounding errors are left.
+        # The projection of a right side along the border leaves rounding errors only.
         rounding = 10 * float(jnp.finfo(before.dtype).eps) * before
         rhs = jnp.where(finite & (jnp.max(jnp.abs(rhs)) > rounding), rhs, 0)
         asked = jnp.ones(rhs.shape[1:], bool)
@@ -293,19 +292,19 @@ class SylvesterSolve:
         rhs: Inexact[Array, "n m"],
         frame: "Frame | None" = None,
     ) -> Float[Array, "..."]:
-        """‖residual‖ / (‖A‖ ‖Y‖ + ‖rhs‖) of the whole block, or of each pair in its
-        `frame`, with a lower bound for ‖A‖; infinite where no digit is known.
+        """‖residual‖ / (‖A‖ ‖Y‖ + ‖rhs‖) of the whole block, or of each pair if its
+        `frame` is given, with a lower bound for ‖A‖; infinite if no digit is known.
 
-        Not relative to the right side alone: nearly tied neighbours make the solution,
-        not the error, large. Not column by column: a loss on one pair leaves rounding
-        errors for the others' right sides, which no solver can solve to their own size.
-        Nor below the rounding of a product with A − λB, far from whose norm the pairs may
-        be.
+        Not relative to the right side alone: nearly tied neighbours make the solution
+        large, not the error. Not column by column: a loss on one pair leaves rounding
+        errors as the right sides of the others, which no solver can solve relative to
+        their own size. Nor does it ask for less than the rounding of a product with
+        A − λB, whose norm may be far from the size of the eigenvalues.
 
         The pairs are those of A + E, with ‖E‖ their residual or rounding, which changes Y
-        by `sep⁻¹ ‖E‖ ‖Y‖`; and sep ≤ ‖rhs‖ / ‖Y‖. So where ‖E‖ ‖Y‖ is as large as the
-        right side, or the residual is, Y is as good as unknown: the selected eigenvalue
-        is one of the others to within rounding, or in effect so for its non-normality.
+        by `sep⁻¹ ‖E‖ ‖Y‖`; and sep ≤ ‖rhs‖ / ‖Y‖. So if ‖E‖ ‖Y‖, or the residual, is as
+        large as the right side, Y is as good as unknown: to within rounding, the selected
+        eigenvalue coincides with another one, or, by non-normality, in effect does.
         """
         sizes = jnp.linalg.norm if frame is None else frame.sizes
         size, error, right = sizes(y), sizes(residual), sizes(rhs)
@@ -322,10 +321,10 @@ class SylvesterSolve:
         lost = jnp.maximum(known * size, error) > self.digits * right
         lost = lost & _asked(right, rhs)
         # In eigen-coordinates the block decouples: the derivative of pair i follows from
-        # `Y w_i` alone, which solves a system of its own with the residual `R w_i`. (Not
-        # so the columns of Y: one that failed spoils those it is coupled to.) What is
-        # asked for of a small right side is relative to the block's; but not to the
-        # block's solution, in which a column that failed may be of any size.
+        # `Y w_i` alone, which solves a system of its own with the residual `R w_i`. (The
+        # columns of Y do not: one that failed spoils those coupled to it.) Small right
+        # sides are judged relative to that of the block, but not relative to the block's
+        # solution, in which a column that failed may be of any size.
         error = error / _nonzero(least * size + jnp.linalg.norm(rhs))
         return jnp.where(lost, jnp.inf, error)
 
@@ -335,8 +334,8 @@ def _nonzero(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def _asked(right: Float[Array, "..."], rhs: Inexact[Array, "n m"]) -> Bool[Array, "..."]:
-    """Which parts of a right side are more than the rounding errors of it, and of the
-    coordinates it is taken apart in."""
+    """Which parts of a right side exceed its rounding errors and those of the coordinates
+    in which it is split."""
     rounding = float(jnp.finfo(rhs.dtype).eps) ** 0.75
     return right > rounding * jnp.linalg.norm(rhs)
 
@@ -355,7 +354,7 @@ class Frame(eqx.Module):
         return cls(w, inv(w))
 
     def transpose(self) -> "Frame":
-        """That of Lᵀ."""
+        """The frame of Lᵀ."""
         size = jnp.linalg.norm(self.inverse, axis=1)
         rows = times_real(self.vectors.T, size[:, None])
         return Frame(times_real(self.inverse.T, 1 / size), rows)
@@ -366,6 +365,6 @@ class Frame(eqx.Module):
     def part(
         self, y: Inexact[Array, "n m"], which: Bool[Array, " m"]
     ) -> Inexact[Array, "n m"]:
-        """What the pairs `which` contribute to Y."""
+        """The contribution to Y of the pairs `which`."""
         inside = self.vectors @ jnp.where(which[:, None], self.inverse, 0)
         return times(y, inside) if jnp.iscomplexobj(y) else y @ inside.real

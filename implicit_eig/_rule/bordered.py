@@ -1,4 +1,4 @@
-"""The bordered Sylvester system every derivative comes from.
+"""The bordered Sylvester system from which every derivative comes.
 
     A Y − B Y L − B X S = R,   Cᴴ Y = 0,      C = X held constant, XᴴX = I.
 
@@ -8,7 +8,7 @@ basis of span(BX), and P the projector along BX that annihilates it,
     P (A Y − B Y L) = P R     on  span(C)^⊥,        S = (EᴴBX)⁻¹ Eᴴ (A Y − B Y L − R).
 
 P is orthogonal at the point where derivatives are taken, so the conditioning of the
-system is that of A seen outside the selected subspace, 1/sep, with no factor κ(λ)
+system is that of A outside the selected subspace, 1/sep, without a factor κ(λ)
 (a bordered matrix (X; Xᴴ) has σ_min ≈ 1/κ; `tests/derivatives/test_conditioning.py`).
 """
 
@@ -26,8 +26,8 @@ from .adjoint import Frame, SylvesterSolve
 
 
 class BorderedSolution(eqx.Module):
-    """Y and S. `mark` is zero, NaN for the pairs whose solve missed its tolerance; then
-    its backward error is added to `signal`."""
+    """Y and S. `mark` is zero, but NaN for pairs whose solve missed its tolerance; the
+    backward error is then added to `signal`."""
 
     outside: Inexact[Array, "n m"]  # Y
     inside: Inexact[Array, "m m"]  # S
@@ -48,8 +48,8 @@ def solve_bordered(
     """Solves the bordered system; differentiable in everything but `active`.
 
     `basis` and `matrix` have zero columns where not `active`. With the eigenvectors
-    `coordinates` of `matrix`, a solve is judged pair by pair, and Y stays finite: then
-    the `mark` must be added to what a user sees. Without, Y is NaN when the solve failed.
+    `coordinates` of `matrix`, a solve is judged pair by pair, and Y stays finite: the
+    `mark` must then be added to what a user sees. Without, Y is NaN if the solve failed.
 
     `signal`, a tangent, is passed on; its cotangent is the backward error of a transposed
     solve that missed its tolerance, and zero otherwise.
@@ -60,7 +60,7 @@ def solve_bordered(
     if solve.k == pencil.n:  # nothing outside the span
         nothing = jnp.zeros(active.shape, matrix.real.dtype)
         return BorderedSolution(jnp.zeros_like(rhs), -coefficients(rhs), nothing, signal)
-    # A real block of k = n - 1 whose cut pair is kept whole fills the space as well.
+    # A real block of k = n - 1 that keeps a cut pair whole fills the space as well.
     full = jnp.all(active) & (basis.shape[0] == basis.shape[1])
     system = _system(pencil, basis, matrix, border)
     frame = None if coordinates is None else Frame.of(coordinates, active)
@@ -72,12 +72,12 @@ def solve_bordered(
         return z - along @ coefficients(z)
 
     def matvec(unknowns):
-        # `ProjectedSylvester.mm`, with the projector alive to derivatives.
+        # `ProjectedSylvester.mm`, with a projector that is differentiated.
         y, mark, signal = unknowns
         inside = fixed.conj().T @ y
         q = y - fixed @ inside
         outside = pencil.sylvester(q, matrix)
-        # The mark times zero: derivatives of a solution of which a part failed are NaN.
+        # The mark times zero: if a part failed, derivatives of the solution are NaN.
         zero = 0 * jnp.sum(matrix.real) * jnp.sum(mark)
         return project(outside) + stretched @ inside, mark + zero, signal
 
@@ -93,12 +93,12 @@ def solve_bordered(
         rhs, mark, signal = right
         back = None if frame is None else frame.transpose()
         y, failed, error = solve.transpose()(system.transpose(), rhs, back)
-        # A cotangent is a sum over the pairs.
+        # A cotangent sums over the pairs, so that any failure spoils it.
         return jnp.where(jnp.any(failed), jnp.nan, y), mark, signal + error
 
     solution = jax.lax.custom_linear_solve(
         matvec,
-        # Zeros that depend on the right side: JAX cannot transpose the solve otherwise.
+        # The zeros depend on the right side; otherwise JAX cannot transpose the solve.
         (jnp.where(full, 0, project(rhs)), 0 * jnp.sum(rhs.real, axis=0), signal),
         solved,
         solved_transposed,
@@ -119,14 +119,14 @@ def separation(
     """An estimate of sep(L, rest): the least ‖P (A Y − B Y L)‖ for Y outside span(X) with
     ‖Y‖ = 1, in Frobenius norms (Stewart 1973).
 
-    By power iteration with the inverse and its adjoint, three rounds from a random start,
-    so from above. Infinite where there is nothing outside, NaN where a solve failed.
+    Three rounds of power iteration with the inverse and its adjoint, from a random start,
+    estimate it from above. Infinite if there is nothing outside, NaN if a solve failed.
     """
     if solve.k == pencil.n:
         return jnp.asarray(jnp.inf, matrix.real.dtype)
     border, _ = _border(pencil, basis, active)
     system = _system(pencil, basis, matrix, border)
-    # How little is known of an answer is what is asked here.
+    # The point here is to measure how badly determined an answer is.
     transposed, solve = system.transpose(), solve.whatever()
     start = jax.random.normal(jax.random.key(0), basis.shape, matrix.real.dtype)
 
@@ -158,8 +158,8 @@ def left_vector(
 ) -> Inexact[Array, "n 1"]:
     """The left vector of a simple pair (v, λ), from one transposed system.
 
-    It is e + y with e along Bv and y orthogonal to it, and `uᴴ(A − λB) = 0` says what
-    y is: `yᴴ P(A − λB)Q = −eᴴ(A − λB)Q`. NaN where the solve failed.
+    It is e + y with e along Bv and y orthogonal to it, and `uᴴ(A − λB) = 0` determines
+    y: `yᴴ P(A − λB)Q = −eᴴ(A − λB)Q`. NaN if the solve failed.
     """
     border, _ = _border(pencil, basis, active)
     transposed, e = pencil.transpose(), border.conj()
@@ -175,7 +175,7 @@ def _system(
     matrix: Inexact[Array, "m m"],
     border: Inexact[Array, "n m"],
 ) -> ProjectedSylvester:
-    """What linear solvers see: without derivatives."""
+    """The system as linear solvers see it: without derivatives."""
     scale = jnp.max(jnp.abs(matrix))
     scale = jnp.where(scale > 0, scale, 1)
     params, static = eqx.partition(

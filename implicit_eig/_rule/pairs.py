@@ -1,4 +1,4 @@
-"""From the block (X, L) to eigenpairs in their gauge, and which have no derivatives."""
+"""From the block (X, L) to eigenpairs in their gauge, and which lack derivatives."""
 
 import dataclasses
 from typing import Literal
@@ -28,27 +28,27 @@ def check_ties(ties: str, tie_rtol: float | None) -> None:
 
 
 def default_tie_rtol(n: int, dtype) -> float:
-    """Rounding of an eigenvalue of a matrix of order n, with some room."""
+    """Rounding of an eigenvalue of a matrix of order n, with some margin."""
     return 10 * max(n, 1) * float(jnp.finfo(dtype).eps)
 
 
 def accuracy_of(block: InvariantBlock, pencil: Pencil) -> Float[Array, ""]:
-    """The default `tie_rtol`: eigenvalues are not known better than their residuals."""
+    """The default `tie_rtol`: residuals limit how well eigenvalues are known."""
     worst = jnp.max(jnp.where(block.active, block.residuals, 0))
     largest = jnp.max(jnp.where(block.active, jnp.abs(block.eigenvalues), 0))
     largest = largest * block.mass_norm
     known = 10 * worst / jnp.where(largest > 0, largest, 1)
     least = default_tie_rtol(pencil.n, pencil.dtype)
     if block.transformation is not None:
-        # A Krylov run has no rounding errors that grow with n, as LAPACK's may; of a
-        # large order in single precision they would tie what is 0.002 apart.
+        # Rounding errors of a Krylov run do not grow with n, as LAPACK's may. For a large
+        # order in single precision, that bound would tie values 0.002 apart.
         least = min(least, float(jnp.finfo(pencil.dtype).eps) ** (2 / 3))
     return jnp.maximum(least, jnp.where(largest > 0, known, 0))
 
 
 @record
 class PairOptions:
-    """What is asked of pairs: the options of `eigs` beyond who finds them."""
+    """What is asked of pairs: the options of `eigs` other than the solver's."""
 
     k: int = eqx.field(static=True)
     left: bool = eqx.field(static=True)
@@ -56,19 +56,19 @@ class PairOptions:
     ties: Ties = eqx.field(static=True)
     tie_rtol: Float[ArrayLike, ""] | None
     hide: bool = eqx.field(static=True)  # whether pairs that failed are NaN
-    # Whether pairs come back as an eigensolver was given them, not best first.
+    # Whether pairs come back in the order in which they were given, not best first.
     in_given_order: bool = eqx.field(static=True, default=False)
 
     def known_to(self, accuracy: Float[Array, ""]) -> "PairOptions":
-        """With this `tie_rtol`, unless one was given."""
+        """The same with `accuracy` as `tie_rtol`, unless one was given."""
         given = self.tie_rtol is not None
         return self if given else dataclasses.replace(self, tie_rtol=accuracy)
 
     def failed(
         self, active: Bool[Array, " m"], good: Bool[Array, ""]
     ) -> Bool[Array, " k"]:
-        """Which are to be NaN after a run that is not `good`: all where no pair can be
-        blamed."""
+        """Which pairs become NaN after a run that is not `good`: all, if no single pair
+        can be blamed."""
         failed = ~active[: self.k]
         return ~good & (failed | ~jnp.any(failed))
 
@@ -77,8 +77,8 @@ class Eigenpairs(eqx.Module):
     eigenvalues: Complex[Array, " k"]
     right: Complex[Array, "n k"]
     left: Complex[Array, "n k"] | None
-    lost: Bool[Array, " k"]  # which cannot be told from defective ones
-    cut: Bool[Array, " k"]  # which cannot be told from one that is not selected
+    lost: Bool[Array, " k"]  # indistinguishable from defective ones
+    cut: Bool[Array, " k"]  # indistinguishable from one that is not selected
 
 
 def pairs_of_block(
@@ -91,11 +91,11 @@ def pairs_of_block(
     marks: tuple[Float[Array, " m"] | None, Float[Array, " m"]],
     options: PairOptions,
 ) -> Eigenpairs:
-    """The first k pairs of `block`, in the gauge, `uᴴBv = 1`, from its differentiable
-    `basis`, `matrix` and `left_basis`.
+    """The first k pairs of `block`, in the gauge and with `uᴴBv = 1`, from its
+    differentiable `basis`, `matrix` and `left_basis`.
 
-    `marks` are zeros to be added to the eigenvalues and to the vectors: their tangents
-    are NaN where the linear solve for a pair failed.
+    `marks` are zeros to add to the eigenvalues and to the vectors: their tangents are NaN
+    for a pair whose linear solve failed.
     """
     k, gauge, ties = options.k, options.gauge, options.ties
     tie_rtol = options.known_to(accuracy_of(block, pencil)).tie_rtol
@@ -103,7 +103,7 @@ def pairs_of_block(
     missing = ~active[:k]
     known = error
     if pencil.mass is not None:
-        # L is a part of B⁻¹A.
+        # L is a part of B⁻¹A, not of A.
         size = jnp.where(block.norm > 0, block.norm, 1)
         known = error * jnp.linalg.norm(block.matrix) / size
     found = eigen_of_block(
@@ -129,7 +129,7 @@ def pairs_of_block(
     no_value = missing | lost
     in_tie = jnp.zeros_like(missing)
     if ties == "nan":
-        # One of two tied eigenvalues, or a vector of either, has no derivative.
+        # Without its partner, a tied eigenvalue has no derivative; nor have its vectors.
         no_value = no_value | cut[:k]
         in_tie = jnp.any(tied(w, active, tie_rtol), axis=0)[:k]
     no_vector = no_value | in_tie | scaleless
@@ -154,7 +154,7 @@ def pairs_of_block(
 
 
 def _error(pencil: Pencil, block: InvariantBlock) -> Float[Array, ""]:
-    """The size of a change of A for which the pairs would be exact."""
+    """The size of the perturbation of A for which the pairs are exact."""
     worst = jnp.max(jnp.where(block.active, block.residuals, 0))
     eps = float(jnp.finfo(pencil.dtype).eps)
     return jnp.maximum(eps * block.norm, worst)

@@ -2,7 +2,7 @@
 
     F(X, L; A, B) = (A X − B X L,  Cᴴ X − I) = 0
 
-By the implicit function theorem the tangents of X and L solve one bordered Sylvester
+By the implicit function theorem, the tangents of X and L solve one bordered Sylvester
 system. JAX transposes the rule for reverse mode and differentiates it again for higher
 orders: X and L inside the rule come from the differentiable function itself.
 """
@@ -22,14 +22,14 @@ from .symmetric import symmetric_left_tangent
 
 
 def block_root(pencil, block, signal, *, coordinates, solve):
-    """The invariant block (X, L, C) of `pencil`, found elsewhere, made differentiable.
+    """Makes the invariant block (X, L, C) of `pencil`, found elsewhere, differentiable.
 
-    X, L and C (or `None`) are returned as they are; their tangents depend on those of
-    the pencil alone. Columns that are not active have zero tangents. Beside them stand
-    m zeros, one for each pair (column of `coordinates`), the tangents of which are NaN
-    for those whose linear solve failed: add them to what is made of X without C.
-    `signal` is a zero that is passed on, to carry the error of a failed solve: its
-    tangent in forward mode, the cotangent of the one given in reverse mode.
+    X, L and C (or `None`) are returned unchanged; their tangents depend on those of the
+    pencil alone. Columns that are not active have zero tangents. Also returns m zeros,
+    one for each pair (column of `coordinates`), whose tangents are NaN if the linear
+    solve for the pair failed: add them to what is made of X without C. `signal` is a zero
+    that is passed on, to carry the error of a failed solve: in its tangent in forward
+    mode, in the cotangent of the argument in reverse mode.
     """
     mark = jnp.zeros(block.active.shape, block.matrix.real.dtype)
     found = block.basis, block.matrix, block.left_basis, mark, signal
@@ -49,8 +49,8 @@ def _block_root(
 ):
     """Any tangent with `AẊ + ȦX = BẊL + ḂXL + BXL̇` will do for what users see, since
     pairs, projectors and functions of them do not depend on the basis of span(X). Without
-    a left basis it is the one with `XᴴẊ = 0` at the base point, and L̇ comes out of the
-    solve. With one it is `CᴴBẊ = 0`, for which `L̇ = Cᴴ(ȦX − ḂXL)` needs no solve.
+    a left basis, take the one with `XᴴẊ = 0` at the base point; the solve also gives L̇.
+    With a left basis, take `CᴴBẊ = 0`, for which `L̇ = Cᴴ(ȦX − ḂXL)` needs no solve.
     """
     basis, matrix, left_basis, _, signal = found
     t_signal = t_found[-1]
@@ -59,7 +59,7 @@ def _block_root(
     rhs = along(t_pencil, pencil, lambda p: p.sylvester(x, l))
     if t_signal is None:
         t_signal = jnp.zeros_like(signal)
-    # A zero that depends on the right side: JAX cannot transpose the solve otherwise.
+    # The zero depends on the right side; otherwise JAX cannot transpose the solve.
     t_signal = t_signal + 0 * jnp.sum(rhs.real).astype(t_signal.dtype)
     solution = solve_bordered(pencil, x, l, -rhs, active, solve, coordinates, t_signal)
     t_basis, t_matrix, t_left = solution.outside, solution.inside, None
@@ -86,16 +86,16 @@ def _only(
     basis: Inexact[Array, "n m"],
     matrix: Inexact[Array, "m m"],
 ) -> tuple[Inexact[Array, "n m"], Inexact[Array, "m m"]]:
-    """The active part: zero columns elsewhere, decoupled from it."""
+    """The active part; the other columns are zero and decoupled from it."""
     both = active[:, None] & active[None, :]
-    # An idle diagonal entry becomes the shift of a system with a zero right side; at
-    # an eigenvalue that is in use this system is regular.
+    # An idle diagonal entry becomes the shift of a system with a zero right side; this
+    # system is regular if the shift is an eigenvalue in use.
     idle = jax.lax.stop_gradient(matrix[0, 0]) * jnp.eye(active.size, dtype=matrix.dtype)
     return jnp.where(active, basis, 0), jnp.where(both, matrix, idle)
 
 
 def along(t_pencil, pencil: Pencil, fn: Callable[[Pencil], Array]) -> Array:
-    """The tangent of `fn(pencil)`. Leaves that do not move have `None` for tangent."""
+    """The tangent of `fn(pencil)`. Leaves that do not vary have `None` as tangent."""
     moving = jtu.tree_map(lambda t: t is not None, t_pencil, is_leaf=lambda t: t is None)
     dynamic, static = eqx.partition(pencil, moving)
     return jax.jvp(lambda p: fn(eqx.combine(p, static)), (dynamic,), (t_pencil,))[1]
@@ -104,8 +104,8 @@ def along(t_pencil, pencil: Pencil, fn: Callable[[Pencil], Array]) -> Array:
 def _left_tangent(t_pencil, pencil, found, t_x, active, solve, signal):
     """Ċ from AᴴC = BᴴCLᴴ, kept dual to X: d(CᴴBX) = 0; and the signal.
 
-    conj(C) is a right block of the transposed pencil; Z, with conj(C) = Z T and T held
-    constant, is one with orthonormal columns.
+    conj(C) is a right block of the transposed pencil; so is Z, which has orthonormal
+    columns, with conj(C) = Z T and T held constant.
     """
     x, l, c = found
     t = triangle(jax.lax.stop_gradient(c.conj()), active)
@@ -132,9 +132,9 @@ def triangle(
 ) -> Inexact[Array, "m m"]:
     """The upper triangular T with C T⁻¹ orthonormal on the active columns.
 
-    By Cholesky factorisations of Gram matrices, the first one shifted, so that C may be
+    Uses Cholesky factorisations of Gram matrices, the first one shifted, so that C may be
     ill-conditioned (Fukaya, Kannan, Nakatsukasa, Yamamoto and Yanagisawa 2020).
-    Householder's reflections would gather the rows of a C sharded over devices.
+    Householder reflections would gather the rows of a C that is sharded over devices.
     """
     both = active[:, None] & active[None, :]
     eye = jnp.eye(active.size, dtype=c.dtype)

@@ -1,8 +1,8 @@
-"""The small eigenvalue problem L W = W M, where ties live, with its derivatives.
+"""The small eigenvalue problem L W = W M, with its derivatives and its ties.
 
-`eigen_of_block` carries the only formula with 1/(λ_j − λ_i) in the package. It leaves
-the coupling between tied eigenvalues out, so that nothing outside a tie is ever touched
-by it; `nan_tangent` (`_missing.py`) afterwards marks what does not exist.
+`eigen_of_block` has the only formula with 1/(λ_j − λ_i) in the package. It leaves out
+the coupling between tied eigenvalues, so that a tie never affects anything outside it;
+`nan_tangent` (`_ad/missing.py`) afterwards marks the derivatives that do not exist.
 """
 
 from collections.abc import Callable
@@ -37,8 +37,8 @@ def blur(
     error: Float[Array, ""],
     outside: Complex[Array, " m"] | None = None,
 ) -> Float[Array, " m"]:
-    """The relative error of each vector, about, where that of the matrix is `error`: it
-    over the gap to the next eigenvalue that does not tie."""
+    """The approximate relative error of each vector if that of the matrix is `error`:
+    `error` divided by the gap to the nearest eigenvalue that does not tie."""
     w = eigenvalues
     gap = jnp.abs(w[:, None] - w[None, :])
     apart = active[None, :] & ~tied(w, active, rtol) & ~jnp.eye(w.size, dtype=bool)
@@ -50,7 +50,7 @@ def blur(
 
 
 class Eigen(NamedTuple):
-    """The eigenpairs of L, with derivatives; and which have none."""
+    """The eigenpairs of L, with derivatives; and which pairs have none."""
 
     eigenvalues: Complex[Array, " m"]
     coordinates: Complex[Array, "m m"]  # W
@@ -69,18 +69,18 @@ def eigen_of_block(
     known: Float[ArrayLike, ""] = 0.0,
     drop: bool = False,
 ) -> Eigen:
-    """The eigenpairs (λ, W) of L, known, made differentiable with respect to L.
+    """Makes the known eigenpairs (λ, W) of L differentiable with respect to L.
 
-    Vectors inside a tie move with the space they span, and their mixing is left out.
-    Eigenvalues inside a tie have first derivatives for functions symmetric in them, and
-    no second ones, which are NaN. So are cotangents that differ inside a tie, unless
-    `drop` asks to leave them as they are.
-    The scale of a vector is carried along (no component along itself), which any gauge
-    applied afterwards turns into its own derivative.
+    Vectors inside a tie move with the space they span; their mixing is left out.
+    Eigenvalues inside a tie have first derivatives for functions symmetric in them; their
+    second derivatives do not exist and are NaN. So are cotangents that differ inside a
+    tie, unless `drop` asks to leave them as they are.
+    Tangents of vectors have no component along the vector; any gauge applied afterwards
+    turns this into its own derivative.
 
-    `lost` are pairs that cannot be told from defective ones: L is known to rounding, and
-    to `known`. Their derivatives are to be made NaN by whoever calls. Nothing of them
-    enters those of the other pairs.
+    `lost` marks pairs that cannot be told from defective ones, as L is only accurate to
+    rounding and to `known`. The caller must make their derivatives NaN. They do not enter
+    the derivatives of other pairs.
 
     `inverse` is W⁻¹, if it is known.
     """
@@ -97,7 +97,7 @@ def eigen_of_block(
         apart=apart,
         skewed=dual.skewed,
     )
-    # Cotangents of a smooth function differ by as much as the eigenvalues do.
+    # Cotangents of a smooth function differ about as much as the eigenvalues do.
     eps = float(jnp.finfo(values.dtype).eps)
     rtol = jnp.inf if drop else jnp.maximum(eps**0.5, 10 * jnp.asarray(tie_rtol))
     values = tied_values(values, ties, jax.lax.stop_gradient(rtol))
@@ -117,18 +117,18 @@ def _dual(
     inverse: Complex[Array, "m m"] | None,
     both: Bool[Array, "m m"],
 ) -> _Dual:
-    """W⁻¹, whose rows are left eigenvectors as accurate as each is conditioned.
+    """W⁻¹, whose rows are left eigenvectors, each as accurate as its conditioning allows.
 
     Vectors of a nearly defective eigenvalue are nearly dependent, and their rounding
-    enters all rows of an inverse. Two steps of the eigenvalue problem of Lᵀ take it out
-    of the rows of the other pairs.
+    enters all rows of an inverse. Two correction steps for the eigenvalue problem of Lᵀ
+    remove it from the rows of the other pairs.
     """
     w = jnp.where(both, coordinates, jnp.eye(both.shape[0], dtype=coordinates.dtype))
     inverse = inv(w) if inverse is None else inverse
     size = _norms(w, 0)
     plain = _norms(inverse, 1) * size
-    # Of the others the errors belong together: they cancel in symmetric functions.
-    # Below 1000 nothing is gained in single precision: all rounding is as large.
+    # The errors of the others are correlated: they cancel in symmetric functions. Below
+    # 1000, single precision gains nothing: all rounding is as large.
     moderate = plain < max(float(jnp.finfo(plain.dtype).eps) ** -0.25, 1e3)
     skewed = ~jnp.all(moderate)
 
@@ -153,7 +153,7 @@ def _dual(
             better = better / jnp.sum(better * w.T, axis=1, keepdims=True)
             return u, r, jnp.where(improved, size, error), better
 
-        # Once for the inverse, and for each of two steps.
+        # Once for the inverse, then once for each of two steps.
         init = u, jnp.zeros_like(u), jnp.full_like(plain, jnp.inf), u
         u, *_ = jax.lax.fori_loop(0, 3, look, init)
         return u, _norms(u, 1) * size
@@ -164,10 +164,10 @@ def _dual(
 def inverse_of_conjugates(
     w: Complex[Array, "m m"], eigenvalues: Complex[Array, " m"]
 ) -> Complex[Array, "m m"]:
-    """W⁻¹ of the eigenvectors of a real matrix as `geev` returns them, a + ib and a − ib
-    side by side, and real ones: by that of real a and b.
+    """W⁻¹ for the eigenvectors of a real matrix as `geev` returns them: a + ib and a − ib
+    side by side, and real ones. Uses the inverse of the real matrix of a and b.
 
-    A pair of rows of that inverse, c and d, are (c − id)/2 and (c + id)/2 of W⁻¹.
+    Two rows c and d of that inverse give the rows (c − id)/2 and (c + id)/2 of W⁻¹.
     """
     up, down = eigenvalues.imag > 0, eigenvalues.imag < 0
     real = jnp.linalg.inv(jnp.where(down, -w.imag, w.real))
@@ -190,12 +190,12 @@ def _defective(
     apart: Bool[Array, "m m"],
     known: Float[ArrayLike, ""],
 ) -> Bool[Array, " m"]:
-    """Which eigenvalues a change of L by its own error may merge with another one.
+    """Which eigenvalues a change of L within its error may merge with another one.
 
-    To first order a change E moves an eigenvalue by κ‖E‖ (Wilkinson 1965). Where that is
-    the gap to the next one, a defective matrix is as near as E, and a derivative has no
-    digit: its relative error is κ‖E‖/gap. So an eigenvalue with a large κ and no other
-    one close to it keeps its derivatives. Those of a semisimple tie have moderate κ.
+    To first order, a change E moves an eigenvalue by κ‖E‖ (Wilkinson 1965). If that
+    reaches the gap to the next one, a defective matrix is within E, and a derivative has
+    no correct digit: its relative error is κ‖E‖/gap. So an eigenvalue with a large κ and
+    no close neighbour keeps its derivatives. Those of a semisimple tie have moderate κ.
     """
     values, a = jax.lax.stop_gradient((eigenvalues, matrix))
     norm = jnp.linalg.norm(a)
@@ -212,7 +212,7 @@ def merges(
     error: Float[Array, ""],
     norm: Float[Array, ""],
 ) -> Bool[Array, " m"]:
-    # Negated: NaN comes of vectors that are dependent to the last digit.
+    # Negated, because vectors dependent to the last digit give NaN.
     return ~(condition * error <= gap) | (in_tie & ~(condition**2 * error <= norm))
 
 
@@ -250,15 +250,15 @@ def _tangents(
     apart: Bool[Array, "m m"],
     skewed: Bool[Array, ""],
 ) -> tuple[Complex[Array, "m m"], Complex[Array, "m m"]]:
-    """Ẇ and Ṁ of `Ẇ M − L Ẇ + W Ṁ = L̇ W`, W⁻¹Ẇ zero and Ṁ not zero where eigenvalues
-    are not `apart`.
+    """Ẇ and Ṁ of `Ẇ M − L Ẇ + W Ṁ = L̇ W`; where eigenvalues are not `apart`, W⁻¹Ẇ is
+    zero and Ṁ is not.
 
-    Of nearly dependent vectors Ẇ = W Y takes large multiples, with a small difference.
-    The equation has no such numbers in the columns of other pairs: where some vectors
-    are nearly dependent, its residual is made to vanish once more.
+    Ẇ = W Y combines nearly dependent vectors with large factors and a small result. The
+    equation has no such numbers in the columns of other pairs: if some vectors are nearly
+    dependent, the solution is refined by its residual.
 
-    Columns that are larger than what they are made of by the inverse of the rounding of L
-    are NaN: less than two of their digits are known.
+    A column is NaN if it exceeds its right side by the inverse of the rounding of L: then
+    fewer than two of its digits are known.
     """
 
     def equation(x: tuple[Array, Array], matrices: tuple) -> tuple[Array, Array]:
@@ -274,7 +274,7 @@ def _tangents(
     def inverse(rhs: tuple[Array, Array]) -> tuple[Array, Array]:
         r, bound = rhs
         _, values, _, w, duals = fixed
-        # A factor of zero keeps the NaN of what has no derivative.
+        # Multiplying by zero keeps the NaN of what has no derivative.
         gap = jnp.where(apart, values[None, :] - values[:, None], 1)
         g = _product(duals, r)
         inside = g * jnp.where(apart, 1 / gap, 0) + jnp.where(apart, 0, bound)
@@ -284,7 +284,7 @@ def _tangents(
         return equation(x, fixed)
 
     def refined(rhs: Callable, first: tuple, image: Callable, inverse: Callable) -> tuple:
-        """The solution for `first`; and, of use where vectors are `skewed`, the one for
+        """The solution for `first`; and, for use if vectors are `skewed`, the one for
         `rhs()`."""
         known = inverse(first)
         return known, only_if(skewed, lambda x: _in_rounds(rhs, image, inverse, x), known)
@@ -313,7 +313,7 @@ def _tangents(
     rhs = _product(t, w)
     solution = jax.lax.custom_linear_solve(
         lambda x: equation(x, known),
-        # The zero is made of a tangent, or JAX cannot transpose the solve.
+        # The zero is made from a tangent; otherwise JAX cannot transpose the solve.
         (rhs, jnp.where(False, rhs, 0)),
         lambda _, rhs: solve(rhs),
         lambda _, ct: solve_transposed(ct),
@@ -332,14 +332,14 @@ def _in_rounds(rhs: Callable, image: Callable, inverse: Callable, like: tuple) -
 
 
 def _product(t: Inexact[Array, "m m"], w: Complex[Array, "m m"]) -> Complex[Array, "m m"]:
-    """t W, of a real t by two real products."""
+    """t W; for a real t by two real products."""
     if jnp.iscomplexobj(t):
         return t @ w
     return jax.lax.complex(t @ w.real, t @ w.imag)
 
 
 def _diagonal(x: Inexact[Array, "m m"]) -> Inexact[Array, " m"]:
-    """As a sum, the transpose of which is no scatter."""
+    """The diagonal of x, as a sum: its transpose is no scatter."""
     return jnp.sum(jnp.where(jnp.eye(len(x), dtype=bool), x, 0), axis=0)
 
 

@@ -1,4 +1,4 @@
-"""What a tag `Aᵀ = A` says: left vectors are the conjugates of right ones."""
+"""What a tag `Aᵀ = A` implies: left vectors are the conjugates of right ones."""
 
 import jax.numpy as jnp
 import lineax as lx
@@ -10,19 +10,19 @@ from .._operator import Pencil
 
 
 def tagged_symmetric(pencil: Pencil) -> bool:
-    """Whether the operator and the mass matrix say so, each by lineax's tags or class."""
+    """Whether operator and mass matrix are symmetric by lineax's tags or by class."""
 
     def one(operator: lx.AbstractLinearOperator | None) -> bool:
         try:
             return operator is None or lx.is_symmetric(operator)
-        except NotImplementedError:  # a class that lineax has not met
+        except NotImplementedError:  # a class that lineax does not know
             return False
 
     return one(pencil.operator) and one(pencil.mass)
 
 
 def untrue_tag(pencil: Pencil) -> Bool[Array, ""]:
-    """Whether `xᵀ A y` is not `yᵀ A x` for two random vectors, or so with B."""
+    """Whether `xᵀ A y` and `yᵀ A x` differ for two random vectors, or likewise for B."""
     x = default_start(pencil.n, pencil.dtype)
     x = jnp.stack([x, jnp.flip(x)], axis=1)
 
@@ -38,15 +38,15 @@ def untrue_tag(pencil: Pencil) -> Bool[Array, ""]:
 def symmetric_left(
     pencil: Pencil, basis: Inexact[Array, "n m"], active: Bool[Array, " m"]
 ) -> Inexact[Array, "n m"]:
-    """C with `Cᴴ A = L Cᴴ B` and `Cᴴ B X = I` of a symmetric pencil: `Cᴴ = G⁻¹ Xᵀ`, for
-    `G = Xᵀ B X` has `G L = Xᵀ A X = Lᵀ G`. G is singular where the selected eigenvalues
-    are defective together with others."""
+    """C with `Cᴴ A = L Cᴴ B` and `Cᴴ B X = I` for a symmetric pencil: `Cᴴ = G⁻¹ Xᵀ`,
+    since `G = Xᵀ B X` satisfies `G L = Xᵀ A X = Lᵀ G`. G is singular if the selected
+    eigenvalues are defective together with others."""
     x = jnp.where(active, basis, 0)
     return _with(x, inv(_gram(x, pencil.mass_mm(x), active)))
 
 
 def symmetric_left_tangent(pencil, t_mass_x, x, t_x, active):
-    """Ċ, from Ẋ and ḂX: no solve of its own."""
+    """Ċ, from Ẋ and ḂX, without a solve of its own."""
     image = pencil.mass_mm(x)
     inverse = inv(_gram(x, image, active))
     t_image = t_mass_x + pencil.mass_mm(t_x)

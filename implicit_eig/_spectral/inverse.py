@@ -1,4 +1,4 @@
-"""The inverse of A − σB, or of B, as an operator: a linear solver and what it keeps."""
+"""The inverse of A − σB, or of B, as an operator: a linear solver and its state."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ _DIRECT = SparseLU, KLU, lx.LU, lx.QR, lx.SVD, lx.Cholesky, lx.AutoLinearSolver
 
 
 def factorises(solver: lx.AbstractLinearSolver) -> bool:
-    """Whether a solver keeps a factor, so that a solve costs little."""
+    """Whether a solver keeps a factor, so that solves are cheap."""
     return isinstance(solver, _DIRECT)
 
 
@@ -75,14 +75,14 @@ def _(operator):
 class Inverse(eqx.Module):
     """x ↦ M⁻¹ x on flat vectors and blocks of them, for an operator M on flat vectors.
 
-    A factorisation is made once, when this is; an iteration runs with each product. How
-    good a product is, is not looked at here: those who use it judge their results.
+    A factorisation is made once, with this object; an iterative solver runs at each
+    product. Products are not checked here: callers judge their own results.
     """
 
     solver: lx.AbstractLinearSolver
     state: PyTree
     options: dict[str, Any]
-    # R and C that balance R M C, where the entries are known.
+    # R and C that balance R M C, if the entries are known.
     scales: tuple[Float[Array, " n"], Float[Array, " n"]] | None
     structure: jax.ShapeDtypeStruct = eqx.field(static=True)
 
@@ -125,9 +125,9 @@ class Inverse(eqx.Module):
     def is_singular(
         self, x: Inexact[Array, " n"], norm: Float[Array, ""]
     ) -> tuple[Inexact[Array, " n"], Bool[Array, ""]]:
-        """M⁻¹ x, and whether it tells that M, of the given norm, is singular to rounding,
-        for a random x: then ‖M⁻¹‖ is about √n ‖M⁻¹ x‖ / ‖x‖. Where the entries are known
-        it is R M C that is looked at (and x scaled), so that units play no part."""
+        """M⁻¹ x, and whether it shows that M, of the given norm, is singular to rounding:
+        for a random x, ‖M⁻¹‖ is about √n ‖M⁻¹ x‖ / ‖x‖. If the entries are known, the
+        test is applied to R M C (and a scaled x), so that units play no part."""
         if self.scales is None:
             y = self.mv(x)
             size = norm * jnp.linalg.norm(y) / jnp.linalg.norm(x)
@@ -145,8 +145,8 @@ class Inverse(eqx.Module):
 
 
 def _scales(operator: lx.AbstractLinearOperator):
-    """R and C for which R |M| C has rows and columns of sum 1, nearly (Sinkhorn and Knopp
-    1967). |M| is |A| + |σ| |B|: what cancels in A − σB counts."""
+    """R and C for which rows and columns of R |M| C sum to 1, nearly (Sinkhorn and Knopp
+    1967). |M| is |A| + |σ| |B|, so that what cancels in A − σB counts."""
     products = _absolute(operator)
     if products is None:
         return None
@@ -163,7 +163,7 @@ _SWEEPS = 3
 
 
 def _absolute(operator: lx.AbstractLinearOperator):
-    """Products with |M| and its transpose, and a vector of ones; `None` where the entries
+    """Products with |M| and its transpose, and a vector of ones; `None` if the entries
     are not known."""
     triplets = entries(operator)
     if triplets is not None:
@@ -192,7 +192,7 @@ def _absolute(operator: lx.AbstractLinearOperator):
 def default_linear_solver(
     operators: list[lx.AbstractLinearOperator], name: str, remedy: str
 ) -> lx.AbstractLinearSolver:
-    """A factorisation of what is made of `operators`, where their entries are known."""
+    """A direct solver for a matrix made of `operators`, if their entries are known."""
     if any(isinstance(operator, lx.MatrixLinearOperator) for operator in operators):
         return lx.LU()
     if all(entries(operator) is not None for operator in operators):

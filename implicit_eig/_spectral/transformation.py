@@ -1,7 +1,7 @@
 """Spectral transformations: the operator C whose Krylov spaces are built.
 
-C has the eigenvectors of the pencil `A v = λ B v`, and eigenvalues θ that are functions
-of the λ. What a Krylov space of C finds first, an extreme θ, is then what is wanted.
+C has the eigenvectors of the pencil `A v = λ B v`, and its eigenvalues θ are functions
+of λ, such that the wanted ones are extreme: a Krylov space of C finds those first.
 (SLEPc's ST; Ericsson and Ruhe 1980.)
 """
 
@@ -28,7 +28,7 @@ class AbstractTransformation(eqx.Module):
         """C x."""
 
     def transpose(self) -> "AbstractTransformation":
-        """That of the transposed pencil."""
+        """The same transformation of the transposed pencil."""
         inverse = None if self.inverse is None else self.inverse.transpose()
         pencil = self.pencil.transpose()
         return eqx.tree_at(
@@ -40,7 +40,7 @@ class AbstractTransformation(eqx.Module):
 
     @property
     def dtype(self):
-        """That of the vectors: complex for a complex shift."""
+        """The dtype of the vectors: complex for a complex shift."""
         return self.pencil.dtype if self.inverse is None else self.inverse.dtype
 
     def selection(self, selection: AbstractSelection) -> AbstractSelection:
@@ -58,15 +58,15 @@ class AbstractTransformation(eqx.Module):
     def stats(
         self, num_steps: Int[Array, ""], num_products: int
     ) -> dict[str, Int[Array, ""]]:
-        """What a run of `num_steps` products with C, and `num_products` further ones
-        with A, took."""
+        """The cost of a run of `num_steps` products with C, and `num_products` more with
+        A."""
         return {"num_matvecs": num_steps + num_products}
 
     @abc.abstractmethod
     def sylvester(
         self, matrix: Inexact[Array, "m m"], rhs: Inexact[Array, "n m"]
     ) -> tuple[Inexact[Array, "m m"], Inexact[Array, "n m"]]:
-        """Θ and F, such that `A Y − B Y L = R` says what `C Y − Y Θ = F` does."""
+        """Θ and F for which `C Y − Y Θ = F` is equivalent to `A Y − B Y L = R`."""
 
 
 class Direct(AbstractTransformation):

@@ -17,7 +17,7 @@ from .._program import TracedFunction
 
 
 class AbstractSelection(eqx.Module):
-    """Ranks eigenvalues: the largest keys are wanted."""
+    """Ranks eigenvalues: those with the largest keys are wanted."""
 
     @abc.abstractmethod
     def keys(
@@ -28,9 +28,9 @@ class AbstractSelection(eqx.Module):
     ) -> Float[Array, " m"]:
         """A real key for each eigenvalue, the largest first.
 
-        `overlaps` are |⟨target, v⟩|/‖v‖ where the selection has a `target`, and
-        `is_real` tells that the operator is real, so that eigenvalues come in
-        conjugate pairs.
+        `overlaps` are |⟨target, v⟩|/‖v‖ if the selection has a `target`; `is_real`
+        says that the operator is real, so that eigenvalues come in conjugate
+        pairs.
         """
 
     @property
@@ -39,11 +39,11 @@ class AbstractSelection(eqx.Module):
         return True
 
     def target(self) -> Inexact[Array, " n"] | None:
-        """A vector whose overlaps with the eigenvectors `keys` asks for."""
+        """A vector; `keys` asks for its overlaps with the eigenvectors."""
         return None
 
     def seen(self, eigenvalues: Complex[Array, " m"]) -> Complex[Array, " m"]:
-        """The eigenvalues by whose real and imaginary parts equal keys are sorted."""
+        """The eigenvalues whose real and imaginary parts break ties between keys."""
         return eigenvalues
 
     def is_meant(
@@ -52,9 +52,8 @@ class AbstractSelection(eqx.Module):
         others: Complex[Array, " k"] | None,
         is_real: bool,
     ) -> Bool[ArrayLike, ""]:
-        """Whether this says which eigenvalues are wanted: no target that is NaN, inf or
-        zero, no selected key that is NaN or the least there is, no other one that is the
-        largest."""
+        """Whether this defines which eigenvalues are wanted: the target is not NaN, inf
+        or zero, no selected key is NaN or −inf, and no other key is inf."""
         target = self.target()
         if target is not None:
             return jnp.all(jnp.isfinite(target))
@@ -69,9 +68,9 @@ class AbstractSelection(eqx.Module):
         return Rescaled(self, size)
 
     def is_extreme(self, is_real: bool) -> bool:
-        """Whether the wanted eigenvalues stand at the rim of every spectrum, where a
-        Krylov space finds them first. If not, it may have seen none that is better
-        because it has not come to see it: `RESULTS.unconfirmed`."""
+        """Whether the wanted eigenvalues lie at the rim of every spectrum, where a Krylov
+        space finds them first. If not, better ones may exist that it has not found yet:
+        `RESULTS.unconfirmed`."""
         del is_real
         return False
 
@@ -81,7 +80,7 @@ class Named(AbstractSelection):
 
     def keys(self, eigenvalues, overlaps, is_real):
         del overlaps
-        # A real operator's pair shares one |imag|: both count as extreme, as in ARPACK.
+        # For a real operator, both members of a pair count as extreme, as in ARPACK.
         imag = jnp.abs(eigenvalues.imag) if is_real else eigenvalues.imag
         part = {"M": jnp.abs(eigenvalues), "R": eigenvalues.real, "I": imag}
         key = part[self.name[1]]
@@ -95,14 +94,14 @@ class Named(AbstractSelection):
         return self
 
     def is_extreme(self, is_real):
-        # The least imaginary part is one end of the spectrum, the least modulus of it
-        # is the middle.
+        # The least imaginary part is one end of the spectrum, the least modulus of the
+        # imaginary part (for a real operator) the middle.
         return self.name != "SM" and not (self.name == "SI" and is_real)
 
 
 class BothEnds(AbstractSelection):
-    """Real eigenvalues from both ends of the spectrum in turns, the largest first. It
-    is their places that count: copies of one have different ones."""
+    """Real eigenvalues from both ends of the spectrum alternately, the largest first.
+    Keys are made of their places in the spectrum, which differ for copies of one."""
 
     def keys(self, eigenvalues, overlaps, is_real):
         del overlaps, is_real
@@ -149,7 +148,7 @@ class Nearest(AbstractSelection):
 
     @property
     def keeps_pairs(self):
-        # Of a pair one member is near a complex target, the other one is not.
+        # Only one member of a conjugate pair is near a complex target.
         return not jnp.iscomplexobj(self.sigma)
 
     def keys(self, eigenvalues, overlaps, is_real):
@@ -165,7 +164,7 @@ def rescaled_shift(sigma: Num[Array, ""], size: Float[Array, ""]) -> Num[Array, 
 
 
 def as_shift(sigma: ArrayLike) -> Num[Array, ""]:
-    """σ as an array, refused where it is not one finite number; real where it is."""
+    """σ as an array; refused unless it is one finite number; made real if it is real."""
     sigma = jnp.asarray(sigma)
     if sigma.shape != ():
         raise ValueError(f"`sigma` must be one number; got shape {sigma.shape}.")
@@ -181,12 +180,12 @@ def as_shift(sigma: ArrayLike) -> Num[Array, ""]:
 class Overlap(AbstractSelection):
     """The pairs whose eigenvectors overlap most with `v`: `|vᴴx| / (‖v‖ ‖x‖)`.
 
-    Follows one mode through a path of parameters, also where eigenvalues cross. `v` is
-    a vector of the operator's domain, of its dtype or complex; it carries no derivative.
+    Follows one mode along a path of parameters, even where eigenvalues cross. `v` is a
+    vector of the operator's domain, of its dtype or complex; it carries no derivative.
 
-    With a gauge made of the same vector the phase is followed too: a path of vectors as
-    smooth as the operator's, also where the default gauge jumps from one largest entry
-    to another.
+    With a gauge made from the same vector, the phase is followed too: the path of vectors
+    is then as smooth as that of the operator, even where the default gauge jumps from one
+    largest entry to another.
 
     !!! Example
 
@@ -221,7 +220,7 @@ class Overlap(AbstractSelection):
     def target(self):
         v = Domain.of(jax.eval_shape(lambda: self.v)).flatten(self.v)
         v = jax.lax.stop_gradient(v)
-        # The square of a small or large entry would under- or overflow.
+        # Squares of small or large entries would under- or overflow.
         v = v / jnp.max(jnp.abs(v)).astype(v.dtype)
         return v / jnp.linalg.norm(v).astype(v.dtype)
 
@@ -231,7 +230,7 @@ class Overlap(AbstractSelection):
 
 
 class Known(AbstractSelection):
-    """The eigenvalues already known, found again."""
+    """The eigenvalues that are already known, to be found again."""
 
     eigenvalues: Complex[Array, " k"]
 
@@ -280,13 +279,13 @@ class Shifted(AbstractSelection):
         return unshifted(eigenvalues, self.sigma)
 
     def is_extreme(self, is_real):
-        # What is nearest to the shift has the largest θ.
+        # The eigenvalue nearest to the shift has the largest θ.
         del is_real
         return isinstance(self.inner, Nearest)
 
 
 def unshifted(theta: Complex[Array, " m"], sigma: Num[Array, ""]) -> Complex[Array, " m"]:
-    """λ of θ = 1 / (λ − σ); NaN where θ = 0 and λ is infinite."""
+    """λ from θ = 1 / (λ − σ); NaN if θ = 0 and λ is infinite."""
     zero = theta == 0
     values = sigma.astype(theta.dtype) + 1 / jnp.where(zero, 1, theta)
     return jnp.where(zero, jnp.nan, values)
@@ -318,7 +317,7 @@ def as_selection(which: Any, domain: Domain) -> AbstractSelection:
     )
 
 
-# Made once: a plain call would pay for each.
+# Made once, as every plain call would pay for it again.
 _named = functools.cache(Named)
 
 
@@ -334,11 +333,11 @@ def check_vector(v: Any, domain: Domain, name: str) -> None:
 
 
 def check_direction(v: Array, name: str) -> None:
-    """Refuses a vector without a direction, where its values are known."""
+    """Refuses a vector without a direction, if its values are known."""
     if isinstance(v, Tracer):
         return
-    # No `np.asarray`: parts of v may be on other hosts. A constant of a program that is
-    # just being traced is known as well.
+    # Not `np.asarray`, as parts of v may be on other hosts. Constants of a program that
+    # is being traced are known as well.
     with jax.ensure_compile_time_eval():
         finite, direction = jnp.all(jnp.isfinite(v)), jnp.any(v != 0)
     if not finite:
@@ -351,7 +350,7 @@ class Order(eqx.Module):
     """A permutation of eigenvalues, best first, conjugate pairs kept together."""
 
     permutation: Int[Array, " m"]
-    second: Bool[Array, " m"]  # after the permutation: partner of the one before
+    second: Bool[Array, " m"]  # in permuted order: partner of the one before
 
 
 def order(
@@ -363,23 +362,23 @@ def order(
 ) -> Order:
     """Sorts by key. Keys that the `accuracy` of their eigenvalues cannot tell apart (±λ
     under "LM", an imaginary spectrum under "LR") are sorted by real part, then by
-    imaginary part, the largest first, so that rounding decides nothing. Of a real
-    operator's conjugate pair the better one comes first, at equal keys the one with
-    positive imaginary part, and nothing comes between them.
+    imaginary part, the largest first, so that rounding decides nothing. In a conjugate
+    pair of a real operator, the better one comes first, the one with positive imaginary
+    part if their keys are equal, and nothing comes between them.
 
-    An eigenvalue has for its key an interval. Its place is the number of those that are
-    better for certain: two that can be told apart are never turned round, however many
-    stand between them (Fishburn's interval orders).
+    The key of an eigenvalue is an interval. Its place is the number of those that are
+    certainly better: two that can be told apart never swap, however many lie between
+    them (Fishburn's interval orders).
 
-    For a real operator the eigenvalues must come as LAPACK's `geev` gives them, partners
-    side by side. NaN sorts last.
+    For a real operator the eigenvalues must come as LAPACK's `geev` returns them,
+    partners side by side. NaN sorts last.
     """
     index, seen = jnp.arange(eigenvalues.size), selection.seen(eigenvalues)
     lowest, highest = _intervals(selection, eigenvalues, overlaps, is_real, accuracy)
     first = behind = jnp.zeros_like(index)
     if is_real:
-        # The second of a pair by position; geev puts the positive imaginary part first,
-        # which may be that of 1 / (λ − σ) where λ is `seen`.
+        # Pairs are recognised by position: geev puts the positive imaginary part first,
+        # possibly that of 1 / (λ − σ) while λ is what is `seen`.
         up, down = eigenvalues.imag > 0, eigenvalues.imag < 0
 
         def partner(x: Array) -> Array:
@@ -391,7 +390,7 @@ def order(
         seen = jnp.where(down, jnp.roll(seen, 1), seen)
         first = index - down.astype(index.dtype)
     place = jnp.sum(lowest[None, :] > highest[:, None], axis=1, dtype=index.dtype)
-    # Of equal real parts, which differ by rounding, imaginary parts decide.
+    # If real parts are equal up to rounding, imaginary parts decide.
     tilted = seen.real + jnp.finfo(seen.dtype).eps ** 0.5 * seen.imag
     _, _, first, _, permutation = jax.lax.sort(
         (place, -tilted, first, behind, index), num_keys=4
@@ -407,8 +406,8 @@ def _intervals(
     is_real: bool,
     accuracy: Float[Array, " m"],
 ) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
-    """The least and the largest key of what an eigenvalue may be: itself, or as far off
-    as its `accuracy`, in four directions."""
+    """The least and the largest key that an eigenvalue may have: at itself, or moved by
+    its `accuracy` in four directions."""
     around = jnp.asarray([0, 1, -1, 1j, -1j], eigenvalues.dtype)[:, None]
     near = eigenvalues[None, :] + around * accuracy.astype(around.dtype)[None, :]
     if overlaps is not None:

@@ -1,4 +1,4 @@
-"""Who solves the bordered Sylvester systems."""
+"""Solvers of the bordered Sylvester systems."""
 
 from .columnwise import Columnwise as Columnwise
 from .deflated_gmres import DeflatedGMRES as DeflatedGMRES

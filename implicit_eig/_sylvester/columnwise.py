@@ -1,11 +1,12 @@
-"""Any lineax solver, one shifted system a pair.
+"""Any lineax solver, with one shifted system per pair.
 
-With a Schur form L = U T Uᴴ the Sylvester system becomes one shifted system a column,
+With a Schur form L = U T Uᴴ the Sylvester system becomes one shifted system per column,
 
     P (A − t_jj B) y_j = r_j + Σ_{i<j} P B y_i t_ij ,
 
-coupled one way, so equal or defective eigenvalues inside L do no harm. L comes triangular
-up to 2×2 blocks, the best pair first, so a right side for one pair stays one.
+coupled in one direction, so equal or defective eigenvalues inside L do no harm. L is
+triangular up to 2×2 blocks, best pair first, so the right side of one pair involves no
+other.
 """
 
 from typing import Any
@@ -27,13 +28,13 @@ class Columnwise(AbstractSylvesterSolver):
     """Solves the shifted systems one after the other with a lineax solver.
 
     A system that is singular to within the error of its pair has no answer, whether or
-    not the right side shows it: of the transposed one, the right side of an eigenvalue
-    does not when another copy of it was left out. Where factors are at hand a random
-    right side is solved along, for two triangular solves more, and tells.
+    not the right side shows it: in the transposed system of an eigenvalue, it does not if
+    another copy of the eigenvalue was left out. A direct solver also solves for a random
+    right side, at two more triangular solves, which reveals it.
     """
 
     linear_solver: lx.AbstractLinearSolver
-    error: Float[Array, ""] | None = None  # of A, known once the pairs are
+    error: Float[Array, ""] | None = None  # of A; known once the pairs are known
 
     def for_block(self, block):
         worst = jnp.max(jnp.where(block.active, block.residuals, 0))
@@ -94,10 +95,10 @@ def complex_schur(
 ) -> tuple[Inexact[Array, "m m"], Inexact[Array, "m m"]]:
     """T and unitary U with a ≈ U T Uᴴ, for small matrices.
 
-    U of a triangular matrix mixes nothing, nor of a lower triangular one (the transposed
-    L), which is upper triangular backwards. What stands below the diagonal within the
-    tolerance L was found with is left out: LAPACK would make arbitrary rotations of it.
-    A single real value stays real, so its system is a real one.
+    For a triangular matrix U mixes nothing; nor does it for a lower triangular one (the
+    transposed L), which is reversed to be upper triangular. Entries below the diagonal
+    within the tolerance of L are dropped: LAPACK would turn them into arbitrary
+    rotations. A single real value stays real, so its system is a real one.
     """
     if a.shape[0] == 1:
         return a, jnp.ones_like(a)
@@ -110,7 +111,7 @@ def complex_schur(
     a = jnp.where(small, jnp.triu(a), a)
 
     def by_eig(a):
-        # No Schur form on GPUs: the QR of the eigenvectors triangularises too.
+        # GPUs have no Schur form: the QR of the eigenvectors triangularises too.
         u = jnp.linalg.qr(jnp.linalg.eig(a)[1])[0]
         return jnp.triu(u.conj().T @ a @ u), u
 
@@ -125,7 +126,7 @@ def complex_schur(
 def precondition(
     inverse: Pencil | Inverse, y: Inexact[Array, "n k"]
 ) -> Inexact[Array, "n k"]:
-    """M Y; of a complex M its real part where Y is real, as in ARPACK's mode 3."""
+    """M Y; its real part for a complex M and a real Y, as in ARPACK's mode 3."""
     if jnp.iscomplexobj(y) or inverse.is_real:
         return inverse.mm(y)
     return inverse.mm(y.astype(inverse.dtype)).real
@@ -172,7 +173,8 @@ class _Shifted(lx.AbstractLinearOperator):
 
 @promises_nothing
 class _Projected(lx.AbstractLinearOperator):
-    """Q M P y + C Eᴴ y / τ: what M ≈ (A − λB)⁻¹ is to the projected system."""
+    """Q M P y + C Eᴴ y / τ: turns M ≈ (A − λB)⁻¹ into a preconditioner of the projected
+    system."""
 
     system: ProjectedSylvester
     inverse: Pencil | Inverse

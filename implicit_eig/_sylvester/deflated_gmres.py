@@ -1,24 +1,25 @@
 """GMRES on the shifted systems of all pairs, in one search space.
 
-Of the systems `P (A − t_jj B) Q y_j = b_j` of `columnwise.py` only the shift and the
-right side differ. So all of them are solved in one space: directions `z_i = M s_i`, with
-their images under A and under B apart, from which the image under any shift follows at no
-product. Each pair takes its minimal residual over all directions there are, those made
-for other pairs included, and adds its own only while it is short of its tolerance. The
-next direction is M applied to the part of that residual from which none was made yet,
-which for one right side is the Arnoldi vector of GMRES (Saad and Schultz 1986, 1993).
+The systems `P (A − t_jj B) Q y_j = b_j` of `columnwise.py` differ only in the shift and
+the right side. So all are solved in one space: directions `z_i = M s_i`, with separate
+images under A and under B, which give the image under any shift without a product. Each
+pair minimises its residual over all directions, including those made for other pairs, and
+adds its own only while it misses its tolerance. The next direction is M applied to the
+part of that residual not used for a direction yet; with one right side, this is the
+Arnoldi vector of GMRES (Saad and Schultz 1986, 1993).
 
 Everything is kept in coordinates of one orthonormal basis V:
 
     right sides Φ,   directions S,   P A Q M V S = V H_A,   P B Q M V S = V H_B ,
 
 so a step costs one product with A and M, and the least-squares problems are small. For a
-real operator V, S, H_A and H_B are real and only coefficients complex: the space of a
-complex pair serves its conjugate too, and no complex product is ever formed.
+real operator V, S, H_A and H_B are real and only the coefficients are complex: the space
+of a complex pair serves its conjugate too, and no complex product is ever formed.
 
-Computed pairs are deflated by the projectors. What slows GMRES down next, the directions
-on which the shifted operator is smallest, is kept when the space is full and a new cycle
-starts, with their images (Parks, de Sturler, Mackey, Johnson and Maiti 2006).
+Computed pairs are deflated by the projectors. What slows GMRES down next are the
+directions on which the shifted operator is smallest: they and their images are kept when
+the space is full and a new cycle starts (Parks, de Sturler, Mackey, Johnson and Maiti
+2006).
 """
 
 import equinox as eqx
@@ -36,25 +37,25 @@ class DeflatedGMRES(AbstractSylvesterSolver):
     GMRES in one search space, in real arithmetic for real operators.
 
     For selected pairs anywhere in the spectrum, given a preconditioner: pass
-    `ImplicitAdjoint(linear_solver=DeflatedGMRES(), preconditioner=m)` an operator that
-    approximates `(A − σB)⁻¹` for some σ among the selected eigenvalues (an incomplete
-    factorisation, a multigrid cycle; of any operator kind `eigs` takes). It is applied
-    from the right, between the projectors, and transposed for the transposed systems.
-    Without one, `KrylovSylvester` needs fewer products where pairs are extreme.
+    `ImplicitAdjoint(linear_solver=DeflatedGMRES(), preconditioner=m)` with an operator m
+    that approximates `(A − σB)⁻¹` for some σ among the selected eigenvalues (an
+    incomplete factorisation, a multigrid cycle; any kind of operator `eigs` takes). It is
+    applied from the right, between the projectors, and transposed for the transposed
+    systems. Without one, `KrylovSylvester` needs fewer products if pairs are extreme.
 
     **Arguments:**
 
-    - `rtol`: backward error aimed at; default: that of `ImplicitAdjoint`.
-    - `restart`: directions, that is products with A, of one cycle.
-    - `recycle`: directions kept from one cycle to the next; default half of
+    - `rtol`: target backward error; default: that of `ImplicitAdjoint`.
+    - `restart`: number of directions, hence of products with A, in one cycle.
+    - `recycle`: number of directions kept from one cycle to the next; default half of
         `restart`.
     - `max_restarts`: largest number of cycles.
 
-    **Cost:** j products with A and as many with the preconditioner for j directions, the
-    directions of all pairs counted together, and no cycle to confirm: the search ends
-    inside a cycle as soon as the residuals, known from small matrices, are small enough.
-    The caller's check takes one block product more. Memory: `restart + recycle + m`
-    vectors, with a preconditioner or a mass matrix `2 restart + recycle + m`.
+    **Cost:** j products with A and as many with the preconditioner for j directions,
+    counting those of all pairs, and no cycle for confirmation: the search ends inside a
+    cycle as soon as the residuals, known from small matrices, are small enough. The
+    caller's check takes one more block product. Memory: `restart + recycle + m` vectors,
+    or `2 restart + recycle + m` with a preconditioner or a mass matrix.
 
     !!! Example
 
@@ -99,7 +100,7 @@ class DeflatedGMRES(AbstractSylvesterSolver):
         n, m = rhs.shape
         restart = min(self.restart, n)
         kept = restart // 2 if self.recycle is None else min(self.recycle, restart - 1)
-        # Without preconditioner and mass matrix directions lie in the space of residuals.
+        # Without preconditioner and mass matrix, directions lie in the residuals' space.
         krylov = preconditioner is None and system.pencil.mass is None
         rows = m + kept + (restart if krylov else 2 * restart)
         run = Search(
@@ -122,7 +123,7 @@ class DeflatedGMRES(AbstractSylvesterSolver):
             space, y, _, cycles = state
             found, coefficients, residual, short = run.search(space)
             y = y + run.combine(found, coefficients)
-            # A cycle in which no direction was made would make none again.
+            # After a cycle that made no direction, the next one would make none either.
             going = jnp.any(short) & (found.count > space.count)
             space = jax.lax.cond(
                 going, lambda: run.renew(found, residual, short), lambda: found

@@ -1,13 +1,13 @@
-"""All pairs' systems at once, by the eigenvectors of the rest of the spectrum.
+"""Solves the systems of all pairs at once, by the eigenvectors of the rest.
 
 With λ_i, v_i, u_i the pairs that are not selected and L = W diag(l) W⁻¹, the solution of
 P (A Q Y − B Q Y L) = F is
 
     Y = Q Σ_i v_i (u_iᴴ F W / (λ_i − l)) W⁻¹ ,      u_iᴴ B v_i = 1 :
 
-two products with n×n matrices that `geev` has left behind, where each factorisation of a
-shifted matrix costs O(n³). It is as accurate as the eigenvectors of the rest are
-independent, so its residual decides.
+two products with n×n matrices that `geev` has left behind, whereas each factorisation of
+a shifted matrix costs O(n³). Its accuracy depends on how independent the eigenvectors of
+the rest are, so its residual decides.
 """
 
 import equinox as eqx
@@ -23,13 +23,14 @@ from .system import AbstractSylvesterSolver, ProjectedSylvester, times
 
 
 class Eigenbasis(AbstractSylvesterSolver):
-    """Solves by the spectrum that `Dense` found; by LU factorisations where that misses
-    rounding, because the rest of the spectrum, or L, is ill-conditioned or defective.
+    """Solves by the spectrum that `Dense` found; by LU factorisations if that does not
+    reach rounding, because the rest of the spectrum, or L, is ill-conditioned or
+    defective.
 
-    The default for pairs found by `Dense`. Cost: O(n²) a pair, or O(n³).
+    The default for pairs found by `Dense`. Cost: O(n²) per pair, or O(n³).
     """
 
-    spectrum: Spectrum | None = None  # known once the pairs are
+    spectrum: Spectrum | None = None  # known once the pairs are known
 
     def for_block(self, block: InvariantBlock):
         return Eigenbasis(block.spectrum)
@@ -54,7 +55,7 @@ class Eigenbasis(AbstractSylvesterSolver):
             y = y + system.restrict(expansion.times(rest))
             return y, rhs - system.mm(y)
 
-        # Refinement: the first answer has an error of eps times a condition number.
+        # Refined, as the first answer has an error of eps times a condition number.
         y, rest = jax.lax.fori_loop(0, 3, step, (jnp.zeros_like(rhs), rhs))
         eps = jnp.finfo(rhs.dtype).eps
         bound = self.spectrum.norm * jnp.linalg.norm(y) + jnp.linalg.norm(rhs)

@@ -1,4 +1,4 @@
-"""All pairs' systems at once, as one more eigenvalue problem.
+"""Solves the systems of all pairs at once, as one more eigenvalue problem.
 
 With F the right side, P A Q Y − Y L = F says that
 
@@ -6,9 +6,9 @@ With F the right side, P A Q Y − Y L = F says that
     [   0       L ] [ I/α ] = [ I/α ] L ,
 
 so the columns (Y, I/α) span an invariant subspace of the augmented operator for the
-eigenvalues of L: the wanted ones of A, with the rest of its spectrum unchanged. The
-Krylov–Schur run that found X finds it, at about the same cost. (KrylovKit.jl solves its
-adjoint in this manner.)
+eigenvalues of L, which are the wanted ones of A; the rest of the spectrum is unchanged.
+A Krylov–Schur run like the one for X finds it at about the same cost. (KrylovKit.jl
+solves its adjoint in this way.)
 """
 
 import dataclasses
@@ -28,14 +28,14 @@ class KrylovSylvester(AbstractSylvesterSolver):
     """Solves for the tangents or cotangents of all selected pairs in one Krylov–Schur
     run on an augmented operator, in real arithmetic for real operators.
 
-    The default for pairs found by `KrylovSchur`. Needs the selected eigenvalues to be
-    extreme in the sense in which they were selected. Standard problems only.
+    The default for pairs found by `KrylovSchur`. The selected eigenvalues must be extreme
+    in the sense of their selection. Standard problems only.
 
     **Arguments:**
 
     - `rtol`: tolerance of the run; default: that of `ImplicitAdjoint`.
     - `krylov_dim`, `repeated`: as in `KrylovSchur`.
-    - `max_restarts`: default 300, and three times as many as the run took that found
+    - `max_restarts`: default 300, plus three times the restarts of the run that found
         the pairs.
     """
 
@@ -43,7 +43,7 @@ class KrylovSylvester(AbstractSylvesterSolver):
     krylov_dim: int | None = eqx.field(static=True, default=None)
     max_restarts: int | None = eqx.field(static=True, default=None)
     repeated: bool = eqx.field(static=True, default=False)
-    # Of the block: restarts it took, and how far it is from the rest of the spectrum.
+    # The restarts that the block took, and its distance from the rest of the spectrum.
     _restarts: Int[Array, ""] | int = 0
     _gap: Float[Array, ""] | None = None
 
@@ -65,9 +65,9 @@ class KrylovSylvester(AbstractSylvesterSolver):
         return KrylovSchur(rtol, self.krylov_dim, self.max_restarts, self.repeated)
 
     def _distance(self, matrix: Inexact[Array, "m m"]) -> Float[Array, ""]:
-        """α. Y is about F over the distance to the rest of the spectrum: with α of that
-        size both parts of (Y, I/α) are alike, and neither is lost in rounding errors. It
-        is what residuals are measured by too, where an eigenvalue is next to 0."""
+        """α. Y is about F divided by the distance to the rest of the spectrum: with α of
+        that size, both parts of (Y, I/α) are alike and neither is lost in rounding. If an
+        eigenvalue is close to 0, residuals are measured relative to α as well."""
         scale = jnp.max(jnp.abs(matrix))
         if self._gap is not None:
             gap = jnp.maximum(self._gap, jnp.finfo(scale.dtype).eps ** 0.5 * scale)
@@ -85,8 +85,8 @@ class KrylovSylvester(AbstractSylvesterSolver):
                 )
             transformation = Direct(system.pencil)
         matrix, rhs = transformation.sylvester(system.matrix, rhs)
-        # C maps span(BX) into span(X), and so does the transposed one with span(X)ᵀ:
-        # what it makes of the complement is cut off on the same side.
+        # C maps span(BX) into span(X), and its transpose does likewise with span(X)ᵀ: its
+        # image of the complement is projected on the same side.
         rhs = system.restrict(rhs)
         selection = transformation.selection(selection)
         n, m = rhs.shape
@@ -103,8 +103,8 @@ class KrylovSylvester(AbstractSylvesterSolver):
             return top - right @ c, matrix @ c
 
         def admit(z):
-            # Neither the projected-out X nor columns not in use: their eigenvalues mean
-            # nothing, and may be wanted ones.
+            # Excludes the projected-out X and unused columns: their eigenvalues mean
+            # nothing, but may rank as wanted.
             y, c = z
             return system.restrict(y), jnp.where(active, c, 0)
 
@@ -119,7 +119,7 @@ class KrylovSylvester(AbstractSylvesterSolver):
             Search(
                 k,
                 run.dimension(n, k),
-                # Short of its aim by a little, a run would have to be repeated.
+                # A run that falls just short of its aim would have to be repeated.
                 rtol=0.3 * run.tolerance(rhs.dtype),
                 confirm=False,  # the answer is checked
                 repeated=run.repeated,
@@ -128,10 +128,10 @@ class KrylovSylvester(AbstractSylvesterSolver):
             max_restarts=limit,
             admit=admit,
         )
-        # A real run always has room for the partner of the last one.
+        # A real run always has one more column, for the partner of the last pair.
         y, c = (x[:, :m] for x in found.basis)
         y = jnp.where(active, y, 0)
         c = jnp.where(both, c, jnp.eye(m, dtype=rhs.dtype))
-        # Not a triangular solve, for which the n rows would be gathered.
+        # Not a triangular solve, which would gather the n rows.
         y = y @ inv(c)
         return jnp.where(active, y, 0) * (size / scale)

@@ -1,5 +1,5 @@
-"""The one search space of `deflated_gmres.py`: how it grows, what it knows of each pair,
-and what of it goes into the next cycle."""
+"""The one search space of `deflated_gmres.py`: how it grows, what it knows about each
+pair, and which part of it goes into the next cycle."""
 
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from .system import ProjectedSylvester, times
 
 
 class Space(NamedTuple):
-    """V, Φ, S, H_A, H_B; vectors and columns not in use are zero."""
+    """V, Φ, S, H_A, H_B; unused vectors and columns are zero."""
 
     basis: Float[Array, "rows c parts size"]  # as of a Krylov run
     used: Int[Array, ""]
@@ -35,8 +35,8 @@ class Space(NamedTuple):
 
     @property
     def dtype(self):
-        """Of vectors and their coordinates: complex coefficients of real ones make
-        complex solutions."""
+        """The dtype of vectors and their coordinates; solutions are complex if real
+        vectors have complex coefficients."""
         return self.right.dtype
 
 
@@ -53,7 +53,7 @@ class _Fit(NamedTuple):
 
 
 class Search(eqx.Module):
-    """The systems `P (A − t_jj B) Q y_j = b_j`, and how they are searched for."""
+    """The systems `P (A − t_jj B) Q y_j = b_j`, and the search for their solutions."""
 
     system: ProjectedSylvester
     preconditioner: Pencil | Inverse | None
@@ -73,7 +73,7 @@ class Search(eqx.Module):
             basis, used, h = self.append(basis, used, column)
             return (basis, used), h
 
-        # No direction is made of rounding errors.
+        # Make no directions from rounding errors.
         rhs = jnp.where(self.negligible(rhs), 0, rhs)
         basis = jnp.zeros((rows, *to_rows(rhs[:, 0]).shape), rhs.real.dtype)
         init = basis, jnp.asarray(0)
@@ -83,8 +83,8 @@ class Search(eqx.Module):
     def search(
         self, space: Space
     ) -> tuple[Space, Complex[Array, "d m"], Complex[Array, "rows m"], Bool[Array, " m"]]:
-        """One cycle: coefficients and residuals of all columns of the Schur form, and
-        which of them are short of the tolerance."""
+        """Runs one cycle: returns the space, coefficients and residuals of all columns of
+        the Schur form, and which of them miss the tolerance."""
         right = times(space.right, self.u)
         above = jnp.triu(self.t, 1)
         d, m = space.image.shape[1], right.shape[1]
@@ -100,7 +100,7 @@ class Search(eqx.Module):
                 q = jnp.where(free, q, 0)
                 c = jax.scipy.linalg.solve_triangular(r, q.conj().T @ b)
                 c = jnp.where(free, c, 0)
-                # A column that is not in use is zero, and its shift an eigenvalue.
+                # An unused column is zero, and its shift is an eigenvalue.
                 c = jnp.where(jnp.linalg.norm(b) > enough(0 * c), c, 0)
                 residual = b - w @ c
                 return _Fit(w, q, r, c, residual, jnp.linalg.norm(residual) > enough(c))
@@ -108,7 +108,7 @@ class Search(eqx.Module):
             def enough(c):
                 y = times(space.mass_image, c)
                 size = jnp.sqrt(solution + jnp.linalg.norm(y) ** 2)
-                # The part of the solution's norm that is known without forming it.
+                # The solution's norm, as far as it is known without forming it.
                 scale = self.system.scale if self.system.pencil.mass is None else 0.0
                 return self.rtol * (scale * size + self.size)
 
@@ -116,7 +116,7 @@ class Search(eqx.Module):
                 space, fit = state
                 room = space.basis.shape[0] - space.used >= (1 if self.krylov else 2)
                 room = room & (space.count < d)
-                # Without a residual's part to go on with there is no new direction.
+                # A new direction needs a basis vector that no direction has used.
                 return fit.short & room & (space.used > space.count)
 
             def step(state):
@@ -144,7 +144,7 @@ class Search(eqx.Module):
         return space, solved, residual.T, short
 
     def expand(self, space: Space, residual: Complex[Array, " rows"]) -> Space:
-        """One more direction, and its images."""
+        """Adds a direction and its images."""
         basis, used, _, directions, image, mass_image, count = space
         s = _next(directions, _one_of(residual, space.dtype), used)
         pencil, project = self.system.pencil, self.system.project
@@ -178,7 +178,7 @@ class Search(eqx.Module):
     ) -> tuple[
         Float[Array, "rows c parts size"], Int[Array, ""], Inexact[Array, " rows"]
     ]:
-        """w in coordinates of V, which gains what V did not span of it."""
+        """w in coordinates of V, to which the part of w outside its span is added."""
 
         def admit(w: Array) -> Array:
             return self.system.project(w[:, None])[:, 0]
@@ -197,7 +197,7 @@ class Search(eqx.Module):
     ) -> Inexact[Array, "n m"]:
         """Y = Q M V S C."""
         mass = self.system.pencil.mass is not None
-        # B = I: what is known of the images under B are the directions' own coordinates.
+        # B = I: the images under B hold the coordinates of the directions themselves.
         of = times(space.directions if mass else space.mass_image, coefficients)
         of = _as(of @ self.u.conj().T, space.dtype)
         y = from_rows(combinations(of, space.basis)).T
@@ -207,12 +207,12 @@ class Search(eqx.Module):
         self, space: Space, residual: Complex[Array, "rows m"], short: Bool[Array, " m"]
     ) -> Space:
         """The space of a new cycle: residuals, recycled directions and their images, all
-        of them known in coordinates."""
+        given by their coordinates."""
         dtype, p = space.dtype, self.kept
         right = _as(residual @ self.u.conj().T, dtype)
         parts = [jnp.where(self.negligible(right), 0, right)]
         if p:
-            # For the column that will be worked on next.
+            # Recycled for the column that will be worked on next.
             shift = self.t[jnp.argmax(short), jnp.argmax(short)]
             w = _shifted(space.image, space.mass_image, shift)
             recycled = _smallest(w, space.count, p, dtype)
@@ -237,7 +237,8 @@ class Search(eqx.Module):
         return Space(basis, used, right, directions, image, mass_image, count)
 
     def negligible(self, columns: Inexact[Array, "_n m"]) -> Bool[Array, " m"]:
-        """A loss on one pair leaves rounding errors as right sides of the others."""
+        """Which columns are rounding errors: a loss on one pair leaves such right sides
+        for the others."""
         return jnp.linalg.norm(columns, axis=0) <= 0.1 * self.rtol * self.size
 
 
@@ -247,16 +248,16 @@ def _shifted(image: Array, mass_image: Array, t: Inexact[Array, ""]) -> Array:
 
 
 def _as(x: Array, dtype) -> Array:
-    """x; its real part where `dtype` is real. The imaginary part of what solves a real
-    system is no part of the solution."""
+    """x, or its real part if `dtype` is real: the imaginary part is no part of the
+    solution of a real system."""
     if jnp.iscomplexobj(x) and not jnp.issubdtype(dtype, jnp.complexfloating):
         x = x.real
     return x.astype(dtype)
 
 
 def _one_of(residual: Inexact[Array, " rows"], dtype) -> Inexact[Array, " rows"]:
-    """A unit vector along the residual; of a complex one, for a real basis, along the
-    real part of the multiple whose real part is largest."""
+    """A unit vector along the residual; for a complex residual and a real basis, along
+    the largest real part that a phase factor can give it."""
     if jnp.iscomplexobj(residual) and not jnp.issubdtype(dtype, jnp.complexfloating):
         angle = jnp.angle(jnp.sum(residual**2)) / 2
         residual = residual * jax.lax.complex(jnp.cos(angle), -jnp.sin(angle))
@@ -270,8 +271,8 @@ def _next(
     residual: Inexact[Array, " rows"],
     used: Int[Array, ""],
 ) -> Inexact[Array, " rows"]:
-    """The unit vector of coordinates of which the next direction is made: orthogonal to
-    those before, and nearest to the residual."""
+    """The coordinates (a unit vector) from which the next direction is made: orthogonal
+    to the earlier ones, and nearest to the residual."""
 
     def outside(s):
         s = s - directions @ (directions.conj().T @ s)
@@ -279,8 +280,8 @@ def _next(
         return s, jnp.linalg.norm(s)
 
     s, size = outside(residual)
-    # A residual that the last direction did not change has no part there. GMRES goes on
-    # with the newest vector.
+    # A residual that the last direction did not change has no such part. Go on with the
+    # newest vector, as GMRES does.
     free = 1 - jnp.sum(jnp.abs(directions) ** 2, axis=1)
     index = jnp.arange(free.size)
     newest = jnp.argmax(jnp.where((index < used) & (free > 0.5 / free.size), index, -1))
@@ -293,8 +294,8 @@ def _next(
 def _update(
     q: Complex[Array, "rows d"], r: Complex[Array, "d d"], w: Array, index: Int[Array, ""]
 ) -> tuple[Complex[Array, "rows d"], Complex[Array, "d d"]]:
-    """QR factors after column `index` became w; a w that is spanned already leaves a zero
-    column of Q."""
+    """The QR factors after column `index` has become w; if w is in the span already, the
+    column of Q is zero."""
     h = q.conj().T @ w
     rest = w - q @ h
     correction = q.conj().T @ rest
@@ -310,13 +311,13 @@ def _update(
 def _smallest(
     w: Inexact[Array, "rows d"], count: Int[Array, ""], p: int, dtype
 ) -> Inexact[Array, "d p"]:
-    """Orthonormal columns, of the basis' dtype, of the subspace on which W is smallest,
-    among the first `count` coordinates."""
+    """An orthonormal basis, in the dtype of V, of the subspace of the first `count`
+    coordinates on which W is smallest."""
     d = w.shape[1]
     r = jnp.linalg.qr(w)[1]
     idle = jnp.arange(d) >= count
     largest = jnp.maximum(jnp.max(jnp.abs(r)), 1)
-    # Coordinates not in use come first in the order of singular values.
+    # Unused coordinates get the largest singular values, so that they come first.
     large = jnp.where(idle, 1e3 * d * largest, 0).astype(r.dtype)
     r = jnp.where(idle[None, :], 0, r) + jnp.diag(large)
     vectors = jnp.linalg.svd(r)[2].conj().T[:, ::-1][:, :p]
@@ -328,7 +329,7 @@ def _smallest(
 
 
 def _orthonormal(x: Inexact[Array, "rows k"]) -> Inexact[Array, "rows k"]:
-    """Orthonormal columns that span those of x, zero ones last."""
+    """Orthonormal columns that span those of x, followed by zero columns."""
     size = jnp.linalg.norm(x, axis=0)
     q, s, _ = jnp.linalg.svd(
         x / jnp.where(size > 0, size, 1).astype(x.dtype), full_matrices=False

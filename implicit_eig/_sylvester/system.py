@@ -14,14 +14,14 @@ from .._operator import Pencil
 class ProjectedSylvester(eqx.Module):
     """Y ↦ P (A Q Y − B Q Y L) + τ E Cᴴ Y,  Q = I − C Cᴴ,  P = I − E Eᴴ.
 
-    A square nonsingular map of n×m blocks; on right sides in the range of P the
+    A square nonsingular map of n×m blocks; for a right side in the range of P, the
     solution lies in the range of Q. The class is closed under transposition, so a
-    solver for it solves tangents and cotangents. Columns of C and E that are not in use
-    are zero.
+    solver for it solves for tangents and cotangents. Unused columns of C and E are
+    zero.
     """
 
     pencil: Pencil
-    # The bases row by row: XLA would turn them round for every product with a vector.
+    # The bases, row by row: XLA would transpose them for every product with a vector.
     _domain_rows: Inexact[Array, "m n"]
     _range_rows: Inexact[Array, "m n"]
     matrix: Inexact[Array, "m m"]  # L
@@ -83,7 +83,7 @@ def dot(basis: Array, y: Array) -> Array:
     """Cᴴ y, without a complex copy of a real basis."""
     if jnp.iscomplexobj(y) and not jnp.iscomplexobj(basis):
         return jax.lax.complex(basis.T @ y.real, basis.T @ y.imag)
-    # Not a conjugate copy of the basis.
+    # Avoids a conjugate copy of the basis.
     return (basis.T @ y.conj()).conj()
 
 
@@ -96,21 +96,21 @@ def times(basis: Array, h: Array) -> Array:
 class AbstractSylvesterSolver(eqx.Module):
     """Solves `ProjectedSylvester` systems, all columns in one call.
 
-    In two steps, as a lineax solver does: `init` makes a state of the system, once, and
-    `compute` solves for a right side with it, once more in each round of refinement. A
-    subclass implements both, or `solve` alone, which does both.
+    Works in two steps, as a lineax solver does: `init` prepares a state from the system,
+    once; `compute` uses it to solve for a right side, once more in each round of
+    refinement. A subclass implements both, or `solve` alone, which does both.
 
-    What comes back is checked by its backward error and refined by whoever calls, so a
-    solver may return whatever it reached.
+    The caller checks the backward error of the result and refines it, so a solver may
+    return whatever it has reached.
     """
 
     def init(self, system: ProjectedSylvester, options: dict[str, Any]) -> PyTree:
-        """What is made of the system before there is a right side.
+        """Prepares the system before there is a right side.
 
         The options are `selection` and `k`, by which the pairs were found, and
-        `transformation`, that of the Krylov run which found them, or `None`, so that a
+        `transformation`, that of the Krylov run that found them, or `None`, so that a
         solver can find the same part of the spectrum again; `preconditioner`, which
-        approximates `(A − λB)⁻¹`, or `None`; and `rtol`, the backward error aimed at.
+        approximates `(A − λB)⁻¹`, or `None`; and `rtol`, the target backward error.
         """
         return system, options
 
@@ -130,7 +130,7 @@ class AbstractSylvesterSolver(eqx.Module):
         return self.compute(self.init(system, options), rhs)
 
     def for_block(self, block: InvariantBlock) -> "AbstractSylvesterSolver":
-        """Once the pairs are known: with what their eigensolver leaves behind."""
+        """The same, with what the eigensolver leaves behind once the pairs are known."""
         del block
         return self
 
