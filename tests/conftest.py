@@ -6,12 +6,16 @@ import pathlib
 import tempfile
 
 
-# Tests compile much and compute little. Read when JAX is first imported. The second flag
-# is unknown to later versions, which refuse it.
+# Tests compile much and compute little. Read when JAX is first imported. A version that does
+# not know a flag refuses to start, so the others are for those that were tried.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_backend_optimization_level=0"
-    + " --xla_cpu_use_fusion_emitters=false"
+    + (
+        " --xla_cpu_use_fusion_emitters=false"
+        " --xla_cpu_parallel_codegen_split_count=1"
+        " --xla_llvm_disable_expensive_passes=true"
+    )
     * importlib.metadata.version("jaxlib").startswith(("0.9.", "0.10."))
 )
 

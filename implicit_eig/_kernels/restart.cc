@@ -250,7 +250,7 @@ ffi::Error Schur(ffi::AnyBuffer a, ffi::Result<ffi::AnyBuffer> values,
 
 // keep, order, what XLA would need instead of the rest, T, Z -> the rotation
 ffi::Error Reorder(ffi::AnyBuffer keep_, ffi::AnyBuffer order_, ffi::AnyBuffer, ffi::AnyBuffer,
-                   ffi::AnyBuffer, ffi::AnyBuffer t, ffi::AnyBuffer z,
+                   ffi::AnyBuffer, ffi::AnyBuffer, ffi::AnyBuffer t, ffi::AnyBuffer z,
                    ffi::Result<ffi::AnyBuffer> out) {
   if (!is_index(keep_)) return wrong("`keep` is not an integer");
   if (!is_square(t)) return wrong("not a square matrix of numbers");
@@ -293,6 +293,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(implicit_eig_schur, Schur,
                                   .Ret<ffi::AnyBuffer>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(implicit_eig_reorder, Reorder,
                               ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
                                   .Arg<ffi::AnyBuffer>()
                                   .Arg<ffi::AnyBuffer>()
                                   .Arg<ffi::AnyBuffer>()

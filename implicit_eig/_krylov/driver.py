@@ -152,7 +152,16 @@ def _run(
         last = complete | done | (restarts >= max_restarts)
         keep = jnp.where(last, needed, kept(krylov_dim, needed, count, state.restarts))
         keep = keep + ritz.second[jnp.minimum(keep, krylov_dim - 1)].astype(keep.dtype)
-        q = leading_basis(keep, ritz.order, ritz.second, ritz.form)
+        q = leading_basis(
+            keep,
+            ritz.order,
+            ritz.second,
+            ritz.values,
+            ritz.vectors,
+            decomposition.matrix[:-1],
+            ritz.triangle,
+            ritz.turn,
+        )
         coordinates = q[:, :width].conj().T.astype(values.dtype) @ ritz.vectors[:, :width]
         worst = jnp.max(jnp.where(ritz.wanted, ritz.residuals, 0))
         # In a batch, a run that is done goes on cycling with the others.

@@ -11,7 +11,7 @@ from .._operator import complex_dtype, of_moderate_size, times_real
 from .._spectral import AbstractSelection, order
 from .arnoldi import KrylovDecomposition
 from .basis import coefficients, from_rows, to_rows
-from .schur import schur_form, SchurForm
+from .schur import schur_form
 
 
 class Ritz(NamedTuple):
@@ -25,8 +25,10 @@ class Ritz(NamedTuple):
     converged: Bool[Array, " m"]
     rounding: Float[Array, ""]
     finite: Bool[Array, ""]
-    order: Int[Array, " m"]  # where in the Schur form they are
-    form: SchurForm
+    # The Schur form of the projected matrix, and where in it they are.
+    order: Int[Array, " m"]
+    triangle: Inexact[Array, "m m"]
+    turn: Inexact[Array, "m m"]
 
 
 def ritz_pairs(
@@ -77,7 +79,8 @@ def ritz_pairs(
         rounding,
         finite,
         perm[front],
-        form,
+        form.triangle,
+        form.turn,
     )
 
 

@@ -19,7 +19,7 @@ from .._numerics import solve
 
 class SchurForm(NamedTuple):
     """`A = Z T Zᴴ`, and the eigenpairs of A in the order of the diagonal of T. Without
-    the kernel T is A itself, and Z is none."""
+    the kernel, T and Z are left out: both are A."""
 
     values: Complex[Array, " m"]
     vectors: Complex[Array, "m m"]  # of unit norm
@@ -30,7 +30,7 @@ class SchurForm(NamedTuple):
 @kernel("schur")
 def schur_form(matrix: Inexact[Array, "m m"]) -> SchurForm:
     values, vectors = jnp.linalg.eig(matrix)
-    return SchurForm(values, vectors, matrix, jnp.zeros_like(matrix))
+    return SchurForm(values, vectors, matrix, matrix)
 
 
 @kernel("reorder")
@@ -38,15 +38,19 @@ def leading_basis(
     keep: Int[Array, ""],
     order: Int[Array, " m"],
     second: Bool[Array, " m"],
-    form: SchurForm,
+    values: Complex[Array, " m"],
+    vectors: Complex[Array, "m m"],
+    matrix: Inexact[Array, "m m"],
+    triangle: Inexact[Array, "m m"],
+    turn: Inexact[Array, "m m"],
 ) -> Inexact[Array, "m m"]:
-    """Orthonormal Q, whose leading `keep` columns span an invariant subspace: that of the
-    eigenpairs `order[:keep]`, of which those are `second` whose conjugate partner stands
-    before them. No pair is cut by `keep`."""
-    values, vectors = form.values[order], form.vectors[:, order]
-    is_real = not jnp.iscomplexobj(form.triangle)
-    q = schur_basis(vectors, second, is_real)
-    return _sharpened(form.triangle, q, keep, values, vectors)
+    """Orthonormal Q whose leading `keep` columns span an invariant subspace of `matrix`:
+    that of its first eigenpairs `values` and `vectors`, which stand in the Schur form in
+    the places `order`. A pair is `second` if its conjugate partner comes before it, and
+    `keep` separates no partners."""
+    del order, triangle, turn
+    q = schur_basis(vectors, second, not jnp.iscomplexobj(matrix))
+    return _sharpened(matrix, q, keep, values, vectors)
 
 
 def _sharpened(
