@@ -234,8 +234,8 @@ def test_a_restart_keeps_the_leading_eigenvectors(path, kind, dtype):
     size, eps = np.linalg.norm(exact), eps_of(dtype)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=0), 1, rtol=10 * eps)
     residuals = np.linalg.norm(exact @ vectors - vectors * values, axis=0)
-    if kind != "graded" or path == "on":  # `geev` balances, and pays for that
-        assert np.max(residuals) <= 100 * eps * size
+    slack = 30 if kind == "graded" and path == "off" else 1  # `geev` balances
+    assert np.max(residuals) <= 100 * slack * eps * size
     order, second = in_order(values, dtype)
     given = form.values[order], form.vectors[:, order], a, form.triangle, form.turn
     for keep in range(M + 1):
@@ -246,7 +246,7 @@ def test_a_restart_keeps_the_leading_eigenvectors(path, kind, dtype):
         q = np.asarray(q).astype(wide)
         assert np.linalg.norm(q.conj().T @ q - np.eye(M)) <= 100 * eps
         projected = q.conj().T @ exact @ q
-        assert np.linalg.norm(projected[keep:, :keep]) <= 300 * eps * size
+        assert np.linalg.norm(projected[keep:, :keep]) <= 300 * slack * eps * size
         if kind == "random":  # each eigenvalue is known
             got = np.linalg.eigvals(projected[:keep, :keep])
             gaps = np.abs(got[:, None] - values[order[:keep]])
