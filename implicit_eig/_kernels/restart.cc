@@ -110,12 +110,35 @@ void transpose(int m, const T* from, T* to) {  // rows for Python, columns for L
     for (int j = 0; j < m; j++) to[size_t(j) * m + i] = from[size_t(i) * m + j];
 }
 
-// Eigenvalues, eigenvectors of norm one, T and Z; NaN where the QR iteration fails.
+// The power of two that divides a matrix of extreme size, whose squares under- or overflow.
+template <typename T>
+int exponent_of(int m, const T* a) {
+  using R = Real<T>;
+  R largest = 0;
+  for (size_t i = 0; i < size_t(m) * m; i++) largest = std::max(largest, R(std::abs(a[i])));
+  int exponent = 0;
+  if (largest > 0) std::frexp(largest, &exponent);
+  return std::abs(exponent) > std::numeric_limits<R>::max_exponent / 4 ? exponent : 0;
+}
+
+template <typename T>
+void scale(std::vector<T>& x, int exponent) {
+  for (T& y : x)
+    if constexpr (is_complex<T>)
+      y = {std::ldexp(y.real(), exponent), std::ldexp(y.imag(), exponent)};
+    else
+      y = std::ldexp(y, exponent);
+}
+
+// Eigenvalues, eigenvectors of norm one, T (of extreme size: up to a power of two) and Z;
+// NaN where the QR iteration fails.
 template <typename T>
 void schur(int m, const T* a, Complex<T>* values, Complex<T>* vectors, T* t, T* z) {
   using R = Real<T>;
   std::vector<T> triangle(size_t(m) * m), turn(size_t(m) * m);
   transpose(m, a, triangle.data());
+  const int exponent = exponent_of(m, a);
+  if (exponent != 0) scale(triangle, -exponent);
   bool failed = gees(m, triangle.data(), values, turn.data()) != 0;
   transpose(m, triangle.data(), t);
   transpose(m, turn.data(), z);
@@ -146,6 +169,9 @@ void schur(int m, const T* a, Complex<T>* values, Complex<T>* vectors, T* t, T* 
     }
     if (pair) j++;
   }
+  if (exponent != 0)
+    for (int j = 0; j < m; j++)
+      values[j] = {std::ldexp(values[j].real(), exponent), std::ldexp(values[j].imag(), exponent)};
 }
 
 // A diagonal block of T: the row at which it stood at first, and how many rows it has.
@@ -163,6 +189,29 @@ void split(int m, const T* t, std::vector<Block>& blocks) {
         blocks[i].size = 1;
         blocks.insert(blocks.begin() + i + 1, Block{blocks[i].row + 1, 1});
       }
+  }
+}
+
+// Columns that are orthonormal to some dozen roundings, to one: each restart would add to it.
+template <typename T>
+void orthonormalise(int m, T* z) {
+  for (int j = 0; j < m; j++) {
+    T* x = z + size_t(j) * m;
+    for (int i = 0; i < j; i++) {
+      const T* y = z + size_t(i) * m;
+      T dot = 0;
+      for (int r = 0; r < m; r++) {
+        if constexpr (is_complex<T>)
+          dot += std::conj(y[r]) * x[r];
+        else
+          dot += y[r] * x[r];
+      }
+      for (int r = 0; r < m; r++) x[r] -= dot * y[r];
+    }
+    Real<T> size = 0;
+    for (int r = 0; r < m; r++) size += std::norm(x[r]);
+    size = std::sqrt(size);
+    for (int r = 0; r < m; r++) x[r] /= size;
   }
 }
 
@@ -200,6 +249,7 @@ void reorder(int m, int keep, const std::vector<int>& order, const T* t_, const 
     }
     top += blocks[placed++].size;
   }
+  orthonormalise(m, z.data());
   transpose(m, z.data(), out);
 }
 

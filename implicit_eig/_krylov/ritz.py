@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Complex, Float, Inexact, Int, PyTree
 
-from .._operator import complex_dtype, of_moderate_size, times_real
+from .._operator import complex_dtype
 from .._spectral import AbstractSelection, order
 from .arnoldi import KrylovDecomposition
 from .basis import coefficients, from_rows, to_rows
@@ -44,9 +44,8 @@ def ritz_pairs(
     eps = jnp.finfo(matrix.dtype).eps
     finite = jnp.all(jnp.isfinite(matrix))
     projected = jnp.where(finite, matrix[:m], jnp.eye(m, dtype=matrix.dtype))
-    projected, size = of_moderate_size(projected)
     form = schur_form(projected)
-    values, vectors = times_real(form.values, size[0]), form.vectors
+    values, vectors = form.values, form.vectors
     target, overlaps = selection.target(), None
     if target is not None:
         overlaps = jnp.abs(target_coordinates(basis[:m], target).conj() @ vectors)

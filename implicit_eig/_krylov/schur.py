@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Complex, Inexact, Int
 from .._batch import only_if
 from .._kernels import kernel
 from .._numerics import solve
+from .._operator import of_moderate_size, times_real
 
 
 class SchurForm(NamedTuple):
@@ -29,8 +30,9 @@ class SchurForm(NamedTuple):
 
 @kernel("schur")
 def schur_form(matrix: Inexact[Array, "m m"]) -> SchurForm:
-    values, vectors = jnp.linalg.eig(matrix)
-    return SchurForm(values, vectors, matrix, matrix)
+    moderate, size = of_moderate_size(matrix)
+    values, vectors = jnp.linalg.eig(moderate)
+    return SchurForm(times_real(values, size[0]), vectors, matrix, matrix)
 
 
 @kernel("reorder")
@@ -50,10 +52,10 @@ def leading_basis(
     `keep` separates no partners."""
     del order, triangle, turn
     q = schur_basis(vectors, second, not jnp.iscomplexobj(matrix))
-    return _sharpened(matrix, q, keep, values, vectors)
+    return sharpened(matrix, q, keep, values, vectors)
 
 
-def _sharpened(
+def sharpened(
     matrix: Inexact[Array, "m m"],
     q: Inexact[Array, "m m"],
     p: Int[Array, ""],
