@@ -11,6 +11,7 @@ from .arnoldi import KrylovDecomposition as KrylovDecomposition
 from .basis import (
     default_start as default_start,
     norm_estimate as norm_estimate,
+    random_pair as random_pair,
     start_vector as start_vector,
 )
 from .driver import (
