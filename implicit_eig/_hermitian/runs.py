@@ -1,6 +1,7 @@
 """How pairs of a Hermitian pencil are found: the whole spectrum by LAPACK, or the wanted
 part of it by Lanczos runs."""
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from .._spectral import (
     Inverse,
     MassInverted,
     ShiftedPencil,
+    ShiftInverted,
 )
 from .block import asymmetric, hermitian_part, HermitianBlock, of_extreme_size, without
 
@@ -183,11 +185,13 @@ def _find(
         def metric(x: Array) -> Array:
             return pencil.mass_mm(x[:, None])[:, 0]
 
+    search = solver.search(pencil.n, k, start.dtype, progress_meter)
+    purify = isinstance(transformation, ShiftInverted)
     return lanczos(
         transformation.mv,
         start,
         transformation.selection(selection),
-        solver.search(pencil.n, k, start.dtype, progress_meter),
+        dataclasses.replace(search, purify=purify),
         max_restarts=limit,
         metric=metric,
     )
@@ -202,8 +206,8 @@ def _finish(
 ) -> HermitianBlock:
     pencil = transformation.pencil
     rtol, eps = solver.tolerance(pencil.dtype), float(jnp.finfo(pencil.dtype).eps)
-    vectors = found.basis
-    if transformation.inverse is not None:
+    vectors, inverted = found.basis, isinstance(transformation, ShiftInverted)
+    if inverted:
         # One more product with C, which costs none (Ericsson and Ruhe 1980).
         theta = found.eigenvalues.real
         step = found.coupling / jnp.where(theta == 0, 1, theta).astype(vectors.dtype)
@@ -228,7 +232,7 @@ def _finish(
 
     found_pairs = measured(vectors)
     solves = found.num_matvecs
-    if transformation.inverse is not None:
+    if inverted:
         # What A enlarges of the error of a vector, a product with C takes away.
         verified = jnp.all(found_pairs[-1] | ~found.active)
         found_pairs = jax.lax.cond(
