@@ -98,7 +98,7 @@ def hermitian_pairs(
     what elimination leaves of its diagonal is rounding."""
     a = (a + a.conj().T) / 2
     if b is None:
-        return jnp.linalg.eigh(a)
+        return jnp.linalg.eigh(a, symmetrize_input=False)
     lower = jnp.linalg.cholesky((b + b.conj().T) / 2)
     pivots, diagonal = jnp.diagonal(lower).real ** 2, jnp.diagonal(b).real
     rounding = 10 * len(a) ** 0.5 * float(jnp.finfo(pivots.dtype).eps)
