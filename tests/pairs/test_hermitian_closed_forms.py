@@ -104,7 +104,7 @@ def matrix_of_ring(taps):
 
 
 TAPS = jnp.asarray([1.0, 0.3, -0.2])
-TURNED = TAPS * jnp.exp(1j * jnp.asarray([0.4, 0.1, -0.9]))
+TURNED = jnp.asarray(np.asarray(TAPS) * np.exp(1j * np.asarray([0.4, 0.1, -0.9])))
 WAYS = {
     "Lanczos": lambda taps: (
         ieig.eigsh(
@@ -248,8 +248,8 @@ def test_inside_clusters_as_fifty_digits_have_it(gap, dtype):
                 a, 3, ieig.Nearest(1.01), hermitian=True, eigensolver=ieig.Dense()
             )
             share = jnp.vdot(x, s.projector_mv(x)).real
-            w = ieig.eigh(a, ties="drop").eigenvalues
-            v = ieig.eigh(a, ties="drop").eigenvectors[:, 1:4]
+            w, v = ieig.eigh(a, ties="drop", tie_rtol=1e-10)
+            v = v[:, 1:4]
             again = jnp.sum(jnp.abs(v.conj().T @ x) ** 2)
             return jnp.stack([share, s.trace.real, jnp.sum(w[1:4]), again])
 
@@ -260,8 +260,9 @@ def test_inside_clusters_as_fifty_digits_have_it(gap, dtype):
     np.testing.assert_allclose(values[0], share, rtol=1e-13)
     np.testing.assert_allclose(values[3], share, rtol=1e-13)
     np.testing.assert_allclose(tangents[:3], [turn, trace, trace], rtol=1e-12)
-    # Of single vectors what the gaps inside enlarge of rounding cancels.
-    np.testing.assert_allclose(tangents[3], turn, atol=1e-15 / max(gap, 1e-4))
+    # Gaps that do not count as ties enlarge rounding.
+    rounding = 20 * np.finfo(float).eps / (gap if gap > 1e-10 else 1)
+    np.testing.assert_allclose(tangents[3], turn, rtol=1e-12, atol=rounding)
 
 
 def test_one_vector_beside_a_close_one_as_fifty_digits_have_it():
@@ -336,9 +337,9 @@ def test_pytrees():
         left = vectors["left"] if isinstance(vectors, dict) else vectors[:15]
         return found.eigenvalues[1] + jnp.sum(left[:, 2] ** 2)
 
-    ours = jax.value_and_grad(
-        lambda s: asked(ieig.eigsh(two_parts(s), 3, like=like)), holomorphic=False
-    )(0.7)
+    ours = jax.value_and_grad(lambda s: asked(ieig.eigsh(two_parts(s), 3, like=like)))(
+        0.7
+    )
     dense = jax.value_and_grad(lambda s: asked(ieig.eigsh(matrix(s), 3)))(0.7)
     np.testing.assert_allclose(ours, dense, rtol=1e-9)
 
