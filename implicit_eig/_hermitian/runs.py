@@ -238,7 +238,7 @@ def _finish(
         found_pairs = jax.lax.cond(
             verified,
             lambda _: found_pairs,
-            lambda v: measured(jax.vmap(transformation.mv, 1, 1)(v)),
+            lambda v: measured(transformation.mm(v)),
             vectors,
         )
         solves = solves + jnp.where(verified, 0, k)
