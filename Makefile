@@ -48,9 +48,9 @@ LAPACK  := derivatives/test_attach derivatives/test_control_flow \
 	derivatives/test_covariance derivatives/test_defective derivatives/test_dense_adjoint \
 	derivatives/test_diagnostics derivatives/test_existence derivatives/test_gauge \
 	derivatives/test_gauge_guard derivatives/test_subspace pairs/test_eig \
-	pairs/test_generalized pairs/test_krylov_extremes pairs/test_published \
-	pairs/test_selection pairs/test_shift_invert pairs/test_sparse_lu program/test_failure \
-	program/test_kernels
+	pairs/test_generalized pairs/test_hermitian_closed_forms pairs/test_krylov_extremes \
+	pairs/test_published pairs/test_selection pairs/test_shift_invert pairs/test_sparse_lu \
+	program/test_failure program/test_kernels
 
 test-kernels: $(KERNELS:%=kernel-%)
 

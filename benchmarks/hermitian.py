@@ -1,11 +1,13 @@
-"""Hermitian problems: `eigsh` beside SciPy's, JAX's LOBPCG and our own `eigs`; `eigh` beside
-JAX's; value and gradient in terms of the forward run.
+"""Hermitian problems: `eigsh` beside SciPy's, SLEPc's, JAX's and torch's LOBPCG and our own
+`eigs`; `eigh` beside JAX's; value and gradient in terms of the forward run.
 
 k = 6, Krylov dimension 20, tolerance 1e-9. The membrane's eigenvalues are simple, so that
-SciPy, which looks for no copies, is asked for nothing else than we are.
+the others, which look for no copies, are asked for nothing else than we are.
 """
 
 import functools
+import pathlib
+import tempfile
 
 import equinox as eqx
 import jax
@@ -16,10 +18,12 @@ from jax.experimental.sparse.linalg import lobpcg_standard
 
 import implicit_eig as ieig
 
-from .extremal import compiled, DIM, K, ours, RTOL, SOLVER
+from . import torch_worker
+from .extremal import compiled, DIM, K, OPTIONS, ours, RTOL, SOLVER
 from .harness import Peer, Task
-from .peers import csr, in_order
+from .peers import csr, in_order, slepc
 from .problems import membrane
+from .worker import Worker
 
 
 def find(operator, k=K):
@@ -29,7 +33,14 @@ def find(operator, k=K):
 def near(operator):
     inner = ieig.KrylovSchur(rtol=RTOL, krylov_dim=DIM)
     shift_invert = ieig.ShiftInvert(0.0, inner=inner)
-    return ieig.eigsh(operator, K, eigensolver=shift_invert).eigenvalues
+    found = ieig.eigsh(operator, K, eigensolver=shift_invert)
+    return found.eigenvalues, found.stats["num_solves"]
+
+
+def ours_near(operator):
+    run = functools.cache(lambda: compiled(near, operator))
+    count = lambda: {"solves": int(run()()[1])}
+    return Peer("ours", run, None, lambda found: in_order(found[0]), count)
 
 
 def general(operator):
@@ -57,7 +68,18 @@ def arpack(triplets, **options):
 
     def count():
         if "sigma" in options:
-            return {}
+            solves = 0
+            factor = spla.splu(csr(triplets).tocsc())
+
+            def inverse(v):
+                nonlocal solves
+                solves += 1
+                return factor.solve(v)
+
+            known = spla.LinearOperator(a.shape, inverse, dtype=a.dtype)
+            k, limits = options | {"OPinv": known}, dict(ncv=DIM, tol=RTOL, v0=v0)
+            spla.eigsh(a, K, **limits, **k)
+            return {"solves": solves}
         products = 0
 
         def product(v):
@@ -83,6 +105,24 @@ def lobpcg(triplets):
     made = compiled(run, operator)
     count = lambda: {"products": 3 * K * int(made()[2])}
     return Peer("JAX's LOBPCG", lambda: made, None, lambda out: in_order(out[0]), count)
+
+
+def torch_lobpcg(triplets):
+    """As far as the tolerance of the others; in an interpreter that has torch."""
+    workers = []
+
+    def make():
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "problem.npz"
+            names = "values", "rows", "columns", "n"
+            np.savez(path, k=K, rtol=RTOL, **dict(zip(names, triplets, strict=True)))
+            workers.append(Worker([torch_worker.command(), torch_worker.__file__, path]))
+        return workers[0]
+
+    def count():
+        return {k: v for k, v in workers[0].ready.items() if k == "iterations"}
+
+    return Peer("torch's LOBPCG", make, torch_worker.lacks(), in_order, count)
 
 
 def dense(n, batch=None):
@@ -112,8 +152,10 @@ def tasks(quick):
         triplets = membrane(m)
         operator, n = ieig.SparseOperator(*triplets), triplets[3]
         peers = [ours(find, operator, in_order), arpack(triplets, which="LA")]
+        peers += slepc(triplets, which="LA", hermitian=True, **OPTIONS)
         if n <= 10_000:
-            peers += [lobpcg(triplets), ours(general, operator, in_order, "our `eigs`")]
+            peers += [lobpcg(triplets), torch_lobpcg(triplets)]
+            peers += [ours(general, operator, in_order, "our `eigs`")]
         title = f"membrane, LA, n = {n:_}"
         yield Task(title, "extremal pairs of a symmetric matrix", peers)
         for what, one in (("values", of_values), ("vectors", of_vectors)):
@@ -129,8 +171,9 @@ def tasks(quick):
             f"membrane, nearest 0, n = {n:_}",
             "pairs of a symmetric matrix near a target",
             [
-                Peer("ours", lambda o=operator: compiled(near, o), None, in_order),
+                ours_near(operator),
                 arpack(triplets, sigma=0.0, which="LM"),
+                *slepc(triplets, sigma=0.0, hermitian=True, **OPTIONS),
             ],
         )
     yield from dense(100 if quick else 500)

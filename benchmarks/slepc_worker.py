@@ -87,7 +87,8 @@ def main(path):
     def solve(operator=matrix):
         eps = SLEPc.EPS().create()
         eps.setOperators(operator)
-        eps.setProblemType(SLEPc.EPS.ProblemType.NHEP)
+        kinds = SLEPc.EPS.ProblemType
+        eps.setProblemType(kinds.HEP if "hermitian" in given else kinds.NHEP)
         eps.setDimensions(k, dim)
         eps.setTolerances(rtol, 100_000)
         ends = SLEPc.EPS.Which
@@ -96,7 +97,11 @@ def main(path):
             eps.setTarget(float(given["sigma"]))
             eps.getST().setType(SLEPc.ST.Type.SINVERT)
         else:
-            which = {"LM": ends.LARGEST_MAGNITUDE, "LR": ends.LARGEST_REAL}
+            which = {
+                "LM": ends.LARGEST_MAGNITUDE,
+                "LR": ends.LARGEST_REAL,
+                "LA": ends.LARGEST_REAL,
+            }
             eps.setWhichEigenpairs(which[str(given["which"])])
         eps.solve()
         if eps.getConverged() < k:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Complex, Float, Inexact, PyTree
 
 from ._check import check_flag
 from ._hermitian import asymmetric
-from ._krylov import default_start
+from ._krylov import random_pair
 from ._nonlinear import as_nonlinear, NonlinearOperator, solver_at
 from ._nonlinear.newton import norm_at
 from ._operator import as_pencil, complex_dtype, Domain, Pencil
@@ -157,8 +157,7 @@ def _diagnose(
 
     sep, kappa = jax.lax.map(one, (w, v.T, size))
     if hermitian:
-        x = default_start(pencil.n, pencil.dtype)
-        x = jnp.stack([x, jnp.flip(x)], axis=1)
+        x = random_pair(pencil.n, pencil.dtype)
         images = [pencil.mm(x)]
         if pencil.mass is not None:
             images.append(pencil.mass_mm(x))

@@ -10,7 +10,14 @@ from jaxtyping import Array, ArrayLike, Complex, Inexact
 from ._ad import nan_tangent, root
 from ._gauge import AbstractGauge, as_gauge, vanishing, watched_phases, without_gauge
 from ._numerics import eig_by_qr
-from ._operator import as_matrix, complex_dtype, Domain, of_moderate_size, times_real
+from ._operator import (
+    as_matrix,
+    complex_dtype,
+    Domain,
+    of_moderate_size,
+    times_real,
+    without_denormals,
+)
 from ._program import Program
 from ._rule import (
     blur,
@@ -146,7 +153,7 @@ def _eig(
         v = nan_tangent(v, lost | in_tie | scaleless, nowhere=jnp.all(in_tie))
         return nan_tangent(w, lost), v
 
-    a, size = of_moderate_size(a)
+    a, size = of_moderate_size(without_denormals(a))
     find = eig_by_qr if method == "qr" else jnp.linalg.eig
     found = find(jax.lax.stop_gradient(a))
     flat = [x.reshape((-1, *x.shape[a.ndim - 2 :])) for x in (a, *found)]
@@ -165,6 +172,7 @@ def _eigenvalues(_, _t, a, t_a, *, method):
 def _eigvals(
     a: Inexact[Array, "*batch n n"], method: Method
 ) -> Complex[Array, "*batch n"]:
+    a = without_denormals(a)
     moderate, size = of_moderate_size(jax.lax.stop_gradient(a))
     if method == "qr":
         w = eig_by_qr(moderate).values

@@ -41,8 +41,7 @@ def eigh(
 
     **Arguments:**
 
-    - `a`, `b`: shape `(..., n, n)`, of which the Hermitian part counts; gradients are
-        Hermitian. Integers are promoted.
+    - `a`, `b`: shape `(..., n, n)`; gradients are Hermitian. Integers are promoted.
     - `gauge`: default: `vᴴ b v = 1`, the entry of largest modulus real and positive.
     - `ties`: `"nan"`: one of several tied eigenvalues, or a vector of one, has NaN for
         its derivative; `"drop"` leaves the coupling inside a tie out, right for functions
@@ -51,7 +50,8 @@ def eigh(
         `10 n eps`.
 
     **Returns:** `EighResult(eigenvalues, eigenvectors)`; real eigenvalues, vectors of the
-    dtype of a and b. NaN for a matrix with NaN or inf, and where b is not definite.
+    dtype of a and b. NaN for a matrix with NaN or inf, one that is not Hermitian, and
+    where b is not definite, or singular to rounding.
 
     **Raises:** `ValueError` for matrices that are not square, and in a plain call for
     those that are not Hermitian.
@@ -134,11 +134,17 @@ def _eigh(
         )
         if isinstance(gauge, MassOrthonormal):
             vectors = times_real(vectors, 1 / jnp.sqrt(scaling.mass))
-        values = scaling.values(values)
+        lost = (values != 0) & (scaling.values(values) == 0)
+        values = scaling.values(values) + jnp.where(lost, jnp.nan, 0)
         wrong = crooked(fixed[0])
-        return values, vectors, wrong if b is None else wrong | crooked(fixed[1])
+        wrong = wrong if b is None else wrong | crooked(fixed[1])
+        nothing = jnp.where(wrong, jnp.nan, 0)
+        return values + nothing, vectors + nothing.astype(vectors.dtype), wrong
 
     n = a.shape[-1]
+    if a.ndim == 2:  # XLA has faster products without an axis of length one
+        w, v, wrong = one(a, b)
+        return EighResult(w, v), wrong
     flat = [None if x is None else x.reshape(-1, n, n) for x in (a, b)]
     w, v, wrong = jax.vmap(one)(*flat)
     return EighResult(w.reshape(a.shape[:-1]), v.reshape(a.shape)), jnp.any(wrong)

@@ -321,6 +321,8 @@ def solution_of_block(
         options=options,
     )
     good, result = is_good(block.result), block.result
+    lost = jnp.isnan(scaling.eigenvalues)
+    result = RESULTS.where(lost, RESULTS.extreme_size, result)
     for some, notice in (
         (pairs.cut, RESULTS.cut_tie),
         (pairs.lost, RESULTS.defective),

@@ -87,8 +87,10 @@ def eigsh(
     **Returns:** a [`implicit_eig.Solution`][], best first.
 
     **Raises:** `ValueError` for a complex `sigma`. An operator that is not Hermitian and
-    a mass matrix that is not definite are found out by products with random vectors:
-    `RESULTS.not_hermitian`, `RESULTS.not_definite`.
+    a mass matrix that is not definite are found out by products with random vectors, or
+    by the matrix where there is one: `RESULTS.not_hermitian`, `RESULTS.not_definite`.
+    (With a target a singular mass matrix may pass; the pairs are right then.) Of matrices
+    `RESULTS.extreme_size` says that entries are denormal numbers.
 
     One of several tied eigenvalues has no derivative, only functions symmetric in them
     have: cotangents that differ inside a tie give NaN, unless `ties="drop"`.

@@ -124,12 +124,18 @@ class HermitianProblem:
             solve=solve,
         )
         block, solve = problem._block()
+        seen = block.as_invariant()
+        meant = selection.is_meant(
+            seen.eigenvalues[: self.k], seen.outside, pencil.is_real
+        )
+        if meant is not True:
+            block = without(block, ~meant, RESULTS.nonfinite)
         wrong = wrong & (block.result != RESULTS.nonfinite)
         block = without(block, wrong, RESULTS.not_hermitian)
         values = block.eigenvalues[: self.k]
         there = scaling.values(values)
         kept = jnp.isfinite(there) & ((there != 0) | (values == 0))
-        lost = jnp.any(jnp.isfinite(values) & ~kept)
+        lost = jnp.any(jnp.isfinite(values) & ~kept) | jnp.isnan(size)
         block = without(block, lost, RESULTS.extreme_size)
         if self.v0 is not None:
             zero = ~jnp.any(self.v0 != 0)

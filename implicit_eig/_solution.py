@@ -68,7 +68,8 @@ class RESULTS(eqx.Enumeration):
     extreme_size = (
         "Products with the operator or the mass matrix, or the eigenvalues, are so large "
         "or small that they, or their squares, over- or underflow. Scale the operator, "
-        "or pass its entries (a matrix, or `SparseOperator`), which are scaled here."
+        "or pass its entries (a matrix, or `SparseOperator`), which are scaled here, as "
+        "far as they are no denormal numbers."
     )
     zero_start_vector = "The start vector `v0` is zero (or underflows to zero)."
     residual_too_large = (

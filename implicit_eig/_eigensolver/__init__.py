@@ -8,7 +8,7 @@ from .block import (
     Spectrum as Spectrum,
     without as without,
 )
-from .dense import Dense as Dense
+from .dense import Dense as Dense, is_linear as is_linear
 from .krylov_schur import KrylovSchur as KrylovSchur
 from .rayleigh_ritz import combine as combine
 from .shift_invert import ShiftInvert as ShiftInvert

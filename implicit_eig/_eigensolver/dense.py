@@ -50,7 +50,7 @@ class Dense(AbstractEigensolver):
         del v0, left, progress_meter
         given = pencil
         pencil, size, products = _materialised(given)
-        linear, further = _is_linear(given, pencil, size)
+        linear, further = is_linear(given, pencil, size)
         a = pencil.operator.as_matrix()
         eye = jnp.eye(pencil.n, dtype=a.dtype)
         finite = jnp.all(jnp.isfinite(a))
@@ -77,7 +77,7 @@ class Dense(AbstractEigensolver):
         return Dense(sharpen=True)
 
 
-def _is_linear(
+def is_linear(
     given: Pencil, found: Pencil, size: Float[Array, ""]
 ) -> tuple[Bool[Array, ""], int]:
     """Whether functions map a random vector as their matrices do, and how many products

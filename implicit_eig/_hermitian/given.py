@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
-from .._krylov import default_start
+from .._krylov import random_pair
 from .._operator import Pencil, times_real
 from .._solution import RESULTS
 from .._spectral import (
@@ -34,8 +34,7 @@ def given_block(
     dependent = ~jnp.all(jnp.diagonal(lower).real > 100 * eps**0.5)
     lower = jnp.where(dependent, jnp.eye(k, dtype=lower.dtype), lower)
     vectors = vectors @ jnp.linalg.inv(lower).conj().T
-    random = default_start(pencil.n, pencil.dtype)
-    random = jnp.stack([random, jnp.flip(random)], axis=1)
+    random = random_pair(pencil.n, pencil.dtype)
     images = pencil.mm(random), pencil.mass_mm(random)
     norm = jnp.linalg.norm(images[0]) / jnp.linalg.norm(random)
     mass_norm = jnp.linalg.norm(images[1]) / jnp.linalg.norm(random)

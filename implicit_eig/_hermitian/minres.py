@@ -59,8 +59,7 @@ class MinresSolve(eqx.Module):
             theta = jnp.diagonal(theta).real
 
             def apply(x: Array) -> Array:
-                product = jax.vmap(self.transformation.mv, 1, 1)(x)
-                return restricted(product) - times_real(x, theta)
+                return restricted(self.transformation.mm(x)) - times_real(x, theta)
 
             steps = self.max_steps
             y = y + minres(apply, restricted(right), pencil.mass_mm, self.rtol, steps)

@@ -1,17 +1,19 @@
 """How pairs of a Hermitian pencil are found: the whole spectrum by LAPACK, or the wanted
 part of it by Lanczos runs."""
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import lineax as lx
 from jaxtyping import Array, Bool, Float, Inexact, Int
 
-from .._eigensolver import KrylovSchur, ShiftInvert
-from .._krylov import default_start, norm_estimate, start_vector
+from .._eigensolver import is_linear, KrylovSchur, ShiftInvert
+from .._krylov import default_start, norm_estimate, random_pair, start_vector
 from .._krylov.lanczos import best_first, lanczos, LanczosResult
-from .._operator import Pencil
+from .._operator import entries, Pencil, SparseOperator
 from .._progress_meter import AbstractProgressMeter
 from .._solution import RESULTS
 from .._spectral import (
@@ -22,13 +24,15 @@ from .._spectral import (
     Inverse,
     MassInverted,
     ShiftedPencil,
+    ShiftInverted,
 )
-from .block import asymmetric, HermitianBlock, of_extreme_size, without
+from .block import asymmetric, hermitian_part, HermitianBlock, of_extreme_size, without
 
 
 def dense_block(pencil: Pencil, selection: AbstractSelection, k: int) -> HermitianBlock:
     """All pairs, by LAPACK's `syevd` or `heevd`; with a mass matrix those of L⁻¹AL⁻ᴴ,
     `B = LLᴴ` (Golub and Van Loan 2013, section 8.7)."""
+    pencil, wrong, linear, num_matvecs = _as_matrices(pencil)
     a = pencil.operator.as_matrix()
     b = None if pencil.mass is None else pencil.mass.as_matrix()
     values, vectors = hermitian_pairs(a, b)
@@ -48,31 +52,57 @@ def dense_block(pencil: Pencil, selection: AbstractSelection, k: int) -> Hermiti
     active = jnp.full(values.shape, True) & (result == RESULTS.successful)
     size = jnp.linalg.norm(vectors, axis=0)
     defect = pencil.mm(vectors) - pencil.mass_mm(vectors) * values.astype(vectors.dtype)
-    zero = jnp.asarray(0)
-    return HermitianBlock(
+    residuals = jnp.linalg.norm(defect, axis=0) / size
+    mass_norm = 1.0 if b is None else jnp.linalg.norm(b)
+    counts = num_matvecs, 0, jnp.sum(active[:k])
+    block = HermitianBlock(
         eigenvalues=values,
         vectors=vectors,
         active=active,
-        residuals=jnp.linalg.norm(defect, axis=0) / size,
+        residuals=residuals,
         norm=norm,
-        mass_norm=1.0 if b is None else jnp.linalg.norm(b),
-        stats={
-            "num_matvecs": zero,
-            "num_restarts": zero,
-            "num_converged": jnp.sum(active[:k]),
-        },
+        mass_norm=mass_norm,
+        stats=dict(zip(_COUNTS, map(jnp.asarray, counts), strict=True)),
         result=result,
     )
+    if b is not None:
+        # What an ill-conditioned L leaves of A.
+        most = eps**0.5 * (norm + jnp.abs(values) * mass_norm)
+        large = jnp.any((residuals > most)[:k])
+        block = without(block, large & finite, RESULTS.residual_too_large)
+    block = without(block, wrong & finite, RESULTS.not_hermitian)
+    return without(block, ~linear & finite, RESULTS.not_linear)
+
+
+_COUNTS = "num_matvecs", "num_restarts", "num_converged"
+
+
+def _as_matrices(pencil: Pencil) -> tuple[Pencil, Bool[Array, ""], Bool[Array, ""], int]:
+    """The pencil, the Hermitian part of it; whether there is another one, whether its
+    functions are linear, and the products with A that took."""
+    parts = [pencil.operator, pencil.mass]
+    if all(x is None or isinstance(x, lx.MatrixLinearOperator) for x in parts):
+        return pencil, jnp.asarray(False), jnp.asarray(True), 0
+    a, b = (None if x is None else lx.MatrixLinearOperator(x.as_matrix()) for x in parts)
+    matrices = Pencil(a, b)
+    linear, products = is_linear(pencil, matrices, jnp.ones((), a.matrix.real.dtype))
+    known = isinstance(pencil.operator, lx.MatrixLinearOperator | SparseOperator)
+    products = products if known else products + pencil.n
+    return *hermitian_part(matrices), linear, products
 
 
 def hermitian_pairs(
     a: Inexact[Array, "n n"], b: Inexact[Array, "n n"] | None
 ) -> tuple[Float[Array, " n"], Inexact[Array, "n n"]]:
-    """λ ascending and V with `A V = B V Λ`, `Vᴴ B V = I`; NaN if B is not definite."""
+    """λ ascending and V with `A V = B V Λ`, `Vᴴ B V = I`; NaN if B is not definite, or
+    what elimination leaves of its diagonal is rounding."""
     a = (a + a.conj().T) / 2
     if b is None:
-        return jnp.linalg.eigh(a)
+        return jnp.linalg.eigh(a, symmetrize_input=False)
     lower = jnp.linalg.cholesky((b + b.conj().T) / 2)
+    pivots, diagonal = jnp.diagonal(lower).real ** 2, jnp.diagonal(b).real
+    rounding = 10 * len(a) ** 0.5 * float(jnp.finfo(pivots.dtype).eps)
+    lower = jnp.where(jnp.all(pivots > rounding * diagonal), lower, jnp.nan)
 
     def solve(x: Array, adjoint: bool = False) -> Array:
         return jax.lax.linalg.triangular_solve(
@@ -155,11 +185,13 @@ def _find(
         def metric(x: Array) -> Array:
             return pencil.mass_mm(x[:, None])[:, 0]
 
+    search = solver.search(pencil.n, k, start.dtype, progress_meter)
+    purify = isinstance(transformation, ShiftInverted)
     return lanczos(
         transformation.mv,
         start,
         transformation.selection(selection),
-        solver.search(pencil.n, k, start.dtype, progress_meter),
+        dataclasses.replace(search, purify=purify),
         max_restarts=limit,
         metric=metric,
     )
@@ -174,8 +206,8 @@ def _finish(
 ) -> HermitianBlock:
     pencil = transformation.pencil
     rtol, eps = solver.tolerance(pencil.dtype), float(jnp.finfo(pencil.dtype).eps)
-    vectors = found.basis
-    if transformation.inverse is not None:
+    vectors, inverted = found.basis, isinstance(transformation, ShiftInverted)
+    if inverted:
         # One more product with C, which costs none (Ericsson and Ruhe 1980).
         theta = found.eigenvalues.real
         step = found.coupling / jnp.where(theta == 0, 1, theta).astype(vectors.dtype)
@@ -200,13 +232,13 @@ def _finish(
 
     found_pairs = measured(vectors)
     solves = found.num_matvecs
-    if transformation.inverse is not None:
+    if inverted:
         # What A enlarges of the error of a vector, a product with C takes away.
         verified = jnp.all(found_pairs[-1] | ~found.active)
         found_pairs = jax.lax.cond(
             verified,
             lambda _: found_pairs,
-            lambda v: measured(jax.vmap(transformation.mv, 1, 1)(v)),
+            lambda v: measured(transformation.mm(v)),
             vectors,
         )
         solves = solves + jnp.where(verified, 0, k)
@@ -220,7 +252,7 @@ def _finish(
     return HermitianBlock(
         eigenvalues=values + nan,
         vectors=vectors,
-        active=active & ~(looked.crooked | looked.extreme),
+        active=active & ~(looked.crooked | looked.extreme | looked.indefinite),
         residuals=residuals + nan,
         norm=norm,
         mass_norm=mass_norm,
@@ -239,22 +271,25 @@ class _Look(NamedTuple):
     fine: Bool[Array, ""]  # whether all is finite
     crooked: Bool[Array, ""]
     extreme: Bool[Array, ""]
+    indefinite: Bool[Array, ""]
     broken: RESULTS  # what a run that is not finite means, of products that are
 
     def judge(self, result: RESULTS, finite: Bool[Array, ""]) -> RESULTS:
         broken = RESULTS.where(self.fine, self.broken, RESULTS.nonfinite)
         result = RESULTS.where(finite, result, broken)
+        result = RESULTS.where(self.indefinite, RESULTS.not_definite, result)
         result = RESULTS.where(self.crooked, RESULTS.not_hermitian, result)
         return RESULTS.where(self.extreme, RESULTS.extreme_size, result)
 
 
 def _look(pencil: Pencil) -> _Look:
-    random = default_start(pencil.n, pencil.dtype)
-    random = jnp.stack([random, jnp.flip(random)], axis=1)
+    random = random_pair(pencil.n, pencil.dtype)
     images = [pencil.mm(random)]
     mass_norm, broken = jnp.asarray(1.0, random.real.dtype), RESULTS.nonfinite
+    indefinite = jnp.asarray(False)
     if pencil.mass is not None:
         images.append(pencil.mass_mm(random))
+        indefinite = _indefinite(pencil.mass, random, images[1])
         mass_norm = jnp.linalg.norm(images[1]) / jnp.linalg.norm(random)
         # The square root of a negative ⟨w, Bw⟩.
         broken = RESULTS.not_definite
@@ -263,4 +298,23 @@ def _look(pencil: Pencil) -> _Look:
         functools.reduce(jnp.logical_or, [test(random, x) for x in images])
         for test in (asymmetric, of_extreme_size)
     )
-    return _Look(mass_norm, fine, crooked, extreme, broken)
+    return _Look(mass_norm, fine, crooked, extreme, indefinite & fine, broken)
+
+
+def _indefinite(
+    mass: lx.AbstractLinearOperator,
+    random: Inexact[Array, "n 2"],
+    image: Inexact[Array, "n 2"],
+) -> Bool[Array, ""]:
+    """Whether ⟨x, Bx⟩ is not positive for a random x, or a unit vector where the entries
+    are at hand."""
+    sizes = jnp.sum((random.conj() * image).real, axis=0)
+    if isinstance(mass, lx.MatrixLinearOperator):
+        diagonal = jnp.diagonal(mass.matrix).real
+    elif (known := entries(mass)) is not None:
+        values, rows, columns = known
+        diagonal = jnp.zeros(len(random), values.real.dtype)
+        diagonal = diagonal.at[rows].add(jnp.where(rows == columns, values.real, 0))
+    else:
+        diagonal = sizes
+    return ~(jnp.all(sizes > 0) & jnp.all(diagonal > 0))

@@ -19,6 +19,7 @@ from .basis import (
     default_start as default_start,
     from_rows as from_rows,
     norm_estimate as norm_estimate,
+    random_pair as random_pair,
     start_vector as start_vector,
     to_rows as to_rows,
 )

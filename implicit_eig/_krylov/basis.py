@@ -187,8 +187,18 @@ def random_vector(
 
 def default_start(n: int, dtype) -> Inexact[Array, " n"]:
     """A fixed random vector, so that runs are reproducible."""
+    return _fixed((n,), dtype)
+
+
+def random_pair(n: int, dtype) -> Inexact[Array, "n 2"]:
+    """Two independent random vectors, the same ones each time. (One and its mirror image
+    are not enough: for these xᵀAy = yᵀAx where A − Aᵀ is its own mirror image.)"""
+    return _fixed((n, 2), dtype)
+
+
+def _fixed(shape: tuple[int, ...], dtype) -> Inexact[Array, "..."]:
     real = jnp.finfo(dtype).dtype
-    parts = [random_vector((n,), real, jnp.asarray(seed)) for seed in (0, 1)]
+    parts = [random_vector(shape, real, jnp.asarray(seed)) for seed in (0, 1)]
     is_real = not jnp.issubdtype(dtype, jnp.complexfloating)
     return parts[0] if is_real else jax.lax.complex(*parts)
 

@@ -51,6 +51,7 @@ class Search:
     rtol: float
     confirm: bool = True
     repeated: bool = False
+    purify: bool = False
     progress_meter: AbstractProgressMeter = NoProgressMeter()
 
 

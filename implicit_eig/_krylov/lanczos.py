@@ -105,6 +105,8 @@ def _run(
 
     def cycle(state: _State) -> _State:
         decomposition = expand(mv, *state[:3], metric=metric, seed=m * state.restarts)
+        if search.purify:
+            decomposition = _locked(decomposition, jnp.where(state.anew, k, 0))
         ritz = _ritz_pairs(decomposition, selection, rtol, k)
         count = jnp.sum(ritz.converged[:k])
         complete = (count == k) & ritz.finite
@@ -120,10 +122,13 @@ def _run(
         # In a batch, a run that is done goes on cycling with the others.
         ended = state.done | done | (restarts >= max_restarts)
         search.progress_meter.step(restarts, count, k, worst, ended)
+        decomposition, anew = restart(decomposition, ritz.vectors, keep), complete & ~done
+        if search.purify:
+            decomposition = _purified(decomposition, values, jnp.where(anew, k, 0))
         return _State(
-            decomposition=restart(decomposition, ritz.vectors, keep),
+            decomposition=decomposition,
             start=keep,
-            anew=complete & ~done,
+            anew=anew,
             restarts=restarts,
             matvecs=state.matvecs + m - state.start,
             finite=ritz.finite,
@@ -156,6 +161,34 @@ def _run(
         num_matvecs=end.matvecs,
         num_restarts=end.restarts,
     )
+
+
+def _locked(decomposition: KrylovDecomposition, k: Int[Array, ""]) -> KrylovDecomposition:
+    """Without what the products of vectors behind the first k have of the residual that
+    was dropped: in that space those k, with no part of a random vector, are exact."""
+    basis, matrix = decomposition
+    row, column = (jnp.arange(x) for x in matrix.shape)
+    apart = (row[:, None] < k) & (column >= k)
+    return KrylovDecomposition(basis, jnp.where(apart, 0, matrix))
+
+
+def _purified(
+    decomposition: KrylovDecomposition, values: Float[Array, " k"], k: Int[Array, ""]
+) -> KrylovDecomposition:
+    """The first k vectors, the residual of which is about to be dropped, after one more
+    product, which costs none: `C V Θ⁻¹ = V + x bᵀΘ⁻¹` (Ericsson and Ruhe 1980)."""
+    basis, matrix = decomposition
+    rest = from_rows(vector_of(basis, k))
+    steps = matrix[k, : values.size] / jnp.where(values == 0, 1, values)
+    # Where vectors would cease to be orthonormal, it is left to the caller.
+    small = jnp.abs(steps) < float(jnp.finfo(values.dtype).eps) ** 0.5
+    steps = jnp.where(small, steps, 0).astype(matrix.dtype)
+
+    def step(j: Int[Array, ""], basis: Array) -> Array:
+        x = to_rows(from_rows(vector_of(basis, j)) + steps[j] * rest)
+        return jax.lax.dynamic_update_index_in_dim(basis, x, j, 0)
+
+    return KrylovDecomposition(jax.lax.fori_loop(0, k, step, basis), matrix)
 
 
 def _first(

@@ -92,8 +92,8 @@ def _equilibrate(matrix) -> tuple[np.ndarray, np.ndarray] | None:
     if not (counts.all() and in_row.all()):
         return None
     size, exponent = np.frexp(size)
-    columns = np.zeros(counts.size)
-    for _ in range(_SWEEPS):
+    rows = columns = np.zeros(counts.size)
+    for _ in range(_SWEEPS if np.ptp(exponent) > _EVEN else 0):
         rows = -np.bincount(i, exponent + np.repeat(columns, counts)) / in_row
         columns = -np.add.reduceat(exponent + rows[i], starts) / counts
     rows, columns = (np.rint(x).astype(np.int32) for x in (rows, columns))
@@ -113,6 +113,7 @@ def _equilibrate(matrix) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 _SWEEPS = 5
+_EVEN = 8  # powers of two between entries that were given in one unit
 
 
 def _has_a_hub(matrix) -> bool:

@@ -17,6 +17,7 @@ from .scaling import (
     safe_norm as safe_norm,
     Scaling as Scaling,
     uneven as uneven,
+    without_denormals as without_denormals,
 )
 from .sparse import SparseOperator as SparseOperator
 from .structure import promises_nothing as promises_nothing

@@ -1,13 +1,13 @@
 """Scales pencils of extreme size to a moderate one, exactly: by powers of two."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Complex, Float, Inexact, Int
+from jaxtyping import Array, Bool, Complex, Float, Inexact, Int
 
 from .._numerics import largest_part, power_of_two, times_real
 from .._record import record
@@ -18,7 +18,8 @@ from .sparse import SparseOperator
 @record
 class Scaling:
     """How a pencil of moderate size comes from A − λB: D (A a⁻¹ − λ B b⁻¹), with λ in
-    units of a/b. All ones except for pencils of extreme size."""
+    units of a/b. All ones except for pencils of extreme size; NaN where entries
+    are lost."""
 
     eigenvalues: Float[Array, ""]  # a / b
     mass: Float[Array, ""]  # b
@@ -65,13 +66,15 @@ def pencil_of_moderate_size(
     Rows of a pencil may be multiplied by any factors. If their sizes are too far apart
     for double precision, they are equilibrated, as they would look singular otherwise;
     but not with `by_rows=False`, since a Hermitian pencil would not stay Hermitian.
+
+    All NaN, the scale too, where entries that count are denormal numbers.
     """
     operators = [pencil.operator, pencil.mass]
     known = [
         x for x in operators if isinstance(x, lx.MatrixLinearOperator | SparseOperator)
     ]
     entries = [_entries(jax.lax.stop_gradient(x)) for x in known]
-    largest = [jnp.max(x.sizes) for x in entries]
+    largest = [jnp.max(x.sizes, initial=0) for x in entries]
     rows = None
     if len(known) == 2 and by_rows:
         by_row, by_column = (uneven(entries, largest, axis) for axis in (0, 1))
@@ -82,7 +85,10 @@ def pencil_of_moderate_size(
         rows = jnp.where(better, 1 / by_row, 1)
         largest = [jnp.max(x.sizes * x.beside(rows, 0)) for x in entries]
     one = jnp.ones((), jnp.finfo(pencil.dtype).dtype)
-    sizes = dict(zip(map(id, known), map(_size, largest), strict=True))
+    sizes = {
+        id(x): jnp.where(_underflows(_numbers(x), most), jnp.nan, _size(most))
+        for x, most in zip(known, largest, strict=True)
+    }
     size_a, size_b = (sizes.get(id(x), one) for x in operators)
 
     def scaled(operator, size):
@@ -145,6 +151,41 @@ def safe_norm(x: Inexact[Array, "n *k"]) -> Float[Array, "*k"]:
     """The norms of columns, which may have any size."""
     size = power_of_two(jnp.max(largest_part(jax.lax.stop_gradient(x)), axis=0))
     return jnp.linalg.norm(times_real(x, 1 / size), axis=0) * size
+
+
+def without_denormals(a: Inexact[Array, "*batch n n"]) -> Inexact[Array, "*batch n n"]:
+    """The matrices; NaN for those of which entries that count are denormal numbers."""
+    fixed, axes = jax.lax.stop_gradient(a), (-2, -1)
+    largest = jnp.max(largest_part(fixed), axis=axes)
+    lost = _underflows(fixed, largest, axes)
+    return a + jnp.where(lost, jnp.nan, 0)[..., None, None].astype(a.dtype)
+
+
+def _underflows(
+    x: Inexact[Array, "..."], largest: Float[Array, "..."], axes: Any = None
+) -> Bool[Array, "..."]:
+    """Whether there are denormal numbers, beside which the largest is not so large that
+    they are its rounding. XLA on CPUs takes them for zeros."""
+    info = jnp.finfo(x.dtype)
+    bits = jnp.uint32 if info.bits == 32 else jnp.uint64
+
+    def denormal(x: Array) -> Bool[Array, "..."]:
+        # Without the sign. That of zero, less one, is the largest number there is.
+        size = jax.lax.bitcast_convert_type(jax.lax.stop_gradient(x), bits) << 1
+        return size - 1 < bits(2 ** (info.nmant + 1) - 1)
+
+    some = denormal(x.real)
+    if jnp.iscomplexobj(x):
+        some = some | denormal(x.imag)
+    small = largest < float(info.tiny) / float(info.eps)
+    return small & jnp.any(some, axis=axes)
+
+
+def _numbers(operator: lx.AbstractLinearOperator) -> Inexact[Array, "..."]:
+    """What was given, untouched."""
+    if isinstance(operator, SparseOperator):
+        return operator.values
+    return operator.as_matrix()
 
 
 def _entries(operator: lx.AbstractLinearOperator) -> Entries:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Inexact
 
-from .._krylov import default_start
+from .._krylov import random_pair
 from .._numerics import inv
 from .._operator import Pencil
 
@@ -23,8 +23,7 @@ def tagged_symmetric(pencil: Pencil) -> bool:
 
 def untrue_tag(pencil: Pencil) -> Bool[Array, ""]:
     """Whether `xᵀ A y` and `yᵀ A x` differ for two random vectors, or likewise for B."""
-    x = default_start(pencil.n, pencil.dtype)
-    x = jnp.stack([x, jnp.flip(x)], axis=1)
+    x = random_pair(pencil.n, pencil.dtype)
 
     def differs(image: Inexact[Array, "n 2"]) -> Bool[Array, ""]:
         gap = jnp.abs(x[:, 0] @ image[:, 1] - x[:, 1] @ image[:, 0])

@@ -27,6 +27,10 @@ class AbstractTransformation(eqx.Module):
     def mv(self, x: Inexact[Array, " n"]) -> Inexact[Array, " n"]:
         """C x."""
 
+    @abc.abstractmethod
+    def mm(self, x: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
+        """C X, block by block where the operators have such products."""
+
     def transpose(self) -> "AbstractTransformation":
         """The same transformation of the transposed pencil."""
         inverse = None if self.inverse is None else self.inverse.transpose()
@@ -78,6 +82,9 @@ class Direct(AbstractTransformation):
     def mv(self, x):
         return self.pencil.mv(x)
 
+    def mm(self, x):
+        return self.pencil.mm(x)
+
     def sylvester(self, matrix, rhs):
         return matrix, rhs
 
@@ -90,6 +97,9 @@ class MassInverted(AbstractTransformation):
 
     def mv(self, x):
         return self.inverse.mv(self.pencil.mv(x))
+
+    def mm(self, x):
+        return self.inverse.mm(self.pencil.mm(x))
 
     def stats(self, num_steps, num_products):
         return {
@@ -113,6 +123,9 @@ class ShiftInverted(AbstractTransformation):
         if self.pencil.mass is not None:
             x = self.pencil.mass_mm(x[:, None])[:, 0]
         return self.inverse.mv(x)
+
+    def mm(self, x):
+        return self.inverse.mm(self.pencil.mass_mm(x))
 
     def selection(self, selection):
         return Shifted(selection, self.sigma)

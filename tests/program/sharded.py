@@ -1,6 +1,7 @@
 """Run by `test_sharding.py` in processes of their own: `sharded.py devices`, or
-`sharded.py process INDEX PORT`. One problem, on one device and sharded along n."""
+`sharded.py process INDEX PORT`. Two problems, on one device and sharded along n."""
 
+import functools
 import re
 import sys
 
@@ -30,7 +31,14 @@ def solution(rates, start, **kwargs):
     return ieig.eigs(mv, K, "LR", like=rates, v0=start, **kwargs)
 
 
-def loss(rates, start, weights):
+def hermitian(rates, start, **kwargs):
+    def mv(v):
+        return rates * v + 0.2 * (jnp.roll(v, 1) + jnp.roll(v, -1))
+
+    return ieig.eigsh(mv, K, "LA", like=rates, v0=start, **kwargs)
+
+
+def loss(solution, rates, start, weights):
     found = solution(rates, start)
     vectors = weights @ found.eigenvectors
     return jnp.sum(jnp.abs(found.eigenvalues) ** 2 + vectors.real), found
@@ -69,7 +77,13 @@ def main(mode, *rest):
     sharded = [
         jax.make_array_from_callback((N,), along, lambda i, x=x: x[i]) for x in vectors
     ]
-    run = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    for problem in (solution, hermitian):
+        check(problem, vectors, sharded)
+
+
+def check(solution, vectors, sharded):
+    of = functools.partial(loss, solution)
+    run = jax.jit(jax.value_and_grad(of, has_aux=True))
     (value, found), gradient = run(*map(jnp.asarray, vectors))
     compiled = run.lower(*sharded).compile()
     assert not gathered(compiled.as_text()), gathered(compiled.as_text())
