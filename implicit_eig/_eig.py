@@ -8,7 +8,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Complex, Inexact
 
 from ._ad import nan_tangent, root
-from ._gauge import AbstractGauge, as_gauge, vanishing, watched_phases, without_gauge
+from ._gauge import (
+    AbstractGauge,
+    as_gauge,
+    Gauge,
+    vanishing,
+    watched_phases,
+    without_gauge,
+)
 from ._numerics import eig_by_qr
 from ._operator import as_matrix, complex_dtype, Domain, of_moderate_size, times_real
 from ._program import Program
@@ -36,7 +43,7 @@ class EigResult(NamedTuple):
 def eig(
     a: Inexact[ArrayLike, "*batch n n"],
     *,
-    gauge: AbstractGauge | None = None,
+    gauge: Gauge | None = None,
     ties: Ties = "nan",
     tie_rtol: float | None = None,
     method: Method | None = None,

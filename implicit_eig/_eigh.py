@@ -8,7 +8,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Inexact
 
-from ._gauge import AbstractGauge, as_gauge, watched_phases
+from ._gauge import AbstractGauge, as_gauge, Gauge, watched_phases
 from ._hermitian import hermitian_root, MassOrthonormal, pairs_of_hermitian
 from ._hermitian.block import crooked
 from ._hermitian.pairs import ties_of
@@ -29,7 +29,7 @@ def eigh(
     a: Inexact[ArrayLike, "*batch n n"],
     b: Inexact[ArrayLike, "*batch n n"] | None = None,
     *,
-    gauge: AbstractGauge | None = None,
+    gauge: Gauge | None = None,
     ties: Ties = "nan",
     tie_rtol: float | None = None,
 ) -> EighResult:
@@ -136,9 +136,9 @@ def _eigh(
             vectors = times_real(vectors, 1 / jnp.sqrt(scaling.mass))
         values = scaling.values(values)
         wrong = crooked(fixed[0])
-        return values, vectors, wrong if b is None else wrong | crooked(fixed[1])
+        return values, vectors, wrong if b is None else wrong | crooked(fixed[1])  # pyright: ignore[reportArgumentType]
 
     n = a.shape[-1]
     flat = [None if x is None else x.reshape(-1, n, n) for x in (a, b)]
-    w, v, wrong = jax.vmap(one)(*flat)
+    w, v, wrong = jax.vmap(one)(*flat)  # pyright: ignore[reportArgumentType]
     return EighResult(w.reshape(a.shape[:-1]), v.reshape(a.shape)), jnp.any(wrong)

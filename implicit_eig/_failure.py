@@ -35,7 +35,7 @@ class _RunError(eqx.EquinoxRuntimeError):
     """One sentence. JAX would set the stack of the call that was differentiated before
     it, as its cause."""
 
-    __cause__ = property(lambda self: None, lambda self, _: None)
+    __cause__ = property(lambda self: None, lambda self, _: None)  # pyright: ignore[reportAssignmentType]
 
 
 _RunError.__name__ = _RunError.__qualname__ = "EquinoxRuntimeError"

@@ -118,10 +118,11 @@ class InvariantBlock(eqx.Module):
         ]
         v = jnp.where(there, v[:, perm], start.astype(v.dtype))
         basis = schur_basis(v, second, is_real)
+        duals = None
         if left is not None:
             dual = jnp.where(there, left[:, perm], start.astype(v.dtype))
             left_basis = schur_basis(dual, second, is_real)
-            left = left_basis, left_basis.conj().T.astype(dual.dtype) @ dual
+            duals = left_basis, left_basis.conj().T.astype(dual.dtype) @ dual
         block = cls.of(
             pencil,
             basis,
@@ -131,8 +132,8 @@ class InvariantBlock(eqx.Module):
             second=second,
             wanted=wanted,
             usable=sound,
-            rtol=rtol,
-            left=left,
+            rtol=rtol,  # pyright: ignore[reportArgumentType]
+            left=duals,
             outside=outside,
         )
         counts = {"num_matvecs": 0, "num_restarts": 0} | ({} if stats is None else stats)
@@ -183,7 +184,7 @@ class InvariantBlock(eqx.Module):
                 norms = norms_of(pencil, ax, bx)
         else:
             matrix, residuals = measured
-        norm, mass_norm = norms
+        norm, mass_norm = norms  # pyright: ignore[reportGeneralTypeIssues]
         rounding = slack * float(jnp.finfo(norm.dtype).eps) * norm
         scale = jnp.abs(values) if scale is None else scale
         enough = jnp.maximum(rtol * scale * mass_norm, rounding)
@@ -203,7 +204,7 @@ class InvariantBlock(eqx.Module):
             )
             basis, matrix, coordinates, left = only_if(
                 jnp.any(position != index),
-                lambda x: _in_front(*x, position, second),
+                lambda x: _in_front(*x, position, second),  # pyright: ignore[reportCallIssue]
                 (basis, matrix, coordinates, left),
             )
         matrix, coordinates = (leading(active, x) for x in (matrix, coordinates))
@@ -225,7 +226,7 @@ class InvariantBlock(eqx.Module):
             outside=outside,
             position=position,
         )
-        if left is None or not judge:
+        if dual is None or not judge:
             return block
         defect = left_defect(pencil, dual, matrix, active)
         size = jnp.max(jnp.where(active, safe_norm(dual), 0))

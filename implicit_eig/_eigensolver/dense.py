@@ -166,7 +166,7 @@ def _select(
         },
         result=result,
         spectrum=Spectrum(*every, selected, norm * size),
-        outside=times_real(block.outside, size),
+        outside=times_real(block.outside, size),  # pyright: ignore[reportArgumentType]
     )
     return nonfinite(block, ~finite)
 

@@ -44,7 +44,7 @@ def vanishing(
     if margin is None:
         return jnp.zeros(blur.shape, bool)
     margins = jax.vmap(gauge.margin, in_axes=1)(v)
-    return ~(margins > blur)
+    return ~(margins > blur)  # pyright: ignore[reportOptionalOperand]
 
 
 def scale_of(x: Array, axis: tuple[int, ...] | None = None) -> Float[Array, "..."]:
@@ -77,7 +77,7 @@ def largest(v: Array, rtol: float | None = None) -> Array:
     if rtol is None:
         rtol = float(jnp.finfo(size.dtype).eps) ** 0.5
     index = jnp.arange(v.size)
-    large = size >= (1 - rtol) * jnp.max(size)
+    large = size >= (1 - rtol) * jnp.max(size)  # pyright: ignore[reportOperatorIssue]
     first = jnp.min(jnp.where(large, index, v.size))
     # As a sum, the transpose of which is no scatter.
     return jnp.sum(jnp.where(index == first, v, 0))
@@ -202,6 +202,10 @@ class _User(AbstractGauge):
 
 # Made once: a plain call would pay for each.
 _DEFAULT = DefaultGauge()
+
+
+# What users pass for `gauge`: a callable scales one vector.
+Gauge = AbstractGauge | Callable[..., Any]
 
 
 def as_gauge(

@@ -149,11 +149,9 @@ def _find(
     progress_meter: AbstractProgressMeter,
 ) -> LanczosResult:
     pencil = transformation.pencil
-    metric = None
-    if pencil.mass is not None:
 
-        def metric(x: Array) -> Array:
-            return pencil.mass_mm(x[:, None])[:, 0]
+    def metric(x: Array) -> Array:
+        return pencil.mass_mm(x[:, None])[:, 0]
 
     return lanczos(
         transformation.mv,
@@ -161,7 +159,7 @@ def _find(
         transformation.selection(selection),
         solver.search(pencil.n, k, start.dtype, progress_meter),
         max_restarts=limit,
-        metric=metric,
+        metric=None if pencil.mass is None else metric,
     )
 
 

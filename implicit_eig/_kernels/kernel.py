@@ -22,7 +22,13 @@ def kernel(name: str, *, in_place: int) -> Callable[[Callable], "Kernel"]:
     The first result may take the place of argument `in_place`. Where the kernel cannot
     be used, the function itself is: see `library`. Has no derivatives.
     """
-    return lambda fn: functools.update_wrapper(Kernel(name, fn, in_place), fn)
+
+    def of(fn: Callable) -> Kernel:
+        made = Kernel(name, fn, in_place)
+        functools.update_wrapper(made, fn)
+        return made
+
+    return of
 
 
 class Kernel:
@@ -73,7 +79,7 @@ def _impl(*leaves: Array, call: _Call) -> list[Array]:
 
 
 def _abstract(*leaves: Any, call: _Call) -> list[Any]:
-    return [jax.core.ShapedArray(x.shape, x.dtype) for x in call.shapes(*leaves)]
+    return [jax.core.ShapedArray(x.shape, x.dtype) for x in call.shapes(*leaves)]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _plain(*leaves: Array, call: _Call) -> list[Array]:

@@ -119,7 +119,7 @@ def _run(
         worst = jnp.max(ritz.residuals[:k])
         # In a batch, a run that is done goes round with the others.
         ended = state.done | done | (restarts >= max_restarts)
-        search.progress_meter.step(restarts, count, k, worst, ended)
+        search.progress_meter.step(restarts, count, k, worst, ended)  # pyright: ignore[reportArgumentType]
         return _State(
             decomposition=restart(decomposition, ritz.vectors, keep),
             start=keep,

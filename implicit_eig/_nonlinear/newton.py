@@ -169,7 +169,7 @@ def _merges(
 def norm_at(operator: NonlinearOperator, z: Complex[Array, ""]) -> Float[Array, ""]:
     """‖T(z)‖ + |z| ‖T′(z)‖, about: T alone may be next to nothing at an eigenvalue."""
     pencil = operator.pencil(z)
-    return _norm(pencil) + jnp.abs(z) * _norm(Pencil(pencil.mass, None))
+    return _norm(pencil) + jnp.abs(z) * _norm(Pencil(pencil.mass, None))  # pyright: ignore[reportArgumentType]
 
 
 def _error(

@@ -42,7 +42,7 @@ def _one_batch(a: Inexact[Array, "b n n"]) -> Eigensystem:
 def _(size, batched, a):
     del size, batched
     # Members of a batch go in one batch: an axis more would not be the last one.
-    return eig_by_qr(a), Eigensystem(True, True, True)
+    return eig_by_qr(a), Eigensystem(True, True, True)  # pyright: ignore[reportArgumentType]
 
 
 # What a sweep reads stays in the cache of a CPU, and pieces wait for no other's slowest.

@@ -3,7 +3,7 @@
 import abc
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args, Literal
 
 import equinox as eqx
 import jax
@@ -292,7 +292,15 @@ def unshifted(theta: Complex[Array, " m"], sigma: Num[Array, ""]) -> Complex[Arr
     return jnp.where(zero, jnp.nan, values)
 
 
-_NAMES = ("LM", "SM", "LR", "SR", "LI", "SI")
+_Name = Literal["LM", "SM", "LR", "SR", "LI", "SI"]
+_NAMES = get_args(_Name)
+# What users pass for `which`.
+Which = _Name | Callable[[Array], ArrayLike] | AbstractSelection
+HermitianWhich = (
+    Literal["SA", "LA", "LM", "SM", "BE"]
+    | Callable[[Array], ArrayLike]
+    | AbstractSelection
+)
 
 
 def as_selection(which: Any, domain: Domain) -> AbstractSelection:

@@ -37,18 +37,19 @@ class Eigenbasis(AbstractSylvesterSolver):
         def factorise(_):
             return Columnwise(lx.LU()).solve(system, rhs, **options)
 
-        if self.spectrum is None:
+        spectrum = self.spectrum
+        if spectrum is None:
             return factorise(rhs)
 
         def step(_, state):
             y, rest = state
-            y = y + _expand(self.spectrum, system, rest)
+            y = y + _expand(spectrum, system, rest)
             return y, rhs - system.mm(y)
 
         # Refinement: the first answer has an error of eps times a condition number.
         y, rest = jax.lax.fori_loop(0, 3, step, (jnp.zeros_like(rhs), rhs))
         eps = jnp.finfo(rhs.dtype).eps
-        bound = self.spectrum.norm * jnp.linalg.norm(y) + jnp.linalg.norm(rhs)
+        bound = spectrum.norm * jnp.linalg.norm(y) + jnp.linalg.norm(rhs)
         good = jnp.linalg.norm(rest) <= 10 * eps * bound
         return only_if(~good, factorise, y)
 
