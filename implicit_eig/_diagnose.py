@@ -43,6 +43,17 @@ class Diagnostics(eqx.Module):
         size `κ ‖Ȧ‖`: `2 (1 + κ) r / separation + rtol` of the linear solves.
 
     No derivatives. NaN where a linear solve failed.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        a = jnp.array([[2.0, 1.0], [0.5, 3.0]])
+
+        report = ieig.diagnose(a, ieig.eigs(a, k=2))
+        assert (report.condition_numbers >= 1).all()
+        print(report)  # a row for each pair
+        ```
     """
 
     eigenvalues: Complex[Array, " k"]

@@ -34,7 +34,17 @@ Method = Literal["lapack", "qr"]
 
 
 class EigResult(NamedTuple):
-    """Eigenvalues `(..., n)` and eigenvectors `(..., n, n)`, vectors in columns."""
+    """Eigenvalues `(..., n)` and eigenvectors `(..., n, n)`, vectors in columns.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        a = jnp.array([[2.0, 1.0], [0.5, 3.0]])
+        w, v = ieig.eig(a)
+        assert jnp.allclose(a @ v, v * w, atol=1e-5)
+        ```
+    """
 
     eigenvalues: Complex[Array, "*batch n"]
     eigenvectors: Complex[Array, "*batch n n"]

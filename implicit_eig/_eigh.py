@@ -19,7 +19,17 @@ from ._rule import check_ties, default_tie_rtol, PairOptions, Ties
 
 
 class EighResult(NamedTuple):
-    """Eigenvalues `(..., n)`, ascending, and eigenvectors `(..., n, n)` in columns."""
+    """Eigenvalues `(..., n)`, ascending, and eigenvectors `(..., n, n)` in columns.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        a = jnp.array([[2.0, 1.0], [1.0, 3.0]])
+        w, v = ieig.eigh(a)
+        assert w[0] < w[1] and jnp.allclose(a @ v, v * w, atol=1e-5)
+        ```
+    """
 
     eigenvalues: Float[Array, "*batch n"]
     eigenvectors: Inexact[Array, "*batch n n"]

@@ -46,6 +46,14 @@ def spectrum(
     - `ax`: a matplotlib `Axes`.
 
     **Returns:** the `Axes`.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        a = jnp.array([[2.0, 1.0], [0.5, 3.0]])
+        ax = ieig.plot.spectrum(ieig.eigs(a, k=1), others=ieig.eigvals(a))
+        ```
     """
     if not isinstance(solution, Solution):
         raise TypeError(
@@ -115,6 +123,14 @@ def pseudospectrum(
     **Returns:** the `Axes`.
 
     **Cost:** `points²` singular value decompositions of order n, a few seconds at n = 50.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        a = jnp.array([[2.0, 1.0], [0.5, 3.0]])
+        ax = ieig.plot.pseudospectrum(a, points=20)
+        ```
     """
     points = check_integer("points", points, 2)
     a = _known("a", as_matrix(a, "a"))
@@ -163,6 +179,16 @@ def sweep(
     `RESULTS.ambiguous`.
 
     **Returns:** the `Axes`.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        matrix = lambda t: jnp.array([[t, 0.1], [0.1, 1 - t]])
+        t = jnp.linspace(0.0, 1.0, 9)
+        modes = ieig.follow(matrix, t, ieig.eigs(matrix(t[0]), 2))
+        ax = ieig.plot.sweep(modes, t)
+        ```
     """
     if not isinstance(solutions, Solution):
         raise TypeError(
@@ -207,6 +233,16 @@ def convergence(
     - `ax`: a matplotlib `Axes`.
 
     **Returns:** the `Axes`.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        rates, meter = jnp.linspace(0.0, 1.0, 100), ieig.RecordingProgressMeter()
+        mv = lambda v: rates * v + 0.1 * jnp.roll(v, 1)
+        ieig.eigs(mv, k=2, which="LR", like=rates, progress_meter=meter)
+        ax = ieig.plot.convergence(meter)
+        ```
     """
     if not isinstance(meter, RecordingProgressMeter):
         raise TypeError(

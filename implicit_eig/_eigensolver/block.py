@@ -57,6 +57,20 @@ class InvariantBlock(eqx.Module):
     - `spectrum`: all pairs, where the eigensolver found them all, for the same use.
     - `position`: for each column, the place its pair had among those that `of` was given.
     - `symmetric`: whether the pencil is its own transpose, and C made of X.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+
+        class Ours(ieig.AbstractEigensolver):
+            def compute(self, pencil, selection, k, *, v0, left, progress_meter):
+                w, v = jnp.linalg.eig(pencil.mm(jnp.eye(pencil.n, dtype=pencil.dtype)))
+                return ieig.InvariantBlock.from_pairs(pencil, selection, k, w, v)
+
+        a = jnp.array([[2.0, 1.0], [0.5, 3.0]])
+        ieig.eigs(a, k=1, eigensolver=Ours())
+        ```
     """
 
     basis: Inexact[Array, "n m"]

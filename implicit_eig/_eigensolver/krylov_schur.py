@@ -79,6 +79,17 @@ class KrylovSchur(AbstractEigensolver):
     - `mass_solver`: with `mass=`, any lineax solver for B; the Krylov spaces are those of
         B⁻¹A. Default: a factorisation, where the entries of B are known. B must be
         regular.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        rates = jnp.linspace(0.0, 1.0, 100)
+        mv = lambda v: rates * v + 0.1 * jnp.roll(v, 1)
+        solver = ieig.KrylovSchur(rtol=1e-4, krylov_dim=30)
+        s = ieig.eigs(mv, 2, "LR", like=rates, eigensolver=solver)
+        s.stats["num_matvecs"]
+        ```
     """
 
     rtol: float | None = eqx.field(static=True, default=None)

@@ -56,6 +56,16 @@ class ShiftInvert(AbstractEigensolver):
 
     `stats` counts `num_solves` and `num_factorizations`; `num_matvecs` are products with
     A itself, which residuals take.
+
+    !!! Example
+
+        ```python
+        import numpy as np, implicit_eig as ieig
+        i = np.arange(300)
+        op = ieig.SparseOperator(i + 1.0, i, i, n=300)
+        solver = ieig.ShiftInvert(7.2, linear_solver=ieig.SparseLU())
+        ieig.eigs(op, k=2, eigensolver=solver).eigenvalues  # 7, 8
+        ```
     """
 
     sigma: Num[Array, ""]

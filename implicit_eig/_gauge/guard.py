@@ -35,6 +35,19 @@ class GaugeDependenceWarning(UserWarning):
     program. It looks at derivatives where they are taken: a loss of real vectors that
     depends on their sign alone is not seen, and a cotangent made of rounding errors alone
     (of the Rayleigh quotient of a normal matrix, which is stationary in v) may be.
+
+    !!! Example
+
+        ```python
+        import warnings
+        import jax, jax.numpy as jnp, implicit_eig as ieig
+
+        loss = lambda a: ieig.eig(a).eigenvectors[0, 0].imag
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ieig.GaugeDependenceWarning)
+            jax.grad(loss)(jnp.array([[0.0, 2.0], [-1.0, 0.5]]))
+        print(*(w.message for w in caught))
+        ```
     """
 
 

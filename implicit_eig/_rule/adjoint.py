@@ -76,6 +76,17 @@ class ImplicitAdjoint(eqx.Module):
     in forward mode for the pairs whose own systems missed it (left vectors: for all,
     being dual to all right ones), in reverse mode for the gradient it is part of, which
     is a sum over the pairs. Members of a batch fail each for itself.
+
+    !!! Example
+
+        ```python
+        import jax, jax.numpy as jnp, lineax as lx, implicit_eig as ieig
+        a = jnp.array([[2.0, 1.0], [0.5, 3.0]])
+
+        adjoint = ieig.ImplicitAdjoint(lx.LU())
+        share = lambda a: jnp.abs(ieig.eigs(a, k=1, adjoint=adjoint).eigenvectors[0, 0])
+        jax.grad(share)(a)
+        ```
     """
 
     linear_solver: lx.AbstractLinearSolver | AbstractSylvesterSolver | None = None
