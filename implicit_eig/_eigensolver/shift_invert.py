@@ -71,14 +71,14 @@ class ShiftInvert(AbstractEigensolver):
     sigma: Num[Array, ""]
     linear_solver: lx.AbstractLinearSolver | None
     inner: KrylovSchur
-    preconditioner: lx.AbstractLinearOperator | None
+    preconditioner: Any
 
     def __init__(
         self,
         sigma: ArrayLike,
         linear_solver: lx.AbstractLinearSolver | None = None,
         inner: KrylovSchur | None = None,
-        preconditioner: lx.AbstractLinearOperator | None = None,
+        preconditioner: Any = None,
     ):
         self.sigma = as_shift(sigma)
         if not isinstance(linear_solver, lx.AbstractLinearSolver | None):

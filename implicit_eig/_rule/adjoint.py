@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -90,7 +90,7 @@ class ImplicitAdjoint(eqx.Module):
     """
 
     linear_solver: lx.AbstractLinearSolver | AbstractSylvesterSolver | None = None
-    preconditioner: lx.AbstractLinearOperator | None = None
+    preconditioner: Any = None
     rtol: float | None = eqx.field(static=True, default=None)
     max_steps: int | None = eqx.field(static=True, default=None)
 

@@ -91,6 +91,8 @@ def choices() -> None:
         progress_meter=ieig.NoProgressMeter(),
     )
     ieig.eigs(a, 2, eigensolver=ieig.KrylovSchur(rtol=1e-5), gauge=lambda v: v / v[0])
+    ieig.ImplicitAdjoint(ieig.DeflatedGMRES(), preconditioner=lambda v: v / 2)
+    ieig.ShiftInvert(2.2, lx.GMRES(rtol=1e-6, atol=1e-6), preconditioner=lambda v: v)
     ieig.eig(a, gauge=lambda v: v / v[0])
 
 
