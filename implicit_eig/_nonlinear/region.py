@@ -115,7 +115,7 @@ class Disk(Ellipse):
 
         ```python
         import jax.numpy as jnp, implicit_eig as ieig
-        ieig.Disk(1.0, 0.5).contains(jnp.array([1.2, 2.0]))  # True, False
+        ieig.Disk(1.0, 0.5).contains(jnp.array([1.2, 2.0j]))  # True, False
         ```
     """
 
