@@ -97,7 +97,8 @@ bench-gpu: $(VENV)/.bench
 lint: $(VENV)/.dev $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/mypy
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
@@ -105,4 +106,4 @@ format: $(VENV)/.dev
 
 clean:
 	rm -f implicit_eig/_kernels/libkernels.so
-	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site .pytest_cache .ruff_cache .mypy_cache .hypothesis

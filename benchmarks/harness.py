@@ -81,7 +81,7 @@ def reason(error):
     """In one line. Of a run-time error of a program, its sentence, not the stacks around."""
     said = re.search(r"EquinoxRuntimeError: (.*)", str(error))
     line = said[1] if said else (str(error).splitlines() or [""])[0]
-    return f"{type(error).__name__}: {line[:100]}"
+    return f"{type(error).__name__}: {line}"
 
 
 def first_calls(task, counts):

@@ -4,6 +4,7 @@ import ast
 import collections
 import json
 import pathlib
+import re
 
 import numpy as np
 
@@ -27,8 +28,15 @@ def rows(result):
             cells += [f"{peer['first_call']:.2g}"]
         else:
             why = peer.get("failed") or f"not installed: {peer['skipped']}"
+            why = first_clause(why)
             cells += ["", why, "", ""]
         yield f"| {' | '.join(cells)} |"
+
+
+def first_clause(why):
+    """`Error: what happened`, without the numbers that follow."""
+    kind, _, said = why.partition(": ")
+    return f"{kind}: {re.split(r'[:;] |(?<=[.]) ', said)[0]}" if said else why
 
 
 HEAD = (
@@ -36,9 +44,30 @@ HEAD = (
 )
 
 
+# In the order in which they are read.
+TITLES = {
+    "dense": "Dense matrices",
+    "extremal": "Extremal pairs of sparse matrices",
+    "hermitian": "Hermitian problems",
+    "interior": "Pairs near a target",
+    "adjoint": "Solvers of the adjoint systems",
+    "one_pair": "One eigenvalue and its gradient",
+    "products": "Products with sparse matrices",
+    "overhead": "What a call costs beside the arithmetic",
+    "scaling": "How it grows",
+}
+
+
+def title(name):
+    suite = name.removesuffix("-quick")
+    return f"{TITLES[suite]} (`{name}`)" if suite in TITLES else name
+
+
 def loaded(folder):
     """The suites' results; `gpu.py` has a table of its own."""
     paths = sorted((folder / "results").glob("*.json"))
+    order = {suite: place for place, suite in enumerate(TITLES)}
+    paths.sort(key=lambda p: order.get(p.stem.removesuffix("-quick"), len(order)))
     found = {path.stem: json.loads(path.read_text()) for path in paths}
     return {name: data for name, data in found.items() if "tasks" in data}
 
@@ -53,8 +82,9 @@ def generate(folder=HERE):
     for name, data in loaded(folder).items():
         versions = ", ".join(f"{p} {v}" for p, v in data["versions"].items() if v)
         parts += [
-            f"## {name}\n",
+            f"## {title(name)}\n",
             about(name) + "\n",
+            conclusion(data) + "\n",
             f"{data['date']}, commit {data['commit']}, {data['machine']}, "
             f"Python {data['python']}, {versions}. Medians (quartiles).\n",
         ]
@@ -83,6 +113,27 @@ FIRST = (
 )
 
 
+def ratios_of(data):
+    """For each kind of task and each peer the median ratios of its tasks."""
+    ratios = collections.defaultdict(lambda: collections.defaultdict(list))
+    for task in data["tasks"]:
+        for peer, row in list(task["peers"].items())[1:]:
+            if "ours_over_it" in row:
+                ratios[task["kind"]][peer].append(row["ours_over_it"]["median"])
+    return ratios
+
+
+def conclusion(data):
+    """What the table of a suite comes to: a line for each kind of task."""
+    lines = []
+    for kind, peers in ratios_of(data).items():
+        who = kind or next(iter(data["tasks"][0]["peers"]))
+        said = [f"{peer} {spread(x)}" for peer, x in peers.items()]
+        lines.append(f"- {who}: {'; '.join(said)}")
+    head = "In short, in terms of a peer's seconds, median (least–most):\n\n"
+    return head + "\n".join(lines) if lines else ""
+
+
 def headline(folder=HERE, kinds=None):
     """Each kind of task, or those asked for, each peer: the range of the ratios. Quick
     runs count where there is no full one."""
@@ -91,14 +142,11 @@ def headline(folder=HERE, kinds=None):
     for name, data in results.items():
         if name.endswith("-quick") and name.removesuffix("-quick") in results:
             continue
-        for task in data["tasks"]:
-            for peer, row in list(task["peers"].items())[1:]:
-                shown = task["kind"] and not peer.startswith("ours")
-                if shown and "ours_over_it" in row:
-                    ratio = row["ours_over_it"]["median"]
+        for kind, peers in ratios_of(data).items():
+            for peer, found in peers.items():
+                if kind and not peer.startswith("ours"):
                     # Where a figure needs it the name of a line says the task again.
-                    peer = peer.removesuffix(", value and gradient")
-                    ratios[task["kind"]][peer].append(ratio)
+                    ratios[kind][peer.removesuffix(", value and gradient")] += found
     lines = [
         "| task | ours in terms of the peer's seconds: median (least–most) |",
         "|---|---|",

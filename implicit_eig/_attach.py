@@ -20,7 +20,7 @@ from ._eigensolver import (
 )
 from ._eigs import solved
 from ._failure import check_throw
-from ._gauge import AbstractGauge, as_gauge
+from ._gauge import as_gauge, Gauge
 from ._nonlinear import as_nonlinear
 from ._nonlinear_eigs import attach_nonlinear
 from ._operator import (
@@ -54,7 +54,7 @@ def attach(
     mass: Any = None,
     like: PyTree | None = None,
     adjoint: ImplicitAdjoint | None = None,
-    gauge: AbstractGauge | None = None,
+    gauge: Gauge | None = None,
     polish: int = 0,
     ties: Ties = "nan",
     tie_rtol: float | None = None,
@@ -150,7 +150,7 @@ def attach(
         left = _columns(left_eigenvectors, pencil.domain, k, "left_eigenvectors")
     adjoint = check_adjoint(adjoint)
     has_left, hide = left is not None, throw is not False
-    options = PairOptions(k, has_left, gauge, ties, tie_rtol, hide)
+    options = PairOptions(k, has_left, gauge, ties, tie_rtol, hide)  # pyright: ignore[reportArgumentType]
     if hermitian:
         return attach_hermitian(
             pencil, (eigenvalues, vectors), adjoint, options, polish, rtol, throw

@@ -84,7 +84,7 @@ def _attach_hermitian(
     signal: Float[Array, ""] | None,
     eigenvalues: Float[Array, " k"],
     vectors: Inexact[Array, "n k"],
-    solve: SylvesterSolve | None,
+    solve: SylvesterSolve | MinresSolve | None,
     options: PairOptions,
     limits: tuple[float, float, int],
 ) -> tuple[Solution, Float[Array, ""]]:

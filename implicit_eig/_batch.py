@@ -52,7 +52,7 @@ def either(
     true: Callable[[PyTree[Array]], PyTree[Array]],
     false: Callable[[PyTree[Array]], PyTree[Array]],
     x: PyTree[Array],
-) -> PyTree[Array]:
+) -> Any:
     """`true(x)` if `which`, else `false(x)`. In a batch, both run if `which` is true for
     any member, otherwise only `false`; a `cond` would always run both."""
 
@@ -64,6 +64,6 @@ def either(
 
 def only_if(
     true: Bool[Array, ""], fn: Callable[[PyTree[Array]], PyTree[Array]], x: PyTree[Array]
-) -> PyTree[Array]:
+) -> Any:
     """`fn(x)` if `true`, else x."""
     return either(true, fn, lambda x: x, x)

@@ -44,6 +44,17 @@ class Diagnostics(eqx.Module):
         solves.
 
     No derivatives. NaN if a linear solve failed.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        a = jnp.array([[2.0, 1.0], [0.5, 3.0]])
+
+        report = ieig.diagnose(a, ieig.eigs(a, k=2))
+        assert (report.condition_numbers >= 1).all()
+        print(report)  # a row for each pair
+        ```
     """
 
     eigenvalues: Complex[Array, " k"]

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Complex, Inexact
 
 from ._ad import nan_tangent, root
-from ._gauge import AbstractGauge, as_gauge, vanishing, watched_phases, without_gauge
+from ._gauge import (
+    AbstractGauge,
+    as_gauge,
+    Gauge,
+    vanishing,
+    watched_phases,
+    without_gauge,
+)
 from ._numerics import eig_by_qr
 from ._operator import (
     as_matrix,
@@ -34,7 +41,17 @@ Method = Literal["lapack", "qr"]
 
 
 class EigResult(NamedTuple):
-    """Eigenvalues `(..., n)` and eigenvectors `(..., n, n)`, vectors in columns."""
+    """Eigenvalues `(..., n)` and eigenvectors `(..., n, n)`, vectors in columns.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        a = jnp.array([[2.0, 1.0], [0.5, 3.0]])
+        w, v = ieig.eig(a)
+        assert jnp.allclose(a @ v, v * w, atol=1e-5)
+        ```
+    """
 
     eigenvalues: Complex[Array, "*batch n"]
     eigenvectors: Complex[Array, "*batch n n"]
@@ -43,7 +60,7 @@ class EigResult(NamedTuple):
 def eig(
     a: Inexact[ArrayLike, "*batch n n"],
     *,
-    gauge: AbstractGauge | None = None,
+    gauge: Gauge | None = None,
     ties: Ties = "nan",
     tie_rtol: float | None = None,
     method: Method | None = None,

@@ -8,7 +8,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Inexact
 
-from ._gauge import AbstractGauge, as_gauge, watched_phases
+from ._gauge import AbstractGauge, as_gauge, Gauge, watched_phases
 from ._hermitian import hermitian_root, MassOrthonormal, pairs_of_hermitian
 from ._hermitian.block import crooked
 from ._hermitian.pairs import ties_of
@@ -19,7 +19,17 @@ from ._rule import check_ties, default_tie_rtol, PairOptions, Ties
 
 
 class EighResult(NamedTuple):
-    """Eigenvalues `(..., n)`, ascending, and eigenvectors `(..., n, n)` in columns."""
+    """Eigenvalues `(..., n)`, ascending, and eigenvectors `(..., n, n)` in columns.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        a = jnp.array([[2.0, 1.0], [1.0, 3.0]])
+        w, v = ieig.eigh(a)
+        assert w[0] < w[1] and jnp.allclose(a @ v, v * w, atol=1e-5)
+        ```
+    """
 
     eigenvalues: Float[Array, "*batch n"]
     eigenvectors: Inexact[Array, "*batch n n"]
@@ -29,7 +39,7 @@ def eigh(
     a: Inexact[ArrayLike, "*batch n n"],
     b: Inexact[ArrayLike, "*batch n n"] | None = None,
     *,
-    gauge: AbstractGauge | None = None,
+    gauge: Gauge | None = None,
     ties: Ties = "nan",
     tie_rtol: float | None = None,
 ) -> EighResult:
@@ -137,7 +147,7 @@ def _eigh(
         lost = (values != 0) & (scaling.values(values) == 0)
         values = scaling.values(values) + jnp.where(lost, jnp.nan, 0)
         wrong = crooked(fixed[0])
-        wrong = wrong if b is None else wrong | crooked(fixed[1])
+        wrong = wrong if b is None else wrong | crooked(fixed[1])  # pyright: ignore[reportArgumentType]
         nothing = jnp.where(wrong, jnp.nan, 0)
         return values + nothing, vectors + nothing.astype(vectors.dtype), wrong
 
@@ -146,5 +156,5 @@ def _eigh(
         w, v, wrong = one(a, b)
         return EighResult(w, v), wrong
     flat = [None if x is None else x.reshape(-1, n, n) for x in (a, b)]
-    w, v, wrong = jax.vmap(one)(*flat)
+    w, v, wrong = jax.vmap(one)(*flat)  # pyright: ignore[reportArgumentType]
     return EighResult(w.reshape(a.shape[:-1]), v.reshape(a.shape)), jnp.any(wrong)

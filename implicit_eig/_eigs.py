@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import jax.numpy as jnp
 import jax.tree_util as jtu
@@ -13,7 +13,7 @@ from ._ad import nan_tangent, nothing_where
 from ._check import check_flag, check_integer
 from ._eigensolver import AbstractEigensolver, InvariantBlock
 from ._failure import check_throw, raise_unless_successful
-from ._gauge import AbstractGauge, as_gauge, watched_phases
+from ._gauge import AbstractGauge, as_gauge, Gauge, watched_phases
 from ._nonlinear import Inside
 from ._nonlinear_eigs import eigs_inside
 from ._operator import as_pencil, complex_dtype, Pencil, safe_norm, Scaling
@@ -32,6 +32,7 @@ from ._rule import (
 )
 from ._second_try import FoundPairs, in_wider_spaces, reached_by, with_second_try
 from ._solution import is_good, RESULTS, Solution
+from ._spectral import Which
 
 
 # SciPy's names for our arguments.
@@ -46,11 +47,15 @@ _ELSEWHERE = {
 }
 
 
-def _suggests(fn: Callable[..., Any]) -> Callable[..., Any]:
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _suggests(fn: Callable[_P, _R]) -> Callable[_P, _R]:
     """`fn`, with an error for SciPy's keywords that names ours."""
 
     @functools.wraps(fn)
-    def call(*args: Any, **kwargs: Any) -> Any:
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         wrong = [name for name in kwargs if name in _ELSEWHERE]
         if wrong:
             names = ", ".join(f"`{name}`" for name in wrong)
@@ -65,7 +70,7 @@ def _suggests(fn: Callable[..., Any]) -> Callable[..., Any]:
 def eigs(
     operator: Any,
     k: int | None = 6,
-    which: Any = "LM",
+    which: Which | Inside = "LM",
     *,
     sigma: ArrayLike | None = None,
     mass: Any = None,
@@ -74,7 +79,7 @@ def eigs(
     left: bool = False,
     eigensolver: AbstractEigensolver | None = None,
     adjoint: ImplicitAdjoint | None = None,
-    gauge: AbstractGauge | None = None,
+    gauge: Gauge | None = None,
     ties: Ties = "nan",
     tie_rtol: float | None = None,
     throw: bool | None = None,
@@ -339,14 +344,14 @@ def solution_of_block(
     left_eigenvectors = None
     if left_vectors is not None:
         left_vectors = scaling.left(left_vectors)
-        condition_numbers = safe_norm(left_vectors) * safe_norm(right)
+        condition_numbers = safe_norm(left_vectors) * safe_norm(right)  # pyright: ignore[reportArgumentType]
         left_eigenvectors = pencil.domain.unflatten(left_vectors)
     scale = block.norm + jnp.abs(block.eigenvalues[:k]) * block.mass_norm
     residuals = block.residuals[:k] / jnp.where(scale > 0, scale, 1)
     outside = None if block.outside is None else scaling.values(block.outside[:k])
     solution = Solution(
-        eigenvalues=scaling.values(values),
-        eigenvectors=pencil.domain.unflatten(right),
+        eigenvalues=scaling.values(values),  # pyright: ignore[reportArgumentType]
+        eigenvectors=pencil.domain.unflatten(right),  # pyright: ignore[reportArgumentType]
         left_eigenvectors=left_eigenvectors,
         residuals=residuals,
         condition_numbers=condition_numbers,
@@ -356,7 +361,7 @@ def solution_of_block(
     )
     if options.in_given_order:
         solution = _in_given_order(solution, block.position)
-    return solution, signal
+    return solution, signal  # pyright: ignore[reportReturnType]
 
 
 def _in_given_order(solution: Solution, position: Int[Array, " k"]) -> Solution:

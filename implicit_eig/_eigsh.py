@@ -10,7 +10,7 @@ from ._ad import nothing_where
 from ._check import check_flag
 from ._eigensolver import AbstractEigensolver
 from ._failure import check_throw, raise_unless_successful, reported, watched
-from ._gauge import as_gauge, watched_phases
+from ._gauge import as_gauge, Gauge, watched_phases
 from ._hermitian import (
     hermitian_root,
     HermitianBlock,
@@ -32,12 +32,13 @@ from ._rule import (
     Ties,
 )
 from ._solution import is_good, Solution
+from ._spectral import HermitianWhich
 
 
 def eigsh(
     operator: Any,
     k: int = 6,
-    which: Any = "SA",
+    which: HermitianWhich = "SA",
     *,
     sigma: ArrayLike | None = None,
     mass: Any = None,
@@ -46,7 +47,7 @@ def eigsh(
     left: bool = False,
     eigensolver: AbstractEigensolver | None = None,
     adjoint: ImplicitAdjoint | None = None,
-    gauge: Any = None,
+    gauge: Gauge | None = None,
     ties: Ties = "nan",
     tie_rtol: float | None = None,
     throw: bool | None = None,
@@ -69,8 +70,8 @@ def eigsh(
         take each entry for a variable of its own.
     - `k`: how many pairs.
     - `which`: `"SA"`, `"LA"` (smallest, largest), `"LM"`, `"SM"` (modulus), `"BE"` (from
-        both ends in turns, the largest first), a callable `λ -> key` (the largest keys),
-        `Nearest(sigma)`, `Overlap(v)`.
+        both ends in turns, the largest first), a callable `λ -> key` (the largest keys; λ
+        comes as a complex number: `lambda w: -w.real`), `Nearest(sigma)`, `Overlap(v)`.
     - `sigma`: a real target: the pairs nearest to it, by shift-invert.
     - `mass`: B.
     - `left`: whether to return `left_eigenvectors`, which are the vectors themselves
@@ -158,8 +159,8 @@ def solution_of_hermitian(
     """From pairs to what the user sees, and the signal of failed solves."""
     signal = jnp.zeros((), block.residuals.dtype) if signal is None else signal
     k, left, gauge = options.k, options.left, options.gauge
-    options = options.known_to(accuracy_of(block, pencil))
-    _, apart = ties_of(block.eigenvalues, block.active, options.tie_rtol)
+    options = options.known_to(accuracy_of(block, pencil))  # pyright: ignore[reportArgumentType]
+    _, apart = ties_of(block.eigenvalues, block.active, options.tie_rtol)  # pyright: ignore[reportArgumentType]
     values, _, vectors, mark, signal = hermitian_root(
         pencil,
         block.eigenvalues,
@@ -208,4 +209,4 @@ def solution_of_hermitian(
         result=block.result,
         _outside=None if block.outside is None else scaling.values(block.outside[:k]),
     )
-    return solution, signal
+    return solution, signal  # pyright: ignore[reportReturnType]

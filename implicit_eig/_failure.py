@@ -35,7 +35,7 @@ class _RunError(eqx.EquinoxRuntimeError):
     """An error shown as one sentence. JAX would precede it, as its cause, with the stack
     of the call that was differentiated."""
 
-    __cause__ = property(lambda self: None, lambda self, _: None)
+    __cause__ = property(lambda self: None, lambda self, _: None)  # pyright: ignore[reportAssignmentType]
 
 
 _RunError.__name__ = _RunError.__qualname__ = "EquinoxRuntimeError"

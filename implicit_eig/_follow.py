@@ -196,7 +196,7 @@ def _step(modes: _Modes, found: Solution) -> tuple[_Modes, Solution]:
 
     here = jnp.isfinite(new) & jnp.all(jnp.isfinite(vectors), axis=0)
     now = jnp.where(here, new, values), jnp.where(here, vectors, last)
-    now = tuple(x.astype(old.dtype) for x, old in zip(now, modes, strict=True))
+    now = now[0].astype(modes[0].dtype), now[1].astype(modes[1].dtype)
     now = jax.lax.stop_gradient(now)
     # Candidates other than the modes need not have converged.
     partly = (found.result == RESULTS.not_converged) | (found.result == RESULTS.infinite)

@@ -28,6 +28,17 @@ class GaugeReport(eqx.Module):
 
     `phase_invariant` and `norm_invariant` say whether all pairs are below it, `invariant`
     or `bool(report)` whether both hold. `print(report)` shows a table.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        a = jnp.array([[2.0, 1.0], [0.5, 3.0]])
+
+        share = lambda s: jnp.abs(s.eigenvectors[0, 0]) ** 2
+        report = ieig.check_gauge_invariance(share, a, k=1)
+        assert report.phase_invariant
+        ```
     """
 
     eigenvalues: Complex[Array, " k"]

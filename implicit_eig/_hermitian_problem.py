@@ -150,7 +150,7 @@ class HermitianProblem:
             return stop(dense_block(pencil, selection, self.k)), None
         find = shift_invert_block if isinstance(solver, ShiftInvert) else krylov_block
         block = find(
-            solver,
+            solver,  # pyright: ignore[reportArgumentType]
             pencil,
             selection,
             self.k,

@@ -20,7 +20,7 @@ _host_call_p.multiple_results = True
 
 
 def host_call(
-    fn: Callable[..., tuple[Any, ...]],
+    fn: Callable[..., Any],
     results: tuple[jax.ShapeDtypeStruct, ...],
     *args: Array,
     **options: Hashable,

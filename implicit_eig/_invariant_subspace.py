@@ -28,13 +28,14 @@ from ._rule import (
 )
 from ._second_try import FoundPairs, in_wider_spaces, reached_by, with_second_try
 from ._solution import is_good, RESULTS
+from ._spectral import HermitianWhich, Which
 from ._subspace import assembled, HermitianSpectrum, Spectrum, Subspace
 
 
 def invariant_subspace(
     operator: Any,
     k: int,
-    which: Any = "LM",
+    which: Which | HermitianWhich = "LM",
     *,
     sigma: ArrayLike | None = None,
     mass: Any = None,
@@ -141,11 +142,11 @@ def invariant_subspace(
         (subspace, edge), signal = _hermitian_subspace(problem, signal, *options)
         subspace = reported(subspace, signal, throw, problem.rtol)
     else:
-        subspace, problem, edge = in_wider_spaces(problem, adjoint, once)
+        subspace, problem, edge = in_wider_spaces(problem, adjoint, once)  # pyright: ignore[reportArgumentType]
     code = value_of(subspace.result._value)
     cut = code is not None and code.ndim == 0 and code == RESULTS.cut._value
     if throw is not False and cut:
-        inside, outside = (f"{value_of(x)[()]:.6g}" for x in edge)
+        inside, outside = (f"{value_of(x)[()]:.6g}" for x in edge)  # pyright: ignore[reportOptionalSubscript]
         raise eqx.EquinoxRuntimeError(
             f"{RESULTS[RESULTS.cut]} Of {inside} and {outside} only one is selected."
         )
@@ -192,7 +193,7 @@ def _invariant_subspace(
     block.stats["num_matvecs"] = block.stats.get("num_matvecs", 0) + products
     pairs = FoundPairs.of(problem, block, tie_rtol)
     subspace, signal = _of_block(pencil, pairs, solve, signal, scaling, sep, (left, hide))
-    edge = tuple(scaling.values(x) for x in edge)
+    edge = scaling.values(edge[0]), scaling.values(edge[1])
     return subspace, signal, pairs if keep else None, start, edge
 
 
@@ -250,7 +251,7 @@ def _of_block(
         result=block.result,
         _spectrum=spectrum,
     )
-    return subspace, signal
+    return subspace, signal  # pyright: ignore[reportReturnType]
 
 
 @Program
@@ -274,7 +275,7 @@ def _hermitian_subspace(
     gaps = jnp.abs(values - outside[:k])
     closest = jnp.argmin(jnp.where(jnp.isnan(gaps), jnp.inf, gaps))
     edge, gap = (values[closest], outside[closest]), gaps[closest]
-    tie_rtol = accuracy_of(block, pencil)
+    tie_rtol = accuracy_of(block, pencil)  # pyright: ignore[reportArgumentType]
     largest = jnp.max(jnp.where(block.active, jnp.abs(block.eigenvalues), 0))
     good = is_good(block.result) & jnp.all(block.active[:k])
     cut = good & (gap <= tie_rtol * largest)
@@ -322,7 +323,7 @@ def _hermitian_subspace(
         result=block.result,
         _spectrum=spectrum,
     )
-    return (subspace, tuple(scaling.values(x) for x in edge)), signal
+    return (subspace, tuple(scaling.values(x) for x in edge)), signal  # pyright: ignore[reportReturnType]
 
 
 def _hidden(result: RESULTS, *arrays: Array) -> tuple[Array, ...]:

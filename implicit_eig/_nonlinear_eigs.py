@@ -14,7 +14,14 @@ from ._ad import nan_tangent, nothing_where
 from ._batch import each
 from ._check import check_flag, check_integer
 from ._failure import check_throw, raise_unless_successful, reported, watched
-from ._gauge import AbstractGauge, as_gauge, vanishing, watched_phases, without_gauge
+from ._gauge import (
+    AbstractGauge,
+    as_gauge,
+    Gauge,
+    vanishing,
+    watched_phases,
+    without_gauge,
+)
 from ._nonlinear import (
     AbstractRegion,
     Contour,
@@ -42,7 +49,7 @@ def nonlinear_eigs(
     left: bool = False,
     eigensolver: Newton | Contour | None = None,
     adjoint: ImplicitAdjoint | None = None,
-    gauge: Any = None,
+    gauge: Gauge | None = None,
     throw: bool | None = None,
 ) -> Solution:
     """Eigenpairs of `T(λ) v = 0`, T holomorphic in λ, with derivatives of any order in
@@ -128,7 +135,7 @@ def eigs_inside(
     left: bool,
     eigensolver: Any,
     adjoint: ImplicitAdjoint | None,
-    gauge: Any,
+    gauge: Gauge | None,
     throw: bool | None,
 ) -> Solution:
     """All eigenvalues of a pencil in a region: those of `T(λ) = A − λB`."""
@@ -163,7 +170,7 @@ def attach_nonlinear(
     polish: int,
     rtol: float | None,
     adjoint: ImplicitAdjoint | None,
-    gauge: Any,
+    gauge: Gauge | None,
     throw: bool | None,
 ) -> Solution:
     """Pairs of T(λ) from elsewhere, after `polish` steps of Newton's method."""
@@ -319,7 +326,7 @@ def _counts(active: Bool[Array, " k"], num_solves: Array) -> dict[str, Any]:
 
 
 def solution_of(
-    problem: NonlinearProblem, left: bool, gauge: Any, throw: bool | None
+    problem: NonlinearProblem, left: bool, gauge: Gauge | None, throw: bool | None
 ) -> Solution:
     """Solves the problem, with derivatives, and checks the result."""
     domain = problem.operator.domain
@@ -381,11 +388,8 @@ def _nonlinear_eigs(
         # Spare places.
         values = values + nothing_where(missing, values.dtype)
     crooked = ~stop(operator).is_holomorphic(found.eigenvalues[0])
-    result = RESULTS.where(
-        crooked & (found.result != RESULTS.nonfinite),
-        RESULTS.not_holomorphic,
-        found.result,
-    )
+    crooked = crooked & (found.result != RESULTS.nonfinite)
+    result = RESULTS.where(crooked, RESULTS.not_holomorphic, found.result)
     result = RESULTS.where(
         jnp.any(found.merged) & is_good(result), RESULTS.defective, result
     )
@@ -405,7 +409,7 @@ def _nonlinear_eigs(
         stats=found.stats,
         result=result,
     )
-    return solution, signal
+    return solution, signal  # pyright: ignore[reportReturnType]
 
 
 def _left(

@@ -12,6 +12,7 @@ from ._batch import each
 from ._check import check_flag, check_integer
 from ._eigensolver import KrylovSchur
 from ._failure import check_throw
+from ._gauge import Gauge
 from ._nonlinear import Newton, NonlinearOperator
 from ._nonlinear.companion import (
     dense_companion,
@@ -25,13 +26,13 @@ from ._operator import as_operator
 from ._problem import check_adjoint, stop
 from ._rule import ImplicitAdjoint
 from ._solution import RESULTS, Solution
-from ._spectral import AbstractSelection, as_selection, as_shift, Nearest
+from ._spectral import AbstractSelection, as_selection, as_shift, Nearest, Which
 
 
 def polyeig(
     coefficients: Sequence[Any],
     k: int = 6,
-    which: Any = "LM",
+    which: Which = "LM",
     *,
     sigma: ArrayLike | None = None,
     like: PyTree | None = None,
@@ -39,7 +40,7 @@ def polyeig(
     eigensolver: KrylovSchur | None = None,
     linear_solver: lx.AbstractLinearSolver | None = None,
     adjoint: ImplicitAdjoint | None = None,
-    gauge: Any = None,
+    gauge: Gauge | None = None,
     throw: bool | None = None,
 ) -> Solution:
     """Selected eigenpairs of `(A₀ + λA₁ + … + λᵈA_d) v = 0`, with derivatives of any
@@ -164,6 +165,7 @@ class _Polynomial(NonlinearProblem):
         values = jnp.where(usable, values, 1)
         vectors = jnp.where(usable, vectors, 1)
         newton = self.eigensolver
+        assert isinstance(newton, Newton)
 
         def one(z: Array, v: Array) -> Any:
             if matrices is None:

@@ -78,8 +78,8 @@ class TracedFunction(eqx.Module):
 
     def __call__(self, *args: PyTree) -> PyTree:
         treedef, shapes = self.out_structure
-        jaxpr, args = self.equations.jaxpr, jtu.tree_leaves(args)
-        out = jax.core.eval_jaxpr(jaxpr, self.captured, *args)
+        jaxpr, leaves = self.equations.jaxpr, jtu.tree_leaves(args)
+        out = jax.core.eval_jaxpr(jaxpr, self.captured, *leaves)  # pyright: ignore[reportAttributeAccessIssue]
         out = [jnp.asarray(x, s.dtype) for x, s in zip(out, shapes, strict=True)]
         return jtu.tree_unflatten(treedef, out)
 
@@ -96,10 +96,10 @@ def _without_numbers(jaxpr: Jaxpr) -> tuple[Jaxpr, list[Any]]:
     variables, numbers, eqns = [], [], []
 
     def lifted(x: Any) -> Any:
-        if not (isinstance(x, Literal) and jnp.issubdtype(x.aval.dtype, jnp.inexact)):
+        if not (isinstance(x, Literal) and jnp.issubdtype(x.aval.dtype, jnp.inexact)):  # pyright: ignore[reportAttributeAccessIssue]
             return x
         variables.append(Var(x.aval))
-        numbers.append(np.asarray(x.val, x.aval.dtype))
+        numbers.append(np.asarray(x.val, x.aval.dtype))  # pyright: ignore[reportAttributeAccessIssue]
         return variables[-1]
 
     eqns = [
@@ -247,10 +247,13 @@ class Program:
 
 
 class _Compiled:
+    out_treedef: Any
+    out_static: list[Any]
+
     def __init__(
         self, fn: Callable[..., Any], name: str, treedef: Any, static: tuple[Any, ...]
     ):
-        def run(dynamic: list[Array]) -> tuple[list[Array]]:
+        def run(dynamic: list[Any]) -> list[Array]:
             arrays = iter(dynamic)
             leaves = [next(arrays) if s is None else s for s in static]
             out = fn(*jtu.tree_unflatten(treedef, leaves))
@@ -261,13 +264,13 @@ class _Compiled:
         run.__name__ = name
         self.run = jax.jit(run)
 
-    def __call__(self, dynamic: list[Array]) -> PyTree:
+    def __call__(self, dynamic: list[Any]) -> PyTree:
         arrays = iter(self.run(dynamic))
         out = [next(arrays) if s is None else s for s in self.out_static]
         return jtu.tree_unflatten(self.out_treedef, out)
 
     def forget(self) -> None:
-        self.run.clear_cache()
+        self.run.clear_cache()  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def visible(x: Any) -> list[np.ndarray]:
@@ -291,7 +294,7 @@ def _below(x: Any) -> Any:
         elif hasattr(x, "batch_dim"):
             axis, x = x.batch_dim, x.val
             if not isinstance(x, Tracer) and axis:
-                x = np.moveaxis(np.asarray(x), axis, 0)
+                x = np.moveaxis(np.asarray(x), axis, 0)  # pyright: ignore[reportArgumentType]
         else:
             break
     return x

@@ -18,6 +18,20 @@ class AbstractProgressMeter(eqx.Module):
     A run calls `step` once per restart, under `jit`. Runs for derivatives do not call it:
     a gradient shows the run that finds the pairs, and `left=True` one more for the
     transposed operator.
+
+    !!! Example
+
+        ```python
+        import jax, jax.numpy as jnp, implicit_eig as ieig
+
+        class Dots(ieig.AbstractProgressMeter):
+            def step(self, restart, converged, wanted, worst, last):
+                jax.debug.callback(lambda: print(".", end=""))
+
+        rates = jnp.linspace(0.0, 1.0, 100)
+        mv = lambda v: rates * v + 0.1 * jnp.roll(v, 1)
+        ieig.eigs(mv, k=2, which="LR", like=rates, progress_meter=Dots())
+        ```
     """
 
     @abc.abstractmethod
@@ -36,7 +50,16 @@ class AbstractProgressMeter(eqx.Module):
 
 
 class NoProgressMeter(AbstractProgressMeter):
-    """Shows nothing and costs nothing."""
+    """Shows nothing and costs nothing.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        a = jnp.array([[2.0, 1.0], [0.5, 3.0]])
+        ieig.eigs(a, k=1, progress_meter=ieig.NoProgressMeter())
+        ```
+    """
 
     def step(self, restart, converged, wanted, worst, last):
         pass
@@ -45,7 +68,17 @@ class NoProgressMeter(AbstractProgressMeter):
 class TextProgressMeter(AbstractProgressMeter):
     """Prints a line per restart, and one when the run is about to be compiled. Under
     `vmap`, a CPU runs one member after the other, and each prints its own lines;
-    elsewhere the member furthest behind does."""
+    elsewhere the member furthest behind does.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        rates = jnp.linspace(0.0, 1.0, 100)
+        mv = lambda v: rates * v + 0.1 * jnp.roll(v, 1)
+        ieig.eigs(mv, 2, "LR", like=rates, progress_meter=ieig.TextProgressMeter())
+        ```
+    """
 
     def step(self, restart, converged, wanted, worst, last):
         def show(restart: Any, converged: Any, wanted: Any, worst: Any, last: Any):
@@ -68,6 +101,15 @@ class TqdmProgressMeter(AbstractProgressMeter):
     single bar, for the member furthest behind.
 
     Needs tqdm, the extra `implicit_eig[progress]`.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        rates = jnp.linspace(0.0, 1.0, 100)
+        mv = lambda v: rates * v + 0.1 * jnp.roll(v, 1)
+        ieig.eigs(mv, 2, "LR", like=rates, progress_meter=ieig.TqdmProgressMeter())
+        ```
     """
 
     def __check_init__(self):

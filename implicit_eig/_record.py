@@ -5,13 +5,14 @@ import functools
 from collections.abc import Callable
 from typing import Any, dataclass_transform, TypeVar
 
+import equinox as eqx
 import jax
 
 
 T = TypeVar("T")
 
 
-@dataclass_transform(frozen_default=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(eqx.field,))
 def record(cls: type[T]) -> type[T]:
     """A frozen dataclass that is a pytree; fields marked `static` are its structure.
 

@@ -16,7 +16,7 @@ come out; in forward mode it is the other way round.
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -322,7 +322,7 @@ def _failed(error: Array | None) -> bool:
 
 
 def _better(
-    first: list[Array | None], second: list[Array], error: Array
+    first: Sequence[Array | None], second: list[Array], error: Array
 ) -> list[Array | None]:
     """`second` for the members of a batch that failed, `first` for the others. Where
     `second` is NaN, `first` stays: one pair without a derivative makes GMRES lose the
@@ -347,7 +347,7 @@ def _hold_back(cotangents, known, *, tried: SecondTry):
     return cotangents
 
 
-def _push(tangents: list[Array], known, *, tried: SecondTry) -> list[Array]:
+def _push(tangents: list[Array], known, *, tried: SecondTry) -> list[Any]:
     (moving, _), tried.held, error = tried.held, None, tangents[-1]
     if not _failed(error):
         return list(tangents)

@@ -31,7 +31,7 @@ def show_config() -> None:
         print(f"{name:12} {_version(name)}")
     devices = [f"{d.platform}:{d.id}" for d in jax.devices()]
     print(f"devices      {', '.join(devices)}")
-    print(f"64 bits      {'yes' if jax.config.jax_enable_x64 else 'no'}")
+    print(f"64 bits      {'yes' if jax.config.jax_enable_x64 else 'no'}")  # pyright: ignore[reportAttributeAccessIssue]
     reason = reason_against()
     print(f"kernels      {'yes' if reason is None else f'no: {reason}'}")
 

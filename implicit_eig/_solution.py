@@ -20,6 +20,16 @@ class RESULTS(eqx.Enumeration):
     ambiguous modes may have been confused. If several notices apply, `defective` has
     precedence, then `cut_tie`. Every other member except `successful` is a failure, and
     overrides them.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        a = jnp.array([[2.0, 1.0], [0.5, 3.0]])
+        s = ieig.eigs(a, k=1)
+        assert s.result == ieig.RESULTS.successful
+        print(ieig.RESULTS[s.result])
+        ```
     """
 
     successful = "successful"
@@ -147,6 +157,17 @@ class Solution(eqx.Module):
     `eigenvalues`, `eigenvectors`, `left_eigenvectors` and `condition_numbers` are
     differentiable with respect to the operator and the mass matrix, in either mode and
     to any order; `residuals` and `stats` carry no derivative.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        a = jnp.array([[2.0, 1.0], [0.5, 3.0]])
+        s = ieig.eigs(a, k=2, left=True)
+        w, v, u = s.eigenvalues, s.eigenvectors, s.left_eigenvectors
+        assert jnp.allclose(u.conj().T @ v, jnp.eye(2), atol=1e-5)
+        print(s)  # a row for each pair, the result, the counts
+        ```
     """
 
     eigenvalues: Complex[Array, " k"]

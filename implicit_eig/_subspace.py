@@ -86,6 +86,17 @@ class Subspace(eqx.Module):
     differentiate quantities that do not depend on that, such as `X Xᴴ`, functions of the
     spectrum of L, or the projector. For a batch, take properties by
     `jax.vmap(lambda s: s.eigenvalues)(batch)`.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        a = jnp.array([[2.0, 1.0], [0.5, 3.0]])
+        sub = ieig.invariant_subspace(a, k=1)
+        x, l = sub.basis, sub.block
+        assert jnp.allclose(a @ x, x @ l, atol=1e-5)
+        sub.projector_mv(jnp.ones(2))
+        ```
     """
 
     basis: PyTree[Inexact[Array, "..."]]

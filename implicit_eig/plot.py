@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import ArrayLike, Complex, Float
+from numpy.typing import NDArray
 
 from ._check import check_integer
 from ._nonlinear import AbstractRegion
@@ -45,6 +46,14 @@ def spectrum(
     - `ax`: a matplotlib `Axes`.
 
     **Returns:** the `Axes`.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        a = jnp.array([[2.0, 1.0], [0.5, 3.0]])
+        ax = ieig.plot.spectrum(ieig.eigs(a, k=1), others=ieig.eigvals(a))
+        ```
     """
     if not isinstance(solution, Solution):
         raise TypeError(
@@ -60,14 +69,14 @@ def spectrum(
         raise TypeError(f"`region` must be a region such as `Disk`; got {region!r}.")
     ax = _axes(ax)
     if region is not None:
-        z = np.asarray(region.quadrature(400)[0])
-        z = np.append(z, z[0])
+        z = _known("region", region.quadrature(400)[0])
+        z = np.concatenate([z, z[:1]])
         ax.plot(z.real, z.imag, color=_COLOURS[1], linewidth=1, label="region")
     if others is not None:
         z = _known("others", others).ravel()
         ax.scatter(z.real, z.imag, s=6, c=_GREY, linewidths=0, label="others")
     if solution._outside is not None:
-        z = np.asarray(solution._outside)
+        z = _known("solution", solution._outside)
         ring = {"facecolors": "none", "edgecolors": _GREY}
         ax.scatter(z.real, z.imag, 40, label="not selected", **ring)
     exponent = np.log10(np.clip(np.asarray(solution.residuals), 1e-16, 1))
@@ -114,6 +123,14 @@ def pseudospectrum(
     **Returns:** the `Axes`.
 
     **Cost:** `points²` singular value decompositions of order n, a few seconds at n = 50.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        a = jnp.array([[2.0, 1.0], [0.5, 3.0]])
+        ax = ieig.plot.pseudospectrum(a, points=20)
+        ```
     """
     points = check_integer("points", points, 2)
     a = _known("a", as_matrix(a, "a"))
@@ -121,7 +138,7 @@ def pseudospectrum(
         raise ValueError(f"`a` must be one matrix, finite; got shape {a.shape}.")
     ax = _axes(ax)
     w = np.linalg.eigvals(a)
-    left, right, bottom, top = _around(w) if box is None else box
+    left, right, bottom, top = _around(w) if box is None else box  # pyright: ignore[reportArgumentType]
     x, y = np.linspace(left, right, points), np.linspace(bottom, top, points)
     least = _least_singular_values(a, x[None, :] + 1j * y[:, None])
     floor = np.finfo(least.dtype).eps * max(np.linalg.norm(a, 2), np.finfo(float).tiny)
@@ -162,6 +179,16 @@ def sweep(
     `RESULTS.ambiguous`.
 
     **Returns:** the `Axes`.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        matrix = lambda t: jnp.array([[t, 0.1], [0.1, 1 - t]])
+        t = jnp.linspace(0.0, 1.0, 9)
+        modes = ieig.follow(matrix, t, ieig.eigs(matrix(t[0]), 2))
+        ax = ieig.plot.sweep(modes, t)
+        ```
     """
     if not isinstance(solutions, Solution):
         raise TypeError(
@@ -206,6 +233,16 @@ def convergence(
     - `ax`: a matplotlib `Axes`.
 
     **Returns:** the `Axes`.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        rates, meter = jnp.linspace(0.0, 1.0, 100), ieig.RecordingProgressMeter()
+        mv = lambda v: rates * v + 0.1 * jnp.roll(v, 1)
+        ieig.eigs(mv, k=2, which="LR", like=rates, progress_meter=meter)
+        ax = ieig.plot.convergence(meter)
+        ```
     """
     if not isinstance(meter, RecordingProgressMeter):
         raise TypeError(
@@ -230,7 +267,7 @@ def convergence(
     return ax
 
 
-def _known(name: str, x: Any) -> np.ndarray:
+def _known(name: str, x: Any) -> NDArray[np.complexfloating]:
     if isinstance(x, Tracer):
         raise ValueError(f"`{name}` must have values to be drawn: not under `jax.jit`.")
     return np.asarray(x)
@@ -291,7 +328,7 @@ def _plane(ax: Any) -> None:
     ax.set_ylabel("Im λ")
 
 
-def _around(w: np.ndarray) -> tuple[float, float, float, float]:
+def _around(w: NDArray[np.complexfloating]) -> tuple[float, float, float, float]:
     """A box with some room around the points."""
     extent = max(np.ptp(w.real), np.ptp(w.imag))
     half = 0.75 * (extent or np.abs(w).max() or 1.0)

@@ -34,6 +34,7 @@ class Signatures(griffe.Extension):
         parameters = [
             griffe.Parameter(
                 parameter.name,
+                annotation=_annotation(cls, parameter.name),
                 kind=KINDS[parameter.kind],
                 default=None
                 if parameter.default is parameter.empty
@@ -46,6 +47,12 @@ class Signatures(griffe.Extension):
         cls["__init__"] = griffe.Function(
             "__init__", parameters=griffe.Parameters(first, *parameters)
         )
+
+
+def _annotation(cls, name):
+    """That of the field of this name."""
+    member = cls.members.get(name)
+    return member.annotation if isinstance(member, griffe.Attribute) else None
 
 
 def _shown(parameter):

@@ -1,5 +1,5 @@
-"""What MkDocs is told beside `mkdocs.yml`: pages made of files outside `docs/`, and the
-pages of the gallery that exist."""
+"""What MkDocs is told beside `mkdocs.yml`: pages made of files outside `docs/`, the pages of
+the gallery that exist, and the whole script under each of them."""
 
 import pathlib
 import posixpath
@@ -40,6 +40,7 @@ def on_config(config):
     names = [name for name in GALLERY if name in there] + sorted(there - {*GALLERY})
     (gallery,) = (item["Gallery"] for item in config.nav if "Gallery" in item)
     gallery.extend(f"gallery/{name}.md" for name in names)
+    config.copyright = f"implicit_eig {ieig.__version__}, Apache-2.0"
     return config
 
 
@@ -47,7 +48,37 @@ def on_page_markdown(markdown, page, config, files):
     # Wide tables want the whole width.
     if page.file.src_uri in WIDE:
         page.meta["hide"] = ["navigation", "toc"]
+    name = pathlib.Path(page.file.src_uri)
+    if name.parent.name == "gallery" and name.stem != "index":
+        markdown += _script(name.stem)
     return markdown.replace("<!-- members of RESULTS -->", _results())
+
+
+def _script(name):
+    """The whole of it, to unfold, and a link to the file."""
+    lines = (ROOT / f"docs/examples/{name}.py").read_text().splitlines()
+    code = "\n".join(f"    {line}".rstrip() for line in lines if "# --8<--" not in line)
+    return (
+        f"\n## The whole script\n\n[{name}.py](../examples/{name}.py), {len(lines)} lines; "
+        f"`python docs/examples/{name}.py` runs it, `--small` at the size of the tests.\n\n"
+        f'??? example "{name}.py"\n\n    ```python\n{code}\n    ```\n'
+    )
+
+
+# Without a server there is no root that a link could begin at; with one, a page that is not
+# found may have been looked for in any folder.
+BASE = """<head><script>
+if (location.protocol !== "file:") document.write('<base href="/">')
+</script>"""
+
+
+def on_post_template(output, template_name, config):
+    if template_name != "404.html":
+        return output
+    output = re.sub(r'((?:href|src)=")/(?=[^/])', r"\1", output)
+    output = output.replace('href="/"', 'href="index.html"')
+    output = output.replace('"base": "/"', '"base": "."').replace('"/assets/', '"assets/')
+    return output.replace("<head>", BASE, 1)
 
 
 def on_page_content(html, page, config, files):

@@ -1,7 +1,7 @@
 """Linear maps of tangents with a custom transpose, and a workaround for JAX's own."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -30,7 +30,7 @@ def promoting(fn: Callable[..., Any]) -> Callable[..., Any]:
 def linear_map(
     name: str,
     forward: Callable[..., Arrays],
-    backward: Callable[..., list[Array | None]],
+    backward: Callable[..., Sequence[Array | None]],
     *,
     first_only: bool = False,
     thin: bool = False,
@@ -105,4 +105,4 @@ def joined(*solution: Inexact[Array, "..."]) -> tuple[Inexact[Array, "..."], ...
     right side is constant.
     """
     unused = sum(jnp.sum(x.real) for x in solution)
-    return tuple(jnp.where(False, unused.astype(x.dtype), x) for x in solution)
+    return tuple(jnp.where(False, unused.astype(x.dtype), x) for x in solution)  # pyright: ignore[reportAttributeAccessIssue]

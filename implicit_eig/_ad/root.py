@@ -128,7 +128,7 @@ def _jvp(primals, tangents, *, step: _Step, count: int):
 
 def _or_none(t: Any) -> Array | None:
     still = type(t) is ad.Zero or jnp.result_type(t) == jax.dtypes.float0
-    return None if still else t
+    return None if still else t  # pyright: ignore[reportReturnType]
 
 
 def _batch(axis, args, axes, *, step: _Step, count: int):

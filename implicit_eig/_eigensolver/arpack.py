@@ -35,6 +35,15 @@ class Arpack(AbstractEigensolver):
         `sqrt(eps)`, it may end before it has seen the best pairs: `RESULTS.unconfirmed`.
     - `krylov_dim`: its `ncv`; default `max(2k + 1, 20)`.
     - `max_restarts`: its `maxiter`; default `10 n`.
+
+    !!! Example
+
+        ```python
+        import numpy as np, implicit_eig as ieig
+        i = np.arange(300)
+        op = ieig.SparseOperator(i + 1.0, i, i, n=300)
+        ieig.eigs(op, k=2, which="LR", eigensolver=ieig.Arpack()).eigenvalues  # 300, 299
+        ```
     """
 
     rtol: float | None = eqx.field(static=True, default=None)

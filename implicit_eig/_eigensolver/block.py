@@ -57,6 +57,20 @@ class InvariantBlock(eqx.Module):
     - `spectrum`: all pairs, if the eigensolver found them all; reused likewise.
     - `position`: for each column, the place of its pair among those given to `of`.
     - `symmetric`: whether the pencil is its own transpose, and C is made from X.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+
+        class Ours(ieig.AbstractEigensolver):
+            def compute(self, pencil, selection, k, *, v0, left, progress_meter):
+                w, v = jnp.linalg.eig(pencil.mm(jnp.eye(pencil.n, dtype=pencil.dtype)))
+                return ieig.InvariantBlock.from_pairs(pencil, selection, k, w, v)
+
+        a = jnp.array([[2.0, 1.0], [0.5, 3.0]])
+        ieig.eigs(a, k=1, eigensolver=Ours())
+        ```
     """
 
     basis: Inexact[Array, "n m"]
@@ -118,10 +132,11 @@ class InvariantBlock(eqx.Module):
         ]
         v = jnp.where(there, v[:, perm], start.astype(v.dtype))
         basis = schur_basis(v, second, is_real)
+        duals = None
         if left is not None:
             dual = jnp.where(there, left[:, perm], start.astype(v.dtype))
             left_basis = schur_basis(dual, second, is_real)
-            left = left_basis, left_basis.conj().T.astype(dual.dtype) @ dual
+            duals = left_basis, left_basis.conj().T.astype(dual.dtype) @ dual
         block = cls.of(
             pencil,
             basis,
@@ -131,8 +146,8 @@ class InvariantBlock(eqx.Module):
             second=second,
             wanted=wanted,
             usable=sound,
-            rtol=rtol,
-            left=left,
+            rtol=rtol,  # pyright: ignore[reportArgumentType]
+            left=duals,
             outside=outside,
         )
         counts = {"num_matvecs": 0, "num_restarts": 0} | ({} if stats is None else stats)
@@ -184,7 +199,7 @@ class InvariantBlock(eqx.Module):
                 norms = norms_of(pencil, ax, bx)
         else:
             matrix, residuals = measured
-        norm, mass_norm = norms
+        norm, mass_norm = norms  # pyright: ignore[reportGeneralTypeIssues]
         rounding = slack * float(jnp.finfo(norm.dtype).eps) * norm
         scale = jnp.abs(values) if scale is None else scale
         enough = jnp.maximum(rtol * scale * mass_norm, rounding)
@@ -204,7 +219,7 @@ class InvariantBlock(eqx.Module):
             )
             basis, matrix, coordinates, left = only_if(
                 jnp.any(position != index),
-                lambda x: _in_front(*x, position, second),
+                lambda x: _in_front(*x, position, second),  # pyright: ignore[reportCallIssue]
                 (basis, matrix, coordinates, left),
             )
         matrix, coordinates = (leading(active, x) for x in (matrix, coordinates))
@@ -226,7 +241,7 @@ class InvariantBlock(eqx.Module):
             outside=outside,
             position=position,
         )
-        if left is None or not judge:
+        if dual is None or not judge:
             return block
         defect = left_defect(pencil, dual, matrix, active)
         size = jnp.max(jnp.where(active, safe_norm(dual), 0))

@@ -39,6 +39,14 @@ class Dense(AbstractEigensolver):
     - `sharpen`: whether to make the block invariant to rounding even if its eigenvalues
         are close to defective, so that eigenvectors determine it to half the digits only.
         Pairs gain nothing by it; `invariant_subspace` asks for it.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        shift = lambda v: jnp.roll(v, 1)  # a function: its matrix is made of n products
+        s = ieig.eigs(shift, 2, "LR", like=jnp.ones(5), eigensolver=ieig.Dense())
+        ```
     """
 
     sharpen: bool = eqx.field(static=True, default=False)
@@ -173,7 +181,7 @@ def _select(
         },
         result=result,
         spectrum=Spectrum(*every, selected, norm * size),
-        outside=times_real(block.outside, size),
+        outside=times_real(block.outside, size),  # pyright: ignore[reportArgumentType]
     )
     return nonfinite(block, ~finite)
 

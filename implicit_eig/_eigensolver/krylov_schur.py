@@ -2,21 +2,17 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-import jax.tree_util as jtu
 import lineax as lx
-from jaxtyping import Array, Bool, Complex, Float, Inexact, Int
+from jaxtyping import Array, Inexact, Int
 
 from .._check import check_flag, check_integer, check_real
 from .._krylov import (
     default_start,
     krylov_schur,
     KrylovResult,
-    leading,
     norm_estimate,
     Search,
     start_vector,
@@ -38,7 +34,7 @@ from .._spectral import (
 from .base import AbstractEigensolver
 from .block import InvariantBlock, nonfinite, without
 from .dense import Dense
-from .rayleigh_ritz import galerkin
+from .pairs_of_run import pairs_if_finite, pairs_of_inverse, purified
 
 
 # Restarts after which a Krylov dimension is given up.
@@ -89,6 +85,17 @@ class KrylovSchur(AbstractEigensolver):
     - `mass_solver`: with `mass=`, any lineax solver for B; the Krylov spaces are those of
         B⁻¹A. Default: a factorisation, if the entries of B are known. B must be
         regular.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        rates = jnp.linspace(0.0, 1.0, 100)
+        mv = lambda v: rates * v + 0.1 * jnp.roll(v, 1)
+        solver = ieig.KrylovSchur(rtol=1e-4, krylov_dim=30)
+        s = ieig.eigs(mv, 2, "LR", like=rates, eigensolver=solver)
+        s.stats["num_matvecs"]
+        ```
     """
 
     rtol: float | None = eqx.field(static=True, default=None)
@@ -266,13 +273,13 @@ class KrylovSchur(AbstractEigensolver):
         solves, products, norm = found.num_matvecs, found.active.size, found.norm
         num_restarts = found.num_restarts
         if transformation.inverse is None:
-            pairs = _pairs_if_finite(transformation, found, rtol, norm)
+            pairs = pairs_if_finite(transformation, found, rtol, norm)
         else:
             # θ says nothing about the size of A; on average, a random vector does.
             norm = norm_estimate(pencil.mv, pencil.n, pencil.dtype)
             products = products + 1
-            found = _purified(found)
-            pairs, more = _pairs_of_inverse(transformation, found, rtol, norm)
+            found = purified(found)
+            pairs, more = pairs_of_inverse(transformation, found, rtol, norm)
             solves = solves + more
         # Squares of smaller numbers underflow and verify nothing.
         eps = jnp.finfo(pencil.dtype).eps
@@ -289,7 +296,7 @@ class KrylovSchur(AbstractEigensolver):
             products = products + found.active.size
             num_restarts = num_restarts + dual.num_restarts
             if transformation.inverse is not None:
-                dual = _purified(dual)
+                dual = purified(dual)
             dual = dual.basis.conj(), dual.coordinates.conj()
         block = InvariantBlock.of(
             pencil,
@@ -321,126 +328,3 @@ class KrylovSchur(AbstractEigensolver):
             transformation=transformation,
         )
         return nonfinite(block, ~found.finite)
-
-
-class _Pairs(NamedTuple):
-    """Eigenpairs of a pencil from a run's Schur vectors, with their residuals and whether
-    these verify the pairs."""
-
-    basis: Inexact[Array, "n m"]
-    matrix: Inexact[Array, "m m"]
-    eigenvalues: Complex[Array, " m"]
-    coordinates: Complex[Array, "m m"]
-    residuals: Float[Array, " m"]
-    mass_norm: Float[Array, ""]
-    verified: Bool[Array, ""]
-
-
-def _pairs_of_inverse(
-    transformation: AbstractTransformation,
-    found: KrylovResult,
-    rtol: float,
-    norm: Float[Array, ""],
-) -> tuple[_Pairs, Int[Array, ""]]:
-    """The pairs; and the number of solves that repairing them took. If the shift is close
-    to one eigenvalue, the rounding errors of its θ drown the others."""
-    first = _pairs(transformation, found, rtol, norm)
-    pairs = jax.lax.cond(
-        first.verified,
-        lambda _: first,
-        lambda found: _pairs(
-            transformation, _multiplied(transformation, found), rtol, norm
-        ),
-        found,
-    )
-    return pairs, jnp.where(first.verified, 0, found.active.size)
-
-
-def _pairs(
-    transformation: AbstractTransformation,
-    found: KrylovResult,
-    rtol: float,
-    norm: Float[Array, ""],
-) -> _Pairs:
-    pencil = transformation.pencil
-    values, coordinates = transformation.eigenvalues(found.eigenvalues), found.coordinates
-    matrix, residuals, _, bx = galerkin(pencil, found.basis, values, coordinates)
-    mass_norm = jnp.linalg.norm(bx) / found.active.size**0.5
-    size = jnp.abs(values) * mass_norm
-    # The recurrence may claim more accuracy than the pairs have.
-    eps = jnp.finfo(pencil.dtype).eps
-    enough = jnp.maximum(10 * rtol * size, 1e3 * eps * norm)
-    verified = jnp.all(jnp.where(found.active, residuals <= enough, True))
-    return _Pairs(
-        found.basis, matrix, values, coordinates, residuals, mass_norm, verified
-    )
-
-
-def _pairs_if_finite(
-    transformation: AbstractTransformation,
-    found: KrylovResult,
-    rtol: float,
-    norm: Float[Array, ""],
-) -> _Pairs:
-    """In a branch of its own, so that the blocks needed for residuals, A X and two more,
-    are freed before vectors are made of X: 18 of 47 n-vectors in a real run for 6 pairs.
-    """
-
-    def nothing(found: KrylovResult) -> _Pairs:
-        shapes = jax.eval_shape(lambda f: _pairs(transformation, f, rtol, norm), found)
-        return jtu.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-
-    return jax.lax.cond(
-        found.finite, lambda f: _pairs(transformation, f, rtol, norm), nothing, found
-    )
-
-
-def _multiplied(
-    transformation: AbstractTransformation, found: KrylovResult
-) -> KrylovResult:
-    """X after one more product with C, `C X L⁻¹`, orthonormalised again.
-
-    Works on eigenvectors instead of Schur vectors, unless they are close to dependent: a
-    Schur vector coupled to one with a far larger θ would pick up its rounding errors.
-    """
-    active = found.active
-    both = active[:, None] & active[None, :]
-    eye = jnp.eye(active.size, dtype=found.matrix.dtype)
-    inside = jnp.where(both, found.matrix, eye)
-    w = jnp.where(both, found.coordinates, eye.astype(found.coordinates.dtype))
-    if not jnp.iscomplexobj(inside):
-        # A conjugate pair (w, w̄) is replaced by Re w and Im w.
-        w = jnp.where(found.eigenvalues.imag < 0, w.imag, w.real)
-    w = w / jnp.linalg.norm(w, axis=0).astype(w.dtype)
-    apart = jnp.linalg.svd(w, compute_uv=False)[-1] > jnp.finfo(w.dtype).eps ** 0.5
-    w = jnp.where(apart, w, eye)
-    inverse = jnp.linalg.inv(w)
-    image = jax.vmap(transformation.mv)((found.basis @ w).T).T
-    image = image @ jnp.linalg.inv(inverse @ inside @ w)
-    basis, r = jnp.linalg.qr(jnp.where(active, image, found.basis))
-    coordinates = (r @ inverse).astype(found.coordinates.dtype) @ found.coordinates
-    return found._replace(basis=basis, coordinates=leading(active, coordinates))
-
-
-def _purified(found: KrylovResult) -> KrylovResult:
-    """X after one more product with A, which costs none: `A X L⁻¹ = X + x bᵀL⁻¹`.
-
-    It removes what A maps to almost zero: for a shift-inverted operator, components along
-    infinite and far-away eigenvalues, which weigh most in a residual (Ericsson and Ruhe
-    1980; Nour-Omid, Parlett, Ericsson and Jensen 1987).
-    """
-    active = found.active
-    both = active[:, None] & active[None, :]
-    eye = jnp.eye(active.size, dtype=found.matrix.dtype)
-    inside = jnp.where(both, found.matrix, eye)
-    step = jnp.linalg.solve(inside.T, jnp.where(active, found.coupling, 0))
-    # For a zero eigenvalue the coupling is rounding, and its quotient meaningless.
-    step = jnp.where(jnp.linalg.norm(step) <= 1, step, 0)
-    # [X x] has orthonormal columns, so the Gram matrix is known.
-    triangle = jnp.linalg.cholesky(eye + jnp.outer(step.conj(), step)).conj().T
-    inverse = jnp.linalg.inv(triangle)
-    return found._replace(
-        basis=(found.basis + jnp.outer(found.rest, step)) @ inverse,
-        matrix=triangle @ found.matrix @ inverse,
-        coordinates=triangle.astype(found.coordinates.dtype) @ found.coordinates,
-    )

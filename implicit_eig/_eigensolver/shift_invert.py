@@ -59,19 +59,29 @@ class ShiftInvert(AbstractEigensolver):
 
     `stats` counts `num_solves` and `num_factorizations`; `num_matvecs` counts products
     with A itself, for residuals.
+
+    !!! Example
+
+        ```python
+        import numpy as np, implicit_eig as ieig
+        i = np.arange(300)
+        op = ieig.SparseOperator(i + 1.0, i, i, n=300)
+        solver = ieig.ShiftInvert(7.2, linear_solver=ieig.SparseLU())
+        ieig.eigs(op, k=2, eigensolver=solver).eigenvalues  # 7, 8
+        ```
     """
 
     sigma: Num[Array, ""]
     linear_solver: lx.AbstractLinearSolver | None
     inner: KrylovSchur
-    preconditioner: lx.AbstractLinearOperator | None
+    preconditioner: Any
 
     def __init__(
         self,
         sigma: ArrayLike,
         linear_solver: lx.AbstractLinearSolver | None = None,
         inner: KrylovSchur | None = None,
-        preconditioner: lx.AbstractLinearOperator | None = None,
+        preconditioner: Any = None,
     ):
         self.sigma = as_shift(sigma)
         if not isinstance(linear_solver, lx.AbstractLinearSolver | None):

@@ -49,6 +49,10 @@ class Partition(NamedTuple):
     left: Complex[Array, "n n"]
 
 
+# Level, partition, and what `fit` said of it.
+_State = tuple[Array, Partition, Array, Array]
+
+
 def schur(
     a: Inexact[Array, "n n"],
 ) -> tuple[Complex[Array, "n n"], Complex[Array, "n n"]]:
@@ -237,9 +241,8 @@ def cluster(
     size = jnp.max(jnp.abs(jnp.diagonal(t)))
     powers = np.array([_GAP_POWERS, _SEP_POWERS, _GROWTH_POWERS])
     gaps, seps, growths = jnp.asarray(eps**powers, distance.dtype)
-    State = tuple[Array, Partition, Array, Array]
 
-    def refine(state: State) -> State:
+    def refine(state: _State) -> _State:
         level, now, _, fits = state
         may = now.same & ~fits[:, None]
         links = now.same & (fits[:, None] | (distance <= gaps[level] * size))
@@ -249,6 +252,8 @@ def cluster(
     whole = Partition(jnp.ones((n, n), bool), t, t, t)
     start = 0, whole, jnp.zeros(n, distance.dtype), jnp.zeros(n, bool)
     _, partition, fitted, fits = jax.lax.while_loop(
-        lambda state: (state[0] < len(_GAP_POWERS)) & ~jnp.all(state[3]), refine, start
+        lambda state: (state[0] < len(_GAP_POWERS)) & ~jnp.all(state[3]),
+        refine,
+        start,  # pyright: ignore[reportArgumentType]
     )
     return partition, fitted, fits

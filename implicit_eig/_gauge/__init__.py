@@ -6,6 +6,7 @@ from .gauge import (
     Bilinear as Bilinear,
     DefaultGauge as DefaultGauge,
     Functional as Functional,
+    Gauge as Gauge,
     Lapack as Lapack,
     largest as largest,
     LargestReal as LargestReal,

@@ -23,6 +23,19 @@ class AbstractGauge(eqx.Module):
 
     The multiple must not depend on the original scale of `v` (up to what a gauge leaves
     free on purpose), and should be smooth near `v`.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+
+        class UnitSum(ieig.AbstractGauge):
+            def __call__(self, v):
+                return v / jnp.sum(v)
+
+        v = ieig.eig(jnp.array([[2.0, 1.0], [0.5, 3.0]]), gauge=UnitSum()).eigenvectors
+        assert jnp.allclose(v.sum(axis=0), 1.0, atol=1e-5)
+        ```
     """
 
     @abc.abstractmethod
@@ -44,7 +57,7 @@ def vanishing(
     if margin is None:
         return jnp.zeros(blur.shape, bool)
     margins = jax.vmap(gauge.margin, in_axes=1)(v)
-    return ~(margins > blur)
+    return ~(margins > blur)  # pyright: ignore[reportOptionalOperand]
 
 
 def scale_of(x: Array, axis: tuple[int, ...] | None = None) -> Float[Array, "..."]:
@@ -77,7 +90,7 @@ def largest(v: Array, rtol: float | None = None) -> Array:
     if rtol is None:
         rtol = float(jnp.finfo(size.dtype).eps) ** 0.5
     index = jnp.arange(v.size)
-    large = size >= (1 - rtol) * jnp.max(size)
+    large = size >= (1 - rtol) * jnp.max(size)  # pyright: ignore[reportOperatorIssue]
     first = jnp.min(jnp.where(large, index, v.size))
     # A sum, because its transpose is no scatter.
     return jnp.sum(jnp.where(index == first, v, 0))
@@ -94,6 +107,15 @@ class LargestReal(AbstractGauge):
     first of them is taken. Moduli within √eps of the largest count as tied, so that
     rounding does not choose and derivatives exist there. The phase jumps when another
     entry takes the lead by more than that.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        a = jnp.array([[2.0, 1.0], [0.5, 3.0]])
+        v = ieig.eig(a, gauge=ieig.LargestReal()).eigenvectors
+        assert (jnp.max(jnp.abs(v), axis=0) == jnp.max(v.real, axis=0)).all()
+        ```
     """
 
     def __call__(self, v):
@@ -113,6 +135,15 @@ class Lapack(AbstractGauge):
     perturbation. If several entries tie for the largest modulus, LAPACK takes the one
     that is first in floating point, and the phase may jump under a perturbation. Take
     `LargestReal` if that matters.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        a = jnp.array([[2.0, 1.0], [0.5, 3.0]])
+        v = ieig.eig(a, gauge=ieig.Lapack()).eigenvectors
+        assert jnp.allclose(v, jnp.linalg.eig(a).eigenvectors, atol=1e-5)
+        ```
     """
 
     def __call__(self, v):
@@ -128,6 +159,15 @@ class UnitNorm(AbstractGauge):
     With `index=None` the phase is the one the solver happened to return, and derivatives
     have no component along the vector: right for functions that do not depend on the
     phase. With an `index`, a vector that vanishes there gives NaN.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        a = jnp.array([[2.0, 1.0], [0.5, 3.0]])
+        v = ieig.eig(a, gauge=ieig.UnitNorm(index=0)).eigenvectors
+        assert (v[0].real > 0).all() and (v[0].imag == 0).all()
+        ```
     """
 
     index: int | None = eqx.field(static=True, default=None)
@@ -157,6 +197,15 @@ class Functional(AbstractGauge):
 
     A vector with `cᴴv = 0`, to within its own accuracy, has no such multiple: it is NaN,
     and so are its derivatives.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        a = jnp.array([[2.0, 1.0], [0.5, 3.0]])
+        v = ieig.eig(a, gauge=ieig.Functional(jnp.array([1.0, 0.0]))).eigenvectors
+        assert jnp.allclose(v[0], 1.0, atol=1e-5)
+        ```
     """
 
     c: PyTree[Inexact[Array, "..."]]
@@ -179,6 +228,15 @@ class Bilinear(AbstractGauge):
 
     The natural scale for complex symmetric operators. NaN for a vector with `vᵀv = 0` to
     within its own accuracy, as happens at exceptional points.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        a = jnp.array([[2.0, 1.0], [0.5, 3.0]])
+        v = ieig.eig(a, gauge=ieig.Bilinear()).eigenvectors
+        assert jnp.allclose((v**2).sum(axis=0), 1.0, atol=1e-5)
+        ```
     """
 
     def __call__(self, v):
@@ -202,6 +260,10 @@ class _User(AbstractGauge):
 
 # Made once, as every plain call would pay for it again.
 _DEFAULT = DefaultGauge()
+
+
+# What users pass for `gauge`: a callable scales one vector.
+Gauge = AbstractGauge | Callable[..., Any]
 
 
 def as_gauge(

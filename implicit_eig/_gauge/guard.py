@@ -7,6 +7,7 @@ one. Numbers are not changed, except for cotangents that are pure gauge.
 
 import functools
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,19 @@ class GaugeDependenceWarning(UserWarning):
     of real vectors that depends on their sign alone, and may report a cotangent made of
     rounding errors alone (e.g. for the Rayleigh quotient of a normal matrix, which is
     stationary in v).
+
+    !!! Example
+
+        ```python
+        import warnings
+        import jax, jax.numpy as jnp, implicit_eig as ieig
+
+        loss = lambda a: ieig.eig(a).eigenvectors[0, 0].imag
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ieig.GaugeDependenceWarning)
+            jax.grad(loss)(jnp.array([[0.0, 2.0], [-1.0, 0.5]]))
+        print(*(w.message for w in caught))
+        ```
     """
 
 
@@ -69,7 +83,7 @@ def relative_dependence(
     # dv = (s + iφ) v, and du = (−s + iφ) u.
     phase = jnp.abs(sum(z.imag for z in along))
     norm = jnp.abs(along[0].real - sum(z.real for z in along[1:]))
-    floor = 100 * jnp.finfo(size.dtype).eps * jnp.max(size, axis=-1, keepdims=True)
+    floor = 100 * jnp.finfo(size.dtype).eps * jnp.max(size, axis=-1, keepdims=True)  # pyright: ignore[reportAttributeAccessIssue]
     counts = ~(size <= floor)  # NaN stays NaN
     size = jnp.where(counts, size, 1)
     return jnp.where(counts, phase / size, 0), jnp.where(counts, norm / size, 0)
@@ -143,11 +157,11 @@ def _(layout, primals, tangents):
 
 
 def _watch_back(cotangents, leaves, *, layout):
-    sent = [
+    sent: list[Any] = [
         np.zeros(x.shape, x.dtype) if ct is None else value_of(ct)
         for ct, x in zip(cotangents, leaves, strict=True)
     ]
-    known = [value_of(x) for x in leaves]
+    known: list[Any] = [value_of(x) for x in leaves]
     if all(x is not None for x in (*sent, *known)):
         with jax.ensure_compile_time_eval():
             phase, _ = _relative_dependence(
@@ -175,7 +189,7 @@ def _blocks(leaves: list[np.ndarray], count: int, ranks: tuple[int, ...]) -> Vec
     columns = [flat(x, rank) for x, rank in zip(leaves, ranks, strict=True)]
     size = len(columns) // count
     sets = [columns[i * size : (i + 1) * size] for i in range(count)]
-    return tuple(np.concatenate(x, axis=-2) for x in sets)
+    return tuple(np.concatenate(x, axis=-2) for x in sets)  # pyright: ignore[reportReturnType]
 
 
 _WARNING = (

@@ -46,6 +46,7 @@ def pairs_of_hermitian(
     what ties with an eigenvalue outside.
     """
     k, gauge, tie_rtol = options.k, options.gauge, options.tie_rtol
+    assert tie_rtol is not None
     fixed, drop = jax.lax.stop_gradient(values), options.ties == "drop"
     ties, _ = ties_of(fixed, active, tie_rtol)
     largest_value = jnp.max(jnp.where(active, jnp.abs(fixed), 0))

@@ -179,11 +179,9 @@ def _find(
     progress_meter: AbstractProgressMeter,
 ) -> LanczosResult:
     pencil = transformation.pencil
-    metric = None
-    if pencil.mass is not None:
 
-        def metric(x: Array) -> Array:
-            return pencil.mass_mm(x[:, None])[:, 0]
+    def metric(x: Array) -> Array:
+        return pencil.mass_mm(x[:, None])[:, 0]
 
     search = solver.search(pencil.n, k, start.dtype, progress_meter)
     purify = isinstance(transformation, ShiftInverted)
@@ -193,7 +191,7 @@ def _find(
         transformation.selection(selection),
         dataclasses.replace(search, purify=purify),
         max_restarts=limit,
-        metric=metric,
+        metric=None if pencil.mass is None else metric,
     )
 
 

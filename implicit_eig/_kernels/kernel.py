@@ -22,7 +22,13 @@ def kernel(name: str, *, in_place: int | None = None) -> Callable[[Callable], "K
     The first result may overwrite argument `in_place`. If the kernel cannot be used, the
     function itself is: see `library`. Has no derivatives.
     """
-    return lambda fn: functools.update_wrapper(Kernel(name, fn, in_place), fn)
+
+    def of(fn: Callable) -> Kernel:
+        made = Kernel(name, fn, in_place)
+        functools.update_wrapper(made, fn)
+        return made
+
+    return of
 
 
 class Kernel:
@@ -76,7 +82,7 @@ def _impl(*leaves: Array, call: _Call) -> list[Array]:
 
 
 def _abstract(*leaves: Any, call: _Call) -> list[Any]:
-    return [jax.core.ShapedArray(x.shape, x.dtype) for x in call.shapes(*leaves)]
+    return [jax.core.ShapedArray(x.shape, x.dtype) for x in call.shapes(*leaves)]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _plain(*leaves: Array, call: _Call) -> list[Array]:

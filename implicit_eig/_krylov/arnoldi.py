@@ -57,7 +57,7 @@ def orthogonalise(
 
     def measured(w: PyTree[Array]) -> tuple[PyTree[Array], Float[Array, ""]]:
         """B w, and the norm of w."""
-        image = to_rows(metric(from_rows(w)))
+        image = to_rows(metric(from_rows(w)))  # pyright: ignore[reportOptionalCall]
         return image, jnp.sqrt(inner(w, image))
 
     def one_pass(state: tuple) -> tuple:
@@ -69,7 +69,7 @@ def orthogonalise(
             image, after = measured(w)
         again = (rounds == 0) & (after <= size / jnp.sqrt(2))
         if admit is not None:
-            w = only_if(again, lambda w: to_rows(admit(from_rows(w))), w)
+            w = only_if(again, lambda w: to_rows(admit(from_rows(w))), w)  # pyright: ignore[reportOptionalCall]
         return h + correction, w, image, after, rounds + 1, again
 
     image, before = (None, norm(w)) if metric is None else measured(w)

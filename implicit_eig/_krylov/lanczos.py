@@ -121,7 +121,7 @@ def _run(
         worst = jnp.max(ritz.residuals[:k])
         # In a batch, a run that is done goes on cycling with the others.
         ended = state.done | done | (restarts >= max_restarts)
-        search.progress_meter.step(restarts, count, k, worst, ended)
+        search.progress_meter.step(restarts, count, k, worst, ended)  # pyright: ignore[reportArgumentType]
         decomposition, anew = restart(decomposition, ritz.vectors, keep), complete & ~done
         if search.purify:
             decomposition = _purified(decomposition, values, jnp.where(anew, k, 0))

@@ -282,9 +282,9 @@ class SparseLU(lx.AbstractLinearSolver[_State]):
             ) from error
         n = operator.in_size()
         scalar = jax.ShapeDtypeStruct((), jnp.int32)
-        options = dict(n=n, ordering=self.ordering)
-        (number,) = host_call(_Factorise, (scalar,), *triplets, **options)
-        return _State(number, *triplets, **options)
+        known: dict[str, Any] = dict(n=n, ordering=self.ordering)
+        (number,) = host_call(_Factorise, (scalar,), *triplets, **known)
+        return _State(number, *triplets, **known)
 
     def compute(self, state, vector, options):
         del options

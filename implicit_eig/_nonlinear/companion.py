@@ -81,9 +81,8 @@ def matrices_of(
     coefficients: tuple[lx.AbstractLinearOperator, ...],
 ) -> list[Array] | None:
     """The coefficients, if they are matrices."""
-    if all(isinstance(a, lx.MatrixLinearOperator) for a in coefficients):
-        return [a.matrix for a in coefficients]
-    return None
+    matrices = [a.matrix for a in coefficients if isinstance(a, lx.MatrixLinearOperator)]
+    return matrices if len(matrices) == len(coefficients) else None
 
 
 def polynomial(

@@ -49,6 +49,16 @@ class Contour(eqx.Module):
     - `linear_solver`: any lineax solver for T(z). Default: a factorisation, if entries
         are known.
     - `polish`: [`implicit_eig.Newton`][].
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        T = lambda z: (z + 1 + 2 * jnp.exp(-z)).reshape(1, 1)  # a delay equation
+        contour = ieig.Contour(num_nodes=64)
+        s = ieig.nonlinear_eigs(T, 2, region=ieig.Disk(0.0, 3.0), eigensolver=contour)
+        s.stats["num_inside"]
+        ```
     """
 
     num_nodes: int = eqx.field(static=True, default=64)

@@ -39,6 +39,15 @@ class Newton(eqx.Module):
     - `max_steps`: largest number of steps.
     - `linear_solver`: any lineax solver for T(λ). Default: a factorisation, if entries
         are known.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        T = lambda z: (z + 1 + 2 * jnp.exp(-z)).reshape(1, 1)
+        newton = ieig.Newton(max_steps=50)
+        s = ieig.nonlinear_eigs(T, guess=0.3 + 1.8j, eigensolver=newton)
+        ```
     """
 
     rtol: float | None = eqx.field(static=True, default=None)
@@ -170,7 +179,7 @@ def _merges(
 def norm_at(operator: NonlinearOperator, z: Complex[Array, ""]) -> Float[Array, ""]:
     """About ‖T(z)‖ + |z| ‖T′(z)‖: T alone may almost vanish at an eigenvalue."""
     pencil = operator.pencil(z)
-    return _norm(pencil) + jnp.abs(z) * _norm(Pencil(pencil.mass, None))
+    return _norm(pencil) + jnp.abs(z) * _norm(Pencil(pencil.mass, None))  # pyright: ignore[reportArgumentType]
 
 
 def _error(

@@ -12,7 +12,16 @@ from jaxtyping import Array, ArrayLike, Bool, Complex
 
 class AbstractRegion(eqx.Module):
     """A bounded region. A subclass defines what is inside, and the nodes and weights of a
-    quadrature along its boundary, anticlockwise: `∮ f dz ≈ Σ w f(z)`."""
+    quadrature along its boundary, anticlockwise: `∮ f dz ≈ Σ w f(z)`.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        z, w = ieig.Disk(0.0, 1.0).quadrature(64)
+        assert abs(jnp.sum(w / z) - 2j * jnp.pi) < 1e-5  # ∮ dz / z
+        ```
+    """
 
     @abc.abstractmethod
     def contains(self, z: Complex[Array, " *k"]) -> Bool[Array, " *k"]: ...
@@ -29,7 +38,17 @@ class AbstractRegion(eqx.Module):
 
 
 class Inside(eqx.Module):
-    """`which=Inside(region)`: all eigenvalues in a region."""
+    """`which=Inside(region)`: all eigenvalues in a region.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        a = jnp.diag(jnp.array([1.0, 1.2, 3.0]))
+        s = ieig.eigs(a, 3, ieig.Inside(ieig.Disk(1.0, 0.5)))
+        s.stats["num_inside"]  # 2; the third place is NaN
+        ```
+    """
 
     region: AbstractRegion
 
@@ -45,7 +64,15 @@ def _number(x: ArrayLike, like: Array) -> Array:
 
 
 class Ellipse(AbstractRegion):
-    """An ellipse with half-axes `a` and `b`, the first at `angle` to the real axis."""
+    """An ellipse with half-axes `a` and `b`, the first at `angle` to the real axis.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        ieig.Ellipse(0.0, 2.0, 0.5).contains(jnp.array([1.0, 1.0j]))  # True, False
+        ```
+    """
 
     center: ArrayLike
     a: ArrayLike
@@ -82,7 +109,15 @@ class Ellipse(AbstractRegion):
 
 
 class Disk(Ellipse):
-    """All points within `radius` of `center`."""
+    """All points within `radius` of `center`.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        ieig.Disk(1.0, 0.5).contains(jnp.array([1.2, 2.0j]))  # True, False
+        ```
+    """
 
     def __init__(self, center: ArrayLike, radius: ArrayLike):
         if isinstance(radius, int | float) and not radius > 0:
@@ -91,7 +126,15 @@ class Disk(Ellipse):
 
 
 class Rectangle(AbstractRegion):
-    """A rectangle with sides parallel to the axes, given by two corners."""
+    """A rectangle with sides parallel to the axes, given by two corners.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        ieig.Rectangle(-1.0, 1.0j).contains(jnp.array([-0.5 + 0.5j, 1.0]))  # True, False
+        ```
+    """
 
     lower_left: ArrayLike
     upper_right: ArrayLike

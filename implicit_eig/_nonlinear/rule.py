@@ -39,7 +39,7 @@ def _nonlinear_root(found, t_found, operator, t_operator, *, active, solve):
     x = jnp.where(active, v, 0)[:, None]
     x = x / jnp.sqrt(jnp.where(active, jnp.sum((x.conj() * x).real), 1)).astype(x.dtype)
     pencil = operator.pencil(z)
-    rhs = along(t_operator, operator, lambda t: Pencil(t.at(z), None).mm(x))
+    rhs = along(t_operator, operator, lambda t: Pencil(t.at(z), None).mm(x))  # pyright: ignore[reportAttributeAccessIssue]
     if t_signal is None:
         t_signal = jnp.zeros_like(signal)
     t_signal = t_signal + 0 * jnp.sum(rhs.real).astype(t_signal.dtype)

@@ -42,7 +42,7 @@ def _one_batch(a: Inexact[Array, "b n n"]) -> Eigensystem:
 def _(size, batched, a):
     del size, batched
     # All batch axes are merged into one: a further axis would not be the last one.
-    return eig_by_qr(a), Eigensystem(True, True, True)
+    return eig_by_qr(a), Eigensystem(True, True, True)  # pyright: ignore[reportArgumentType]
 
 
 # Keeps the data of a sweep in a CPU's cache, and no piece waits for another's slowest.

@@ -188,7 +188,7 @@ def _start(
     size = _size(bands.diagonal)
     beside = size[: starts - 1] + size[1:starts] + size[2 : starts + 1]
     eps = float(jnp.finfo(size.dtype).eps)
-    small = _size(bands.below[: starts - 1]) * rest[1:] <= eps * head[1:] * beside
+    small = _size(bands.below[: starts - 1]) * rest[1:] <= eps * head[1:] * beside  # pyright: ignore[reportIndexIssue]
     index = _indices(starts)[:, None]
     last = window.high - len(vectors) + 1
     inside = (index >= window.low) & (index <= last)

@@ -79,7 +79,7 @@ class Reflection(NamedTuple):
 
     def columns(self, x: Inexact[Array, "m 3 b"]) -> Inexact[Array, "m 3 b"]:
         image = sum(x[:, i] * self.v[i] for i in range(len(self.v)))
-        return x - image[:, None] * self.scaled.conj()
+        return x - image[:, None] * self.scaled.conj()  # pyright: ignore[reportIndexIssue]
 
 
 class Rotation(NamedTuple):

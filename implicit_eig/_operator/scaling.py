@@ -190,9 +190,9 @@ def _numbers(operator: lx.AbstractLinearOperator) -> Inexact[Array, "..."]:
 
 def _entries(operator: lx.AbstractLinearOperator) -> Entries:
     if isinstance(operator, SparseOperator):
-        values, *index = operator.pattern.triplets(operator.values)
-        index = index[::-1] if operator.transposed else index
-        return Entries(largest_part(values), tuple(index), operator.n)
+        values, i, j = operator.pattern.triplets(operator.values)
+        index = (j, i) if operator.transposed else (i, j)
+        return Entries(largest_part(values), index, operator.n)
     return entries_of_matrix(operator.as_matrix())
 
 

@@ -1,5 +1,6 @@
 """A sparse matrix as a lineax operator with differentiable values."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -66,9 +67,9 @@ class SparseOperator(lx.AbstractLinearOperator):
 
     def __init__(
         self,
-        values: ArrayLike | Any,
-        rows: ArrayLike | None = None,
-        columns: ArrayLike | None = None,
+        values: Any,
+        rows: ArrayLike | Sequence[int] | None = None,
+        columns: ArrayLike | Sequence[int] | None = None,
         n: int | None = None,
     ):
         if rows is None and columns is None and n is None:
@@ -79,7 +80,7 @@ class SparseOperator(lx.AbstractLinearOperator):
                 )
             values, rows, columns, n = triplets(values, "matrix")
         values, n = _numbers(values), check_integer("n", n, 1)
-        shapes = values.shape, np.shape(rows), np.shape(columns)
+        shapes = values.shape, np.shape(rows), np.shape(columns)  # pyright: ignore[reportArgumentType, reportCallIssue]
         if not (values.ndim == 1 and len(set(shapes)) == 1):
             raise ValueError(
                 "`values`, `rows` and `columns` must be of one shape (nnz,); got "
@@ -162,7 +163,7 @@ class SparseOperator(lx.AbstractLinearOperator):
         return self.in_structure()
 
 
-def _numbers(values: ArrayLike) -> Any:
+def _numbers(values: Any) -> Any:
     """The values in an inexact dtype that JAX has."""
     if not isinstance(values, jax.Array):
         values = np.asarray(values)
@@ -173,7 +174,7 @@ def _numbers(values: ArrayLike) -> Any:
     return values.astype(dtype)
 
 
-def _indices(name: str, index: ArrayLike, n: int, known: bool) -> Any:
+def _indices(name: str, index: Any, n: int, known: bool) -> Any:
     """The indices; on the host if both are known, and then checked to be inside."""
     index = np.asarray(index) if known else jnp.asarray(index)
     if not index.size:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -73,10 +73,21 @@ class ImplicitAdjoint(eqx.Module):
     forward mode, for the pairs whose own systems missed it (for all left vectors, as they
     are dual to all right ones); in reverse mode, for the gradient it is part of, which is
     a sum over the pairs. Members of a batch fail independently.
+
+    !!! Example
+
+        ```python
+        import jax, jax.numpy as jnp, lineax as lx, implicit_eig as ieig
+        a = jnp.array([[2.0, 1.0], [0.5, 3.0]])
+
+        adjoint = ieig.ImplicitAdjoint(lx.LU())
+        share = lambda a: jnp.abs(ieig.eigs(a, k=1, adjoint=adjoint).eigenvectors[0, 0])
+        jax.grad(share)(a)
+        ```
     """
 
     linear_solver: lx.AbstractLinearSolver | AbstractSylvesterSolver | None = None
-    preconditioner: lx.AbstractLinearOperator | None = None
+    preconditioner: Any = None
     rtol: float | None = eqx.field(static=True, default=None)
     max_steps: int | None = eqx.field(static=True, default=None)
 

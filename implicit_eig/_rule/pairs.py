@@ -99,6 +99,7 @@ def pairs_of_block(
     """
     k, gauge, ties = options.k, options.gauge, options.ties
     tie_rtol = options.known_to(accuracy_of(block, pencil)).tie_rtol
+    assert tie_rtol is not None
     active, error = block.active, _error(pencil, block)
     missing = ~active[:k]
     known = error
@@ -179,6 +180,7 @@ def _lost(
     """`_defective` in the whole space: with eigenvalues outside the block too."""
     values, active = block.eigenvalues, block.active
     right = combine(block.basis, block.coordinates)
+    assert block.left_basis is not None
     left = combine(jnp.where(active, block.left_basis, 0), jax.lax.stop_gradient(duals))
     condition = jnp.linalg.norm(right, axis=0) * jnp.linalg.norm(left, axis=0)
     ties = tied(values, active, tie_rtol)

@@ -158,7 +158,7 @@ def _dual(
         u, *_ = jax.lax.fori_loop(0, 3, look, init)
         return u, _norms(u, 1) * size
 
-    return _Dual(*only_if(skewed, refined, (inverse, plain)), skewed)
+    return _Dual(*only_if(skewed, refined, (inverse, plain)), skewed)  # pyright: ignore[reportCallIssue]
 
 
 def inverse_of_conjugates(
@@ -318,7 +318,8 @@ def _tangents(
         lambda _, rhs: solve(rhs),
         lambda _, ct: solve_transposed(ct),
     )
-    return joined(*solution)
+    t_w, t_m = joined(*solution)
+    return t_w, t_m
 
 
 def _in_rounds(rhs: Callable, image: Callable, inverse: Callable, like: tuple) -> tuple:

@@ -20,6 +20,7 @@ from .which import (
     BothEnds as BothEnds,
     check_direction as check_direction,
     check_vector as check_vector,
+    HermitianWhich as HermitianWhich,
     Known as Known,
     Named as Named,
     Nearest as Nearest,
@@ -27,4 +28,5 @@ from .which import (
     Overlap as Overlap,
     rescaled_shift as rescaled_shift,
     Shifted as Shifted,
+    Which as Which,
 )

@@ -140,7 +140,7 @@ class Inverse(eqx.Module):
 
     def transpose(self) -> "Inverse":
         state, options = self.solver.transpose(self.state, self.options)
-        scales = None if self.scales is None else self.scales[::-1]
+        scales = None if self.scales is None else (self.scales[1], self.scales[0])
         return Inverse(self.solver, state, options, scales, self.structure)
 
 

@@ -3,7 +3,7 @@
 import abc
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args, Literal
 
 import equinox as eqx
 import jax
@@ -17,7 +17,20 @@ from .._program import TracedFunction
 
 
 class AbstractSelection(eqx.Module):
-    """Ranks eigenvalues: those with the largest keys are wanted."""
+    """Ranks eigenvalues: those with the largest keys are wanted.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+
+        class Fastest(ieig.AbstractSelection):
+            def keys(self, eigenvalues, overlaps, is_real):
+                return jnp.abs(eigenvalues.imag)
+
+        ieig.eigs(jnp.array([[0.0, 1.0], [-1.0, 0.1]]), 2, Fastest())
+        ```
+    """
 
     @abc.abstractmethod
     def keys(
@@ -139,7 +152,16 @@ class _Callable(AbstractSelection):
 
 
 class Nearest(AbstractSelection):
-    """The eigenvalues nearest to `sigma`, nearest first."""
+    """The eigenvalues nearest to `sigma`, nearest first.
+
+    !!! Example
+
+        ```python
+        import jax.numpy as jnp, implicit_eig as ieig
+        a = jnp.array([[2.0, 1.0], [0.5, 3.0]])
+        ieig.eigs(a, 1, ieig.Nearest(3.0))
+        ```
+    """
 
     sigma: Num[Array, ""]
 
@@ -291,7 +313,12 @@ def unshifted(theta: Complex[Array, " m"], sigma: Num[Array, ""]) -> Complex[Arr
     return jnp.where(zero, jnp.nan, values)
 
 
-_NAMES = ("LM", "SM", "LR", "SR", "LI", "SI")
+_Name = Literal["LM", "SM", "LR", "SR", "LI", "SI"]
+_NAMES = get_args(_Name)
+# What users pass for `which`.
+_Key = Callable[[Array], ArrayLike] | AbstractSelection
+Which = _Name | _Key
+HermitianWhich = Literal["SA", "LA", "LM", "SM", "BE"] | _Key
 
 
 def as_selection(which: Any, domain: Domain) -> AbstractSelection:

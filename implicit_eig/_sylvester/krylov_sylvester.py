@@ -37,6 +37,20 @@ class KrylovSylvester(AbstractSylvesterSolver):
     - `krylov_dim`, `repeated`: as in `KrylovSchur`.
     - `max_restarts`: default 300, plus three times the restarts of the run that found
         the pairs.
+
+    !!! Example
+
+        ```python
+        import jax, jax.numpy as jnp, implicit_eig as ieig
+
+        def share(rates):
+            mv = lambda v: rates * v + 0.1 * jnp.roll(v, 1)
+            adjoint = ieig.ImplicitAdjoint(ieig.KrylovSylvester(krylov_dim=40))
+            s = ieig.eigs(mv, 2, "LR", like=rates, adjoint=adjoint)
+            return jnp.abs(s.eigenvectors[0, 0]) ** 2
+
+        jax.grad(share)(jnp.linspace(0.0, 1.0, 100))
+        ```
     """
 
     rtol: float | None = eqx.field(static=True, default=None)

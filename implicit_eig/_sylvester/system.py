@@ -18,6 +18,23 @@ class ProjectedSylvester(eqx.Module):
     solution lies in the range of Q. The class is closed under transposition, so a
     solver for it solves for tangents and cotangents. Unused columns of C and E are
     zero.
+
+    !!! Example
+
+        ```python
+        import jax, jax.numpy as jnp, implicit_eig as ieig
+
+        class Shown(ieig.AbstractSylvesterSolver):
+            def solve(self, system, rhs, **options):
+                print(type(system).__name__, rhs.shape)  # while it is traced
+                return ieig.DeflatedGMRES().solve(system, rhs, **options)
+
+        def share(a):
+            adjoint = ieig.ImplicitAdjoint(Shown())
+            return jnp.abs(ieig.eigs(a, k=1, adjoint=adjoint).eigenvectors[0, 0])
+
+        jax.eval_shape(jax.grad(share), jnp.array([[2.0, 1.0], [0.5, 3.0]]))
+        ```
     """
 
     pencil: Pencil
@@ -102,6 +119,24 @@ class AbstractSylvesterSolver(eqx.Module):
 
     The caller checks the backward error of the result and refines it, so a solver may
     return whatever it has reached.
+
+    !!! Example
+
+        ```python
+        import jax, jax.numpy as jnp, implicit_eig as ieig
+
+        class Kronecker(ieig.AbstractSylvesterSolver):
+            def solve(self, system, rhs, **options):
+                flat = lambda y: system.mm(y.reshape(rhs.shape)).ravel()
+                m = jax.vmap(flat)(jnp.eye(rhs.size, dtype=rhs.dtype)).T
+                return jnp.linalg.solve(m, rhs.ravel()).reshape(rhs.shape)
+
+        def share(a):
+            adjoint = ieig.ImplicitAdjoint(Kronecker())
+            return jnp.abs(ieig.eigs(a, k=1, adjoint=adjoint).eigenvectors[0, 0])
+
+        jax.grad(share)(jnp.array([[2.0, 1.0], [0.5, 3.0]]))
+        ```
     """
 
     def init(self, system: ProjectedSylvester, options: dict[str, Any]) -> PyTree:

@@ -50,7 +50,8 @@ def test_every_script_has_a_page():
     for name in GALLERY:
         text = (pages / f"{name}.md").read_text()
         assert f"docs/examples/{name}.py:" in text
-        assert f"{name}.png" in text
+        assert text.split("\n\n")[1].endswith(f"({name}.png)")  # opens with its picture
+        assert f"({name}.png)]({name}.md)" in (pages / "index.md").read_text()
         sections = (EXAMPLES / f"{name}.py").read_text()
         for line in text.splitlines():
             if line.startswith("--8<--"):

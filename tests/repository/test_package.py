@@ -16,6 +16,8 @@ def test_the_version_stands_in_one_place():
     assert importlib.metadata.version("implicit_eig") == ieig.__version__
     assert "version" in PROJECT["dynamic"]
     assert f"## {ieig.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"\nversion: {ieig.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"version = {{{ieig.__version__}}}" in (ROOT / "docs/cite.md").read_text()
 
 
 def test_type_checkers_are_told_to_look():
