@@ -113,6 +113,8 @@ def picture(path, shape, w, exact, gradients):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    plt.style.use(Path(__file__).with_name("figures.mplstyle"))
+
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
     axes[0].plot(exact[: 2 * w.size], "o", mfc="none", label="closed form")
     axes[0].plot(w.real, "x", label="ARPACK")

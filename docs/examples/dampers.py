@@ -177,13 +177,15 @@ def picture(path, design, plane):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    plt.style.use(Path(__file__).with_name("figures.mplstyle"))
+
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     masses, dampers, rates = design
     site = np.arange(1, masses.size + 1)
     left.bar(site, dampers, color="tab:red", label=f"placed: {rates['placed']:.3f}")
     share = BUDGET * masses / masses.sum()
     label = f"proportional: {rates['proportional']:.3f}"
-    left.step(site, share, where="mid", color="black", label=label)
+    left.step(site, share, where="mid", color="tab:blue", label=label)
     label = f"even: {rates['even']:.3f}"
     left.axhline(BUDGET / site.size, color="tab:gray", ls="--", label=label)
     left.text(3, share[2] + 0.02, "heavy", ha="center")

@@ -196,6 +196,8 @@ def picture(path, boundary, islands):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    plt.style.use(Path(__file__).with_name("figures.mplstyle"))
+
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     b, tau = np.linspace(-5.5, 1.0, 130), np.linspace(0.05, 2.5, 100)
     rate = lambert(b[:, None], tau[None, :]).real
@@ -210,7 +212,7 @@ def picture(path, boundary, islands):
     )
     left.set(xlabel="delay τ", ylabel="feedback b", title="x′ = −x + b x(t − τ)")
     left.set(xlim=(0.05, 2.5), ylim=(-5.5, 1.0))
-    left.legend(loc="lower right")
+    left.legend(loc="lower right", frameon=True, labelcolor="black")
     b, tau = np.linspace(0.0, 0.98, 300), np.linspace(0.0, 12.0, 600)
     pairs = np.array([unstable_pairs(x, tau) for x in b])
     right.contourf(tau, b, pairs, [-0.5, 0.5, 1.5, 2.5, 3.5], cmap="Reds")
@@ -219,10 +221,10 @@ def picture(path, boundary, islands):
         right.plot(tau, b, "o", color="gold", mec="black", ms=4, label=label)
     right.set(xlabel="delay τ", ylabel="feedback b", xlim=(0, 12), ylim=(0, 0.98))
     right.set_title("x″ − 2g x′ + x = b x(t − τ)")
-    right.text(1.35, 0.5, "stable", ha="center")
-    right.text(4.7, 0.5, "one unstable pair", ha="center")
-    right.text(9.0, 0.8, "two", ha="center")
-    right.legend(loc="lower right")
+    right.text(1.35, 0.5, "stable", ha="center", color="black")
+    right.text(4.7, 0.5, "one unstable pair", ha="center", color="black")
+    right.text(9.0, 0.8, "two", ha="center", color="black")
+    right.legend(loc="lower right", frameon=True, labelcolor="black")
     figure.savefig(path, dpi=100)
 
 

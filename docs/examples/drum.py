@@ -95,13 +95,15 @@ def picture(path, slope, masses, split):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    plt.style.use(Path(__file__).with_name("figures.mplstyle"))
+
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     shown = left.imshow(slope, cmap="viridis")
     left.set(title="∂(ω₂² + ω₃²)/∂ρ: it exists", xticks=[], yticks=[])
     figure.colorbar(shown, ax=left)
     right.plot(masses, split[:, 0], "o-", label="ω₂²")
     right.plot(masses, split[:, 1], "s-", label="ω₃²")
-    right.plot(masses, split.mean(1), "k--", label="their mean")
+    right.plot(masses, split.mean(1), "--", color="gray", label="their mean")
     right.set(xlabel="mass added at one node", title="One of two: a kink")
     right.legend()
     figure.savefig(path, dpi=90)

@@ -99,8 +99,12 @@ def picture(path, ends, histories):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    plt.style.use(Path(__file__).with_name("figures.mplstyle"))
+
     figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
-    axes[0].plot(ANGLES, RADII, "k+", ms=14, zorder=3, label="the oscillators")
+    axes[0].plot(
+        ANGLES, RADII, "+", color="gray", ms=14, zorder=3, label="the oscillators"
+    )
     for (name, networks), color in zip(
         ends.items(), ("tab:red", "tab:blue"), strict=True
     ):
@@ -109,12 +113,12 @@ def picture(path, ends, histories):
         values, largest = histories[name]
         axes[1].plot(values, color=color, label=name)
         axes[2].plot(largest, color=color, label=name)
-    axes[0].axhline(1, color="k", lw=0.8)
+    axes[0].axhline(1, color="gray", lw=0.8)
     axes[0].set(xlabel="arg λ [radians a step]", ylabel="|λ|")
     axes[0].set(xlim=(0, 1.4), ylim=(0.88, 1.03), title="Eigenvalues of all members")
     axes[0].legend(loc="lower left")
     axes[1].set(xlabel="epoch", ylabel="loss [signal²]", title="Misfit and penalty")
-    axes[2].axhline(1, color="k", lw=0.8)
+    axes[2].axhline(1, color="gray", lw=0.8)
     axes[2].set(xlabel="epoch", ylabel="largest |λ|", title="Least stable member")
     figure.savefig(path, dpi=100)
 

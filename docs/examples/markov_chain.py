@@ -134,6 +134,8 @@ def picture(path, nodes, edited, pi, by_node, change):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    plt.style.use(Path(__file__).with_name("figures.mplstyle"))
+
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
     n, m = pi.size, nodes.max()
     band = abs(nodes.sum(1) - m / 2) < 2 * np.sqrt(m)

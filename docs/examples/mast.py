@@ -114,6 +114,8 @@ def picture(path, nodes, bars, areas, history):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    plt.style.use(Path(__file__).with_name("figures.mplstyle"))
+
     figure = plt.figure(figsize=(9, 4), layout="constrained")
     left = figure.add_subplot(1, 2, 1, projection="3d")
     for (i, j), area in zip(bars, areas, strict=True):

@@ -124,16 +124,24 @@ def picture(path, c, curves, critical):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    plt.style.use(Path(__file__).with_name("figures.mplstyle"))
+
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     left.plot(c.real, c.imag, ".", color="tab:gray", label="even modes")
     left.plot(c[0].real, c[0].imag, "o", color="tab:red", label="the unstable one")
-    left.axhline(0, color="k", lw=0.8)
+    left.axhline(0, color="gray", lw=0.8)
     left.set(xlim=(0, 1), ylim=(-1, 0.1), xlabel="Re c / U₀", ylabel="Im c / U₀")
     left.set_title("Wave speeds at Re = 10⁴, α = 1")
     left.legend()
     for curve in curves:
         right.plot(1000 * curve[:, 0], curve[:, 1], color="tab:blue")
-    right.plot(1000 * critical[0], critical[1], "ko", label="critical point (Newton)")
+    right.plot(
+        1000 * critical[0],
+        critical[1],
+        "o",
+        color="tab:orange",
+        label="critical point (Newton)",
+    )
     right.plot(10_000, 1, "s", color="tab:red", label="the wave on the left")
     right.set(xlabel="Reynolds number U₀h/ν", ylabel="wave number αh")
     right.set_title("Neutral curve Im c = 0; unstable inside")

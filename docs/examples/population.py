@@ -113,6 +113,8 @@ def picture(path, populations):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    plt.style.use(Path(__file__).with_name("figures.mplstyle"))
+
     shape = (len(populations), 3)
     figure, axes = plt.subplots(*shape, figsize=(11, 3.6 * shape[0]), squeeze=False)
     panels = {

@@ -226,6 +226,8 @@ def picture(path, modes, region, history):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    plt.style.use(Path(__file__).with_name("figures.mplstyle"))
+
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     plain = slab(2.0, 1.0, np.arange(1, 5))
     style = {"color": "tab:blue", "mfc": "none"}

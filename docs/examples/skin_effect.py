@@ -124,6 +124,8 @@ def picture(path, vectors, near):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    plt.style.use(Path(__file__).with_name("figures.mplstyle"))
+
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for vector, label in zip(vectors, ("right vector", "left vector"), strict=True):
         left.semilogy(np.arange(1, vector.size + 1), vector, ".-", label=label)

@@ -99,10 +99,12 @@ def picture(path, strengths, found, exact, gradient):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    plt.style.use(Path(__file__).with_name("figures.mplstyle"))
+
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     for i, label in enumerate(("⟨X⟩ per spin", "its derivative in h")):
         left.plot(strengths, found[:, i], "o", label=label)
-        left.plot(strengths, exact[:, i], "k-", lw=0.8)
+        left.plot(strengths, exact[:, i], "-", color="gray", lw=0.8)
     left.set(xlabel="field h", title="Lines: Pfeuty's solution")
     left.legend()
     right.bar(np.arange(gradient.size), gradient)

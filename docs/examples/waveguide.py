@@ -157,6 +157,8 @@ def picture(path, size, epsilon, panels, history, target):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    plt.style.use(Path(__file__).with_name("figures.mplstyle"))
+
     figure, axes = plt.subplots(2, 2, figsize=(10, 5.4), layout="constrained")
     x, y = centres(epsilon.shape, size)
     for axis, (values, title, colours, low) in zip(axes.flat, panels, strict=False):
@@ -169,7 +171,7 @@ def picture(path, size, epsilon, panels, history, target):
         figure.colorbar(image, ax=axis, shrink=0.8)
     last = axes[1, 1]
     last.plot(history[:, 0], ".-", label="followed mode")
-    last.axhline(target, color="k", ls=":", label="target")
+    last.axhline(target, color="gray", ls=":", label="target")
     last.set(xlabel="step", ylabel="effective index", title="Inverse design")
     last.legend()
     figure.savefig(path, dpi=100)

@@ -60,7 +60,9 @@ def _script(name):
     code = "\n".join(f"    {line}".rstrip() for line in lines if "# --8<--" not in line)
     return (
         f"\n## The whole script\n\n[{name}.py](../examples/{name}.py), {len(lines)} lines; "
-        f"`python docs/examples/{name}.py` runs it, `--small` at the size of the tests.\n\n"
+        f"`python docs/examples/{name}.py` runs it, `--small` at the size of the tests. "
+        "Its picture is drawn in the style of "
+        "[figures.mplstyle](../examples/figures.mplstyle).\n\n"
         f'??? example "{name}.py"\n\n    ```python\n{code}\n    ```\n'
     )
 
