@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
-from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, Num, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, PyTree
 
 from ._attach_hermitian import attach_hermitian
 from ._check import check_flag, check_integer, check_real
@@ -42,7 +42,7 @@ from ._rule import (
     Ties,
 )
 from ._solution import RESULTS, Solution
-from ._spectral import Known, ShiftInverted
+from ._spectral import Known
 
 
 def attach(
@@ -186,6 +186,7 @@ class GivenPairs(AbstractEigensolver):
 
     def compute(self, pencil, selection, k, *, v0, left, progress_meter):
         del v0, left, progress_meter
+        assert isinstance(selection, Known)
         return _block(self, pencil, selection)
 
     def rescaled(self, scaling):
@@ -194,6 +195,7 @@ class GivenPairs(AbstractEigensolver):
 
     def shift_beside(self, pencil, selection):
         """A shift away from all eigenvalues, if the pencil can be factorised."""
+        assert isinstance(selection, Known)
         parts = [x for x in (pencil.operator, pencil.mass) if x is not None]
         if any(entries(x) is None for x in parts):
             return None
@@ -204,7 +206,7 @@ class GivenPairs(AbstractEigensolver):
         shift = jnp.mean(values) + step.astype(values.dtype)
         return shift if jnp.iscomplexobj(self.vectors) else shift.real
 
-    def transformation(self, pencil: Pencil, shift: Num[Array, ""]) -> ShiftInverted:
+    def transformation(self, pencil, shift):
         return ShiftInvert(0.0).transformation(pencil, shift)
 
 
@@ -239,9 +241,9 @@ def _block(given: GivenPairs, pencil: Pencil, selection: Known) -> InvariantBloc
     diagonal = eigenvalues if jnp.iscomplexobj(vectors) else eigenvalues.real
     matrix = jnp.linalg.solve(r.T, (r * diagonal).T).T
     coordinates = r.astype(complex_dtype(r.dtype))
-    if polish:
-        solve = dataclasses.replace(given.solve, selection=selection)
     for _ in range(polish):
+        assert given.solve is not None
+        solve = dataclasses.replace(given.solve, selection=selection)
         basis, matrix, eigenvalues, coordinates = _newton(
             pencil, basis, matrix, coordinates, every, solve
         )

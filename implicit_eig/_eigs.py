@@ -364,8 +364,9 @@ def solution_of_block(
     return solution, signal  # pyright: ignore[reportReturnType]
 
 
-def _in_given_order(solution: Solution, position: Int[Array, " k"]) -> Solution:
+def _in_given_order(solution: Solution, position: Int[Array, " k"] | None) -> Solution:
     """The solution in the given order; a block puts pairs that are none last."""
+    assert position is not None  # a block that was judged has it
     back = jnp.argsort(position)
     per_pair = (*_MOVING, "residuals")
     arrays = {name: getattr(solution, name) for name in per_pair}

@@ -129,7 +129,7 @@ class HermitianProblem:
             seen.eigenvalues[: self.k], seen.outside, pencil.is_real
         )
         if meant is not True:
-            block = without(block, ~meant, RESULTS.nonfinite)
+            block = without(block, ~jnp.asarray(meant), RESULTS.nonfinite)
         wrong = wrong & (block.result != RESULTS.nonfinite)
         block = without(block, wrong, RESULTS.not_hermitian)
         values = block.eigenvalues[: self.k]

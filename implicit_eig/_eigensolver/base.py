@@ -10,7 +10,7 @@ from jaxtyping import Array, Inexact, Num
 from .._operator import Pencil, Scaling
 from .._progress_meter import AbstractProgressMeter
 from .._record import quick
-from .._spectral import AbstractSelection
+from .._spectral import AbstractSelection, AbstractTransformation
 from .block import InvariantBlock
 
 
@@ -111,6 +111,12 @@ class AbstractEigensolver(eqx.Module):
         tolerance without a factorisation, when the pairs left no factor behind."""
         del pencil, selection
         return None
+
+    def transformation(
+        self, pencil: Pencil, shift: Num[Array, ""]
+    ) -> AbstractTransformation:
+        """(A − σB)⁻¹B at its target, or at the shift that `shift_beside` gave."""
+        raise NotImplementedError(f"{type(self).__name__} factorises nothing.")
 
     def sharpened(self) -> "AbstractEigensolver":
         """The same solver, but with a block invariant to rounding even if the pairs

@@ -83,7 +83,10 @@ def _as_matrices(pencil: Pencil) -> tuple[Pencil, Bool[Array, ""], Bool[Array, "
     parts = [pencil.operator, pencil.mass]
     if all(x is None or isinstance(x, lx.MatrixLinearOperator) for x in parts):
         return pencil, jnp.asarray(False), jnp.asarray(True), 0
-    a, b = (None if x is None else lx.MatrixLinearOperator(x.as_matrix()) for x in parts)
+    a = lx.MatrixLinearOperator(pencil.operator.as_matrix())
+    b = None
+    if pencil.mass is not None:
+        b = lx.MatrixLinearOperator(pencil.mass.as_matrix())
     matrices = Pencil(a, b)
     linear, products = is_linear(pencil, matrices, jnp.ones((), a.matrix.real.dtype))
     known = isinstance(pencil.operator, lx.MatrixLinearOperator | SparseOperator)

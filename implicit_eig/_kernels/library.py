@@ -77,7 +77,7 @@ def load() -> str | None:
 def _lapack() -> ctypes.Array:
     """The functions of SciPy's LAPACK that `restart.cc` calls, in its order. JAX, which
     calls them too, brings SciPy along."""
-    from scipy.linalg import cython_lapack
+    from scipy.linalg import cython_lapack  # pyright: ignore[reportAttributeAccessIssue]
 
     name = ctypes.pythonapi.PyCapsule_GetName
     name.restype, name.argtypes = ctypes.c_char_p, [ctypes.py_object]

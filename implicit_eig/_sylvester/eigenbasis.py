@@ -58,7 +58,7 @@ class Eigenbasis(AbstractSylvesterSolver):
         # Refined, as the first answer has an error of eps times a condition number.
         y, rest = jax.lax.fori_loop(0, 3, step, (jnp.zeros_like(rhs), rhs))
         eps = jnp.finfo(rhs.dtype).eps
-        bound = spectrum.norm * jnp.linalg.norm(y) + jnp.linalg.norm(rhs)
+        bound = expansion.spectrum.norm * jnp.linalg.norm(y) + jnp.linalg.norm(rhs)
         good = jnp.linalg.norm(rest) <= 10 * eps * bound
         return only_if(~good, factorise, y)
 
