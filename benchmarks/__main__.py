@@ -22,6 +22,7 @@ SUITES = (
     "hermitian",
     "adjoint",
     "interior",
+    "nonlinear",
     "one_pair",
     "products",
     "overhead",

@@ -25,16 +25,19 @@ from ._gauge import (
 from ._nonlinear import (
     AbstractRegion,
     Contour,
+    duals,
+    left_of,
     Newton,
+    no_transpose,
     nonlinear_root,
     NonlinearOperator,
-    polynomial,
+    polynomial_operator,
     solver_at,
 )
-from ._operator import Domain, Pencil, safe_norm
+from ._operator import Domain, Pencil
 from ._problem import check_adjoint, stop
 from ._program import Program
-from ._rule import ImplicitAdjoint, left_vector, SylvesterSolve
+from ._rule import ImplicitAdjoint, untrue_tag
 from ._solution import is_good, RESULTS, Solution
 from ._spectral import check_vector
 
@@ -59,7 +62,8 @@ def nonlinear_eigs(
 
     - `T`: a function of a complex number that returns what [`implicit_eig.eigs`][] takes
         as an operator: a matrix, a `SparseOperator`, a lineax operator, or a function of
-        a vector (then with `like`).
+        a vector (then with `like`). With `lineax.symmetric_tag`, left vectors are the
+        conjugates of right ones, and gradients of eigenvalues take no solve.
     - `k`: how many pairs; with a `region`, room for as many: spare places are NaN and
         have no derivatives, and `stats["num_inside"]` is the number found.
     - `guess`: `λ0`, or `(λ0, v0)`, or an array of k guesses, from each of which Newton's
@@ -148,11 +152,11 @@ def eigs_inside(
         if isinstance(pencil.operator, lx.MatrixLinearOperator):
             mass = lx.MatrixLinearOperator(jnp.eye(pencil.n, dtype=pencil.dtype))
     if isinstance(mass, lx.MatrixLinearOperator):
-        mass = lx.MatrixLinearOperator(-mass.matrix)
+        mass = lx.MatrixLinearOperator(-mass.matrix, mass.tags)
     else:
         mass = -mass
     problem = NonlinearProblem(
-        operator=NonlinearOperator.of(polynomial((pencil.operator, mass)), None),
+        operator=polynomial_operator((pencil.operator, mass))[0],
         k=k,
         starts=None,
         region=region,
@@ -205,6 +209,10 @@ class NonlinearProblem(eqx.Module):
             return _by_newton(operator, solver, *starts)
         return _in_region(operator, solver, region, self.k)
 
+    def untrue_tag(self, pencil: Pencil) -> Bool[Array, ""]:
+        """Whether T, tagged symmetric, is not, by products with T(λ) and T′(λ)."""
+        return untrue_tag(pencil)
+
 
 class _Given(NonlinearProblem):
     polish: int = eqx.field(static=True)
@@ -215,7 +223,7 @@ class _Given(NonlinearProblem):
             newton = dataclasses.replace(newton, max_steps=self.polish)
             found = _by_newton(operator, newton, *starts)
         else:
-            found = _found(each(lambda x: newton.judged(operator, *x), _rows(*starts)))
+            found = _found(each(lambda x: newton.examined(operator, *x), _rows(*starts)))
         failed = found.result == RESULTS.not_converged
         result = RESULTS.where(failed, RESULTS.residual_too_large, found.result)
         return dataclasses.replace(found, result=result)
@@ -358,7 +366,9 @@ def _nonlinear_eigs(
     hide: bool,
 ) -> tuple[Solution, Float[Array, ""]]:
     operator, adjoint = problem.operator, problem.adjoint
-    found = stop(problem.pairs())
+    if left and operator.fault is not None:
+        raise TypeError(no_transpose(operator.fault))
+    found = _checked(problem, stop(problem.pairs()))
     n, eps = operator.n, float(jnp.finfo(operator.dtype).eps)
     signal = jnp.zeros((), found.errors.dtype) if signal is None else signal
 
@@ -368,8 +378,11 @@ def _nonlinear_eigs(
         moving, x, mark, out = nonlinear_root(
             operator, z, v, signal, active=active, solve=solve
         )
-        if left:
-            u, out = _left(operator, z, v, out, active=active, solve=solve)
+        if left and operator.symmetric:
+            u = (x + mark.astype(x.dtype)).conj()
+        elif left:
+            pencil = stop(operator).pencil(z)
+            u, out = left_of(operator, pencil, (z, v), out, active=active, solve=solve)
         return moving, x + mark.astype(x.dtype), u, out
 
     errors = jnp.where(found.active, found.errors, 0)
@@ -387,18 +400,15 @@ def _nonlinear_eigs(
     if problem.region is not None:
         # Spare places.
         values = values + nothing_where(missing, values.dtype)
-    crooked = ~stop(operator).is_holomorphic(found.eigenvalues[0])
-    crooked = crooked & (found.result != RESULTS.nonfinite)
-    result = RESULTS.where(crooked, RESULTS.not_holomorphic, found.result)
     result = RESULTS.where(
-        jnp.any(found.merged) & is_good(result), RESULTS.defective, result
+        jnp.any(found.merged) & is_good(found.result), RESULTS.defective, found.result
     )
     if hide:
         failed = ~is_good(result) & (missing | ~jnp.any(missing))
         values, right = (x + nothing_where(failed, x.dtype) for x in (values, right))
     left_vectors = condition = None
     if left:
-        left_vectors, condition = _duals(operator, moving, lefts, right)
+        left_vectors, condition = duals(operator, moving, lefts, right)
         left_vectors = operator.domain.unflatten(left_vectors)
     solution = Solution(
         eigenvalues=values,
@@ -412,39 +422,19 @@ def _nonlinear_eigs(
     return solution, signal  # pyright: ignore[reportReturnType]
 
 
-def _left(
-    operator: NonlinearOperator,
-    z: Complex[Array, ""],
-    v: Complex[Array, " n"],
-    signal: Float[Array, ""],
-    *,
-    active: Bool[Array, ""],
-    solve: SylvesterSolve,
-) -> tuple[Complex[Array, " n"], Float[Array, ""]]:
-    """The left vector of a pair, of some scale: its conjugate is an eigenvector of Tᵀ,
-    and has the derivatives of one."""
-    x = jnp.where(active, v, 0)[:, None]
-    zero, one = jnp.zeros((1, 1), x.dtype), active[None]
-    u = left_vector(stop(operator).pencil(z), x, zero, one, solve)[:, 0].conj()
-    size = safe_norm(u)
-    u = stop(u / jnp.where(size > 0, size, 1).astype(u.dtype))
-    _, u, mark, signal = nonlinear_root(
-        operator.transpose(), z, u, signal, active=active, solve=solve.transpose()
+def _checked(problem: NonlinearProblem, found: Found) -> Found:
+    """What was found; but no pairs of a T that is not holomorphic, or not symmetric as it
+    is tagged, are in use."""
+    operator, z = stop(problem.operator), found.eigenvalues[0]
+    result, active = found.result, found.active
+    known = result != RESULTS.nonfinite
+    crooked = known & ~operator.is_holomorphic(z)
+    result = RESULTS.where(crooked, RESULTS.not_holomorphic, result)
+    if operator.symmetric:
+        untrue = known & problem.untrue_tag(operator.pencil(z))
+        result = RESULTS.where(untrue, RESULTS.not_symmetric, result)
+        crooked = crooked | untrue
+    active = active & ~crooked
+    return dataclasses.replace(
+        found, result=result, active=active, merged=found.merged & active
     )
-    return (u + mark.astype(u.dtype)).conj(), signal
-
-
-def _duals(
-    operator: NonlinearOperator,
-    values: Complex[Array, " k"],
-    left: Complex[Array, "k n"],
-    right: Complex[Array, "n k"],
-) -> tuple[Complex[Array, "n k"], Float[Array, " k"]]:
-    """Left vectors with uᴴ T′(z) v = −1; and κ."""
-
-    def dual(z: Array, u: Array, v: Array) -> Array:
-        image = operator.pencil(z).mass_mm(v[:, None])[:, 0]
-        return u / jnp.sum(u.conj() * image).conj()
-
-    duals = jax.vmap(dual)(values, left, right.T).T
-    return duals, safe_norm(duals) * safe_norm(right)

@@ -1,14 +1,15 @@
 """Pairs of polynomial eigenproblems."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, ArrayLike, Complex, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Complex, PyTree
 
-from ._batch import each
+from ._batch import each, either
 from ._check import check_flag, check_integer
 from ._eigensolver import KrylovSchur
 from ._failure import check_throw
@@ -17,14 +18,14 @@ from ._nonlinear import Newton, NonlinearOperator
 from ._nonlinear.companion import (
     dense_companion,
     matrices_of,
-    polynomial,
+    polynomial_operator,
     sparse_companion,
 )
-from ._nonlinear.newton import inverse_at
+from ._nonlinear.newton import inverse_at, NewtonResult
 from ._nonlinear_eigs import Found, NonlinearProblem, solution_of
-from ._operator import as_operator
+from ._operator import as_operator, Pencil
 from ._problem import check_adjoint, stop
-from ._rule import ImplicitAdjoint
+from ._rule import ImplicitAdjoint, untrue_tag
 from ._solution import RESULTS, Solution
 from ._spectral import AbstractSelection, as_selection, as_shift, Nearest, Which
 
@@ -49,7 +50,8 @@ def polyeig(
     **Arguments:**
 
     - `coefficients`: `(A₀, …, A_d)`, d ≥ 1, each anything that [`implicit_eig.eigs`][]
-        takes as an operator.
+        takes as an operator. If all are tagged `lineax.symmetric_tag`, left vectors
+        are the conjugates of right ones, and gradients of eigenvalues take no solve.
     - `k`, `which`, `sigma`: as in `eigs`. For matrices, the selection is from all finite
         eigenvalues; infinite ones (A_d singular) are left out and counted in
         `stats["num_infinite"]`. Other operators need `sigma`.
@@ -63,7 +65,8 @@ def polyeig(
     method if the coefficients are matrices.
 
     **Cost:** matrices: LAPACK on the companion pencil of order dn. Other operators: one
-    factorisation of P(σ), of order n; the pencil is never formed.
+    factorisation of P(σ), of order n; the pencil is never formed. A few more for an
+    eigenvalue with close neighbours, which may be defective.
 
     !!! Example
 
@@ -101,8 +104,8 @@ def polyeig(
                 f"`coefficients[{i}]` acts on {structure}, `coefficients[0]` on "
                 f"{structures[0]}."
             )
+    operator, operators = polynomial_operator(operators, like)
     dense = matrices_of(operators) is not None
-    operator = NonlinearOperator.of(polynomial(operators), like)
     most = operator.n * (len(operators) - 1)
     if k > most:
         raise ValueError(f"`k` must be at most d n = {most}; got {k}.")
@@ -127,7 +130,7 @@ def polyeig(
         k=k,
         starts=None,
         region=None,
-        eigensolver=Newton(max_steps=4),
+        eigensolver=Newton(max_steps=4, linear_solver=linear_solver),
         adjoint=check_adjoint(adjoint),
         coefficients=operators,
         selection=selection,
@@ -149,13 +152,14 @@ class _Polynomial(NonlinearProblem):
         operator, coefficients, selection, sigma = stop(
             (self.operator, self.coefficients, self.selection, self.sigma)
         )
-        matrices = matrices_of(coefficients)
+        matrices, factorised = matrices_of(coefficients), 0
         if matrices is not None:
             found = dense_companion(matrices, selection, self.k)
         else:
             inverse = inverse_at(
                 operator, sigma.astype(operator.dtype), self.linear_solver
             )
+            factorised = int(inverse.factorised)
             found = sparse_companion(
                 operator, inverse, sigma, coefficients, selection, self.k, self.run
             )
@@ -164,28 +168,20 @@ class _Polynomial(NonlinearProblem):
         usable = jnp.isfinite(values) & jnp.all(jnp.isfinite(vectors), axis=0)
         values = jnp.where(usable, values, 1)
         vectors = jnp.where(usable, vectors, 1)
-        newton = self.eigensolver
-        assert isinstance(newton, Newton)
-
-        def one(z: Array, v: Array) -> Any:
-            if matrices is None:
-                return newton.judged(operator, z, v)
-            out = newton.run(operator, z, v)
-            near = jnp.abs(out.eigenvalue - z) <= 1e-3 * jnp.abs(z) + 1e-6
-            return jax.tree.map(
-                lambda new, old: jnp.where(near, new, old),
-                out,
-                newton.judged(operator, z, v),
-            )
-
-        out = each(lambda pair: one(*pair), (values, vectors.T))
+        sizes = found.sizes.astype(values.real.dtype)
+        rows = (values, vectors.T, sizes), found.close & usable
+        out = each(lambda row: self._looked_at(operator, *row), rows)
         active = usable & out.converged
         result = RESULTS.where(
             jnp.all(active) | (found.result != RESULTS.successful),
             found.result,
             RESULTS.residual_too_large,
         )
-        stats = {"num_solves": jnp.asarray(0)} | found.stats
+        steps = jnp.sum(out.num_steps)
+        stats = {"num_solves": steps * 0} | found.stats
+        stats["num_solves"] += 2 * steps
+        if "num_factorizations" in stats:
+            stats["num_factorizations"] += factorised * steps
         return Found(
             eigenvalues=out.eigenvalue,
             vectors=out.vector.T,
@@ -195,3 +191,30 @@ class _Polynomial(NonlinearProblem):
             stats=stats | {"num_converged": jnp.sum(active)},
             result=result,
         )
+
+    def _looked_at(
+        self, operator: NonlinearOperator, pair: tuple, close: Bool[Array, ""]
+    ) -> NewtonResult:
+        """The verdict on a pair: after a few steps, unless they lead elsewhere, if the
+        coefficients are matrices or the eigenvalue is close to others."""
+        newton = stop(self.eigensolver)
+
+        def judged(pair: tuple) -> NewtonResult:
+            return newton.judged(operator, *pair[:2])
+
+        def polished(pair: tuple) -> NewtonResult:
+            out, before = newton.run(operator, *pair[:2]), judged(pair)
+            near = jnp.abs(out.eigenvalue - pair[0]) <= 1e-3 * pair[2]
+            kept = jax.tree.map(lambda new, old: jnp.where(near, new, old), out, before)
+            return kept._replace(merged=out.merged | ~near, num_steps=out.num_steps)
+
+        if matrices_of(self.coefficients) is not None:
+            return polished(pair)
+        if operator.fault is not None:  # nor has it derivatives
+            return judged(pair)
+        return either(close, polished, judged, pair)
+
+    def untrue_tag(self, pencil: Pencil) -> Bool[Array, ""]:
+        del pencil
+        wrong = (untrue_tag(Pencil(a, None)) for a in stop(self.coefficients))
+        return functools.reduce(jnp.logical_or, wrong)

@@ -7,6 +7,7 @@ Anal. Appl. 26, 2004). For matrices the pencil is assembled. For other coefficie
 never formed: its inverse at a target takes one factorisation of P(σ), of order n.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -15,15 +16,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Complex, Float, Inexact
+from jaxtyping import Array, Bool, Complex, Float, Inexact, PyTree
 
 from .._eigensolver import Dense, KrylovSchur
-from .._krylov import krylov_schur, start_vector
+from .._krylov import krylov_schur, norm_estimate, start_vector
 from .._operator import Domain, entries, Pencil, promises_nothing, together
 from .._progress_meter import NoProgressMeter
+from .._rule import tagged_symmetric
 from .._solution import RESULTS
 from .._spectral import AbstractSelection, Shifted
-from .operator import NonlinearOperator
+from .operator import NonlinearOperator, untagged
 
 
 @promises_nothing
@@ -73,6 +75,8 @@ class Companion(eqx.Module):
 
     eigenvalues: Complex[Array, " k"]
     vectors: Complex[Array, "n k"]
+    sizes: Float[Array, " k"]  # relative to which the eigenvalues are known
+    close: Bool[Array, " k"]  # those with neighbours, to be looked at again
     stats: dict[str, Any]
     result: RESULTS
 
@@ -97,6 +101,17 @@ def polynomial(
         return PolynomialOperator(coefficients, z)
 
     return at
+
+
+def polynomial_operator(
+    coefficients: tuple[lx.AbstractLinearOperator, ...], like: PyTree | None = None
+) -> tuple[NonlinearOperator, tuple[lx.AbstractLinearOperator, ...]]:
+    """λ ↦ A₀ + λA₁ + …, symmetric if all coefficients are by their tags; and these, those
+    with entries without the tags."""
+    symmetric = all(tagged_symmetric(Pencil(a, None)) for a in coefficients)
+    plain = tuple(untagged(a) for a in coefficients)
+    operator = NonlinearOperator.of(polynomial(plain), like)
+    return dataclasses.replace(operator, symmetric=symmetric), plain
 
 
 def balance(sizes: list[Float[Array, ""]]) -> Float[Array, ""]:
@@ -132,7 +147,12 @@ def dense_companion(
     vectors = block.basis.astype(block.coordinates.dtype) @ block.coordinates
     mu, vectors = block.eigenvalues[:k], vectors[:, :k]
     return Companion(
-        mu * gamma.astype(mu.dtype), _largest_part(vectors, d), block.stats, block.result
+        mu * gamma.astype(mu.dtype),
+        _largest_part(vectors, d),
+        jnp.maximum(jnp.abs(mu), 1e-3) * gamma,
+        jnp.ones(mu.shape, bool),
+        block.stats,
+        block.result,
     )
 
 
@@ -174,7 +194,9 @@ def sparse_companion(
     )
     theta = found.eigenvalues[:k]
     values = sigma + 1 / jnp.where(theta == 0, 1, theta)
-    vectors = (found.basis @ found.coordinates)[:, :k]
+    vectors = _largest_part((found.basis @ found.coordinates)[:, :k], d)
+    infinite = _infinite(pencils[-1], vectors)
+    values = jnp.where(infinite, jnp.inf, values)
     good = jnp.all(found.active[:k]) & found.done
     result = RESULTS.where(good, RESULTS.successful, RESULTS.not_converged)
     stats = {
@@ -183,9 +205,40 @@ def sparse_companion(
         "num_restarts": found.num_restarts,
         "num_factorizations": jnp.asarray(int(inverse.factorised)),
         "num_converged": jnp.sum(found.active[:k]),
+        "num_infinite": jnp.sum(infinite),
     }
-    result = RESULTS.where(found.finite, result, RESULTS.nonfinite)
-    return Companion(values, _largest_part(vectors, d), stats, result)
+    result = RESULTS.where(jnp.any(infinite), RESULTS.infinite, result)
+    known = jnp.isfinite(norm_estimate(operator.pencil(sigma).mv, n, dtype))
+    failed = RESULTS.where(known, RESULTS.singular, RESULTS.nonfinite)
+    result = RESULTS.where(found.finite, result, failed)
+    return Companion(
+        values,
+        vectors,
+        jnp.abs(values - sigma),
+        _close(theta, found.outside[:k]),
+        stats,
+        result,
+    )
+
+
+def _infinite(leading: Pencil, vectors: Complex[Array, "n k"]) -> Bool[Array, " k"]:
+    """Which vectors are in the null space of A_d to rounding."""
+    norm = norm_estimate(leading.mv, leading.n, leading.dtype)
+    size = jnp.linalg.norm(leading.mm(vectors), axis=0)
+    return size <= 1e3 * jnp.finfo(size.dtype).eps * norm
+
+
+# Rounding splits a defective eigenvalue of order p into p, apart by about eps^(1/p).
+_NEAR = 0.01
+
+
+def _close(
+    theta: Complex[Array, " k"], outside: Complex[Array, " k"]
+) -> Bool[Array, " k"]:
+    """Which eigenvalues have neighbours that may be merged with them by rounding."""
+    gap = jnp.abs(theta[:, None] - theta) + jnp.diag(jnp.full(theta.size, jnp.inf))
+    gap = jnp.fmin(jnp.min(gap, axis=1), jnp.abs(theta - outside))
+    return gap <= _NEAR * jnp.abs(theta)
 
 
 def _largest_part(x: Complex[Array, "dn k"], d: int) -> Complex[Array, "n k"]:

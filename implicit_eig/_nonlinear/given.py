@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .._operator import as_operator
-from .companion import polynomial
+from .companion import polynomial_operator
 from .operator import NonlinearOperator
 
 
@@ -28,7 +28,7 @@ def as_nonlinear(
             as_operator(a, like, name=f"coefficients[{i}]")
             for i, a in enumerate(operator)
         )
-        return NonlinearOperator.of(polynomial(coefficients), like)
+        return polynomial_operator(coefficients, like)[0]
     if not callable(operator) or isinstance(operator, lx.AbstractLinearOperator):
         return None
     shapes = jtu.tree_map(lambda v: (jnp.shape(v)[:-1], jnp.result_type(v)), vectors)

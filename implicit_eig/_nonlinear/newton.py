@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Complex, Float, Int
 
 from .._check import check_integer, check_real
 from .._krylov import default_start, norm_estimate
-from .._operator import Pencil
+from .._operator import entries, Pencil
 from .._spectral import default_linear_solver, Inverse, ShiftedPencil
 from .operator import NonlinearOperator
 
@@ -30,7 +30,7 @@ class Newton(eqx.Module):
     `λ − vᴴv / vᴴx` (Ruhe, SIAM J. Numer. Anal. 10, 1973). Converges quadratically at
     simple eigenvalues. Each step takes one factorisation of T(λ) and two solves: the
     second one, with T(λ)ᵀ, gives the condition of the eigenvalue, and so tells whether it
-    has a derivative.
+    has a derivative. Without a transpose, or if T(λ) is tagged symmetric, one solve.
 
     **Arguments:**
 
@@ -72,6 +72,54 @@ class Newton(eqx.Module):
         good = error <= self.tolerance(operator.dtype)
         return NewtonResult(z, v, error, good, jnp.asarray(0), jnp.asarray(False))
 
+    def examined(
+        self, operator: NonlinearOperator, z: Complex[Array, ""], v: Complex[Array, " n"]
+    ) -> NewtonResult:
+        """The same, and whether it is defective to rounding, if T can be factorised."""
+        out = self.judged(operator, z, v)
+        found = operator.at(z)
+        dense = isinstance(found, lx.MatrixLinearOperator)
+        if operator.fault is not None or not (dense or entries(found) is not None):
+            return out
+        v, u = out.vector, _unit(default_start(operator.n, operator.dtype))
+        if operator.symmetric:
+            u = v
+        else:
+            u = _unit(self._inverted(operator, z, u, u)[1])
+        merged = _merges(
+            operator, z, v, u, lambda z, r: self._inverted(operator, z, r, None)[0]
+        )
+        return out._replace(merged=out.converged & merged)
+
+    def _inverted(
+        self,
+        operator: NonlinearOperator,
+        z: Complex[Array, ""],
+        right: Complex[Array, " n"],
+        left: Complex[Array, " n"] | None,
+    ) -> tuple[Complex[Array, " n"], Complex[Array, " n"]]:
+        """T(z)⁻¹ `right`, and T(z)⁻ᵀ `left` if there is one; if T(z) is singular, with a
+        T at a nearby point."""
+        eps = float(jnp.finfo(operator.dtype).eps)
+
+        def turn(state: tuple) -> tuple:
+            z, _, tries = state
+            inverse = inverse_at(operator, z, self.linear_solver)
+            found = (inverse.mv(right),)
+            if left is not None:
+                found = *found, inverse.transpose().mv(left)
+            beside = z + 10 * eps * (jnp.abs(z) + eps).astype(z.dtype)
+            return beside, found, tries + 1
+
+        def failed(state: tuple) -> Bool[Array, ""]:
+            _, (x, *_), tries = state
+            return (tries < 2) & ~jnp.all(jnp.isfinite(x))
+
+        nothing = jnp.full_like(right, jnp.nan)
+        init = z, (nothing,) * (1 if left is None else 2), jnp.asarray(0)
+        found = jax.lax.while_loop(failed, turn, init)[1]
+        return found[0], found[-1]
+
     def run(
         self,
         operator: NonlinearOperator,
@@ -82,27 +130,15 @@ class Newton(eqx.Module):
         n, dtype = operator.n, operator.dtype
         eps = float(jnp.finfo(dtype).eps)
         back = operator.transpose()
+        # Left vectors of a symmetric T are known; where there is no transpose, there are
+        # no derivatives either.
+        one_sided = operator.symmetric or operator.fault is not None
 
         def solved(z: Array, v: Array, u: Array) -> tuple[Array, Array]:
-            """T(z)⁻¹ T′(z) v and T(z)⁻ᵀ T′(z)ᵀ u; if T(z) is singular, with a T at a
-            nearby point."""
+            """T(z)⁻¹ T′(z) v and T(z)⁻ᵀ T′(z)ᵀ u."""
             right = Pencil(operator.derivative(z), None).mv(v)
-            left = Pencil(back.derivative(z), None).mv(u)
-
-            def turn(state: tuple) -> tuple:
-                z, _, tries = state
-                inverse = inverse_at(operator, z, self.linear_solver)
-                found = inverse.mv(right), inverse.transpose().mv(left)
-                beside = z + 10 * eps * (jnp.abs(z) + eps).astype(z.dtype)
-                return beside, found, tries + 1
-
-            def failed(state: tuple) -> Bool[Array, ""]:
-                _, (x, _), tries = state
-                return (tries < 2) & ~jnp.all(jnp.isfinite(x))
-
-            nothing = jnp.full_like(v, jnp.nan)
-            init = z, (nothing, nothing), jnp.asarray(0)
-            return jax.lax.while_loop(failed, turn, init)[1]
+            left = None if one_sided else Pencil(back.derivative(z), None).mv(u)
+            return self._inverted(operator, z, right, left)
 
         z, u = eigenvalue.astype(dtype), _unit(default_start(n, dtype))
         if vector is None:
@@ -110,6 +146,7 @@ class Newton(eqx.Module):
             v = jax.lax.fori_loop(0, 2, lambda _, v: _unit(solved(z, v, u)[0]), u)
         else:
             v = _unit(vector.astype(dtype))
+        u = v if one_sided else u
 
         def step(state: tuple) -> tuple:
             z, v, u, best, steps, _ = state
@@ -121,7 +158,7 @@ class Newton(eqx.Module):
             better = error < best[-1]
             best = tuple(
                 jnp.where(better, new, old)
-                for new, old in zip((moved, turned, u, error), best, strict=True)
+                for new, old in zip((moved, turned, error), best, strict=True)
             )
             # Near convergence, an error that no longer falls is rounding.
             near = best[-1] <= eps ** (2 / 3)
@@ -132,11 +169,17 @@ class Newton(eqx.Module):
             *_, steps, going = state
             return going & (steps < self.max_steps)
 
-        first = z, v, u, _error(operator, z, v)
+        first = z, v, _error(operator, z, v)
         init = z, v, u, first, jnp.asarray(0), jnp.isfinite(first[-1])
-        *_, (z, v, u, error), steps, _ = jax.lax.while_loop(unfinished, step, init)
+        # The last u belongs to the best z: a step that is no better is the last one.
+        *_, u, (z, v, error), steps, _ = jax.lax.while_loop(unfinished, step, init)
+        u = v if one_sided else u
         good = error <= self.tolerance(dtype)
-        merged = _merges(operator, z, v, u, lambda z, r: solved(z, r, u)[0])
+        merged = jnp.asarray(False)
+        if operator.fault is None:
+            merged = _merges(
+                operator, z, v, u, lambda z, r: self._inverted(operator, z, r, None)[0]
+            )
         return NewtonResult(z, v, error, good, steps, good & merged)
 
 
@@ -153,25 +196,35 @@ def _merges(
 ) -> Bool[Array, ""]:
     """Whether a change of T by its own rounding may merge the eigenvalue with another one
     that shares its vector: whether one is within h = κ‖E‖. For a lone eigenvalue,
-    `vᴴ T(z + h)⁻¹ T′ r`, r random, behaves as 1/h; if others are within h, as 1/h² or
+    `vᴴ T(z + h)⁻¹ r`, r random, behaves as 1/h; if others are within h, as 1/h² or
     faster. Tested only if κ is large, as it is near a defective eigenvalue.
+
+    If T is symmetric, no linear system of a derivative tells of a second vector: then
+    what is orthogonal to v is looked at too, which grows as 1/h if there is one.
     """
     eps = float(jnp.finfo(operator.dtype).eps)
     slope = Pencil(operator.derivative(z), None)
     norm = _norm(slope)
     norm = jnp.where(norm > 0, norm, 1)
     kappa = norm / jnp.abs(jnp.sum(u * slope.mv(v)))
-    h = (10 * eps * kappa * norm_at(operator, z) / norm).astype(z.dtype)
-
+    h = jnp.maximum(10 * eps * kappa, eps**0.75) * norm_at(operator, z) / norm
+    h = h.astype(z.dtype)
     random = default_start(operator.n, operator.dtype)
 
     def looked(_: Array) -> Bool[Array, ""]:
-        def part(h: Array) -> Array:
-            return jnp.abs(jnp.sum(v.conj() * solved(z + h, random)))
+        def parts(h: Array) -> tuple[Array, Array]:
+            x = solved(z + h, random)
+            inside = jnp.sum(v.conj() * x)
+            return jnp.abs(inside), jnp.linalg.norm(x - inside * v)
 
-        near, far = jax.lax.map(part, h * jnp.asarray([1, 2], h.dtype))
-        return ~(near <= 3 * far)
+        (near, far), (rest, rest_far) = jax.lax.map(
+            parts, h * jnp.asarray([1, 2], h.dtype)
+        )
+        merged = ~(near <= 3 * far)
+        return merged | ~(rest <= 1.5 * rest_far) if operator.symmetric else merged
 
+    if operator.symmetric:
+        return looked(h)
     large = ~(1000 * eps * kappa**2 < 1)
     return jax.lax.cond(large, looked, lambda _: jnp.asarray(False), h)
 

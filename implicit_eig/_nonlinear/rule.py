@@ -8,6 +8,7 @@ the bordered system of the pencil T(λ) + μ T′(λ) at its eigenvalue μ = 0.
 import dataclasses
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Complex, Float
@@ -17,7 +18,7 @@ from .._operator import entries, Pencil
 from .._rule import ImplicitAdjoint, solve_bordered, SylvesterSolve
 from .._rule.rule import along
 from .._spectral import Nearest
-from .._sylvester import Columnwise, DeflatedGMRES
+from .._sylvester import AbstractSylvesterSolver, Columnwise, DeflatedGMRES
 from .newton import inverse_at, norm_at
 from .operator import NonlinearOperator
 
@@ -33,6 +34,8 @@ def nonlinear_root(operator, eigenvalue, vector, signal, *, active, solve):
 
 @root
 def _nonlinear_root(found, t_found, operator, t_operator, *, active, solve):
+    if operator.fault is not None:
+        raise TypeError(no_transpose(operator.fault))
     z, v, _, signal = found
     t_signal = t_found[-1]
     # Only the direction of v counts, and the border must have norm one.
@@ -48,13 +51,48 @@ def _nonlinear_root(found, t_found, operator, t_operator, *, active, solve):
         pencil, x, zero * z, -rhs, active[None], solve, one, t_signal
     )
     mark = solution.mark[0]
-    t_z = solution.inside[0, 0] + mark.astype(z.dtype)
+    if operator.symmetric:
+        # λ̇ = −vᵀ Ṫ v / vᵀ T′ v, without the solution.
+        overlap = jnp.sum(x * pencil.mass_mm(x))
+        t_z = jnp.sum(x * rhs) / jnp.where(active, overlap, 1)
+    else:
+        t_z = solution.inside[0, 0] + mark.astype(z.dtype)
     return t_z, solution.outside[:, 0], mark, solution.signal
+
+
+def no_transpose(fault: str) -> str:
+    return (
+        "Derivatives and left vectors need products with T(λ)ᵀ, and JAX cannot transpose "
+        f"T(λ), or a coefficient, as it is written ({fault})."
+    )
 
 
 def _is_sparse(operator: lx.AbstractLinearOperator) -> bool:
     dense = isinstance(operator, lx.MatrixLinearOperator)
     return not dense and entries(operator) is not None
+
+
+class Probed(AbstractSylvesterSolver):
+    """GMRES, unless the system is singular to within the error of the pair, as it is if
+    the eigenvalue has a second vector. The right side need not show it, but a random one
+    does, as in `Columnwise`."""
+
+    inner: DeflatedGMRES
+    error: Float[Array, ""] | None = None
+
+    def init(self, system, options):
+        random = jax.random.normal(jax.random.key(0), system.domain_basis.shape)
+        random = system.project(random.astype(system.pencil.dtype))
+        probe = dataclasses.replace(self.inner, rtol=1e-3, max_restarts=1)
+        z = probe.solve(system, random, **options)
+        missed = jnp.linalg.norm(random - system.mm(z))
+        missed = jnp.maximum(missed, self.error * jnp.linalg.norm(z))
+        regular = missed <= 0.01 * jnp.linalg.norm(random)
+        return self.inner.init(system, options), regular
+
+    def compute(self, state, rhs):
+        state, regular = state
+        return jnp.where(regular, self.inner.compute(state, rhs), 0)
 
 
 def solver_at(
@@ -74,15 +112,15 @@ def solver_at(
         solve = eqx.tree_at(
             lambda s: (s.solver, s.preconditioner),
             solve,
-            (DeflatedGMRES(), beside),
+            (Probed(DeflatedGMRES()), beside),
             is_leaf=lambda x: x is None,
         )
     norm = norm_at(operator, z)
     solver = solve.solver
-    if isinstance(solver, Columnwise):
+    if isinstance(solver, Columnwise | Probed):
         # It detects singularity to within this error: a second copy of the eigenvalue.
         eps = float(jnp.finfo(operator.dtype).eps)
-        solver = Columnwise(solver.linear_solver, jnp.maximum(eps, error) * norm)
+        solver = dataclasses.replace(solver, error=jnp.maximum(eps, error) * norm)
     return dataclasses.replace(
         solve, solver=solver, norm=norm, residuals=(error * norm)[None]
     )
