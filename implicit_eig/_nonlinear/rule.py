@@ -107,7 +107,7 @@ def solver_at(
     solve = adjoint.bind(pencil, None, nearest, 1)
     if adjoint.linear_solver is None and _is_sparse(pencil.operator):
         eps = float(jnp.finfo(operator.dtype).eps)
-        moved = z + eps**0.25 * (jnp.abs(z) + eps**0.25).astype(z.dtype)
+        moved = z + eps**0.5 * (jnp.abs(z) + eps**0.25).astype(z.dtype)
         beside = inverse_at(operator, moved, None)
         solve = eqx.tree_at(
             lambda s: (s.solver, s.preconditioner),
