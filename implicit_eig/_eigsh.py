@@ -70,8 +70,8 @@ def eigsh(
         take each entry for a variable of its own.
     - `k`: how many pairs.
     - `which`: `"SA"`, `"LA"` (smallest, largest), `"LM"`, `"SM"` (modulus), `"BE"` (from
-        both ends in turns, the largest first), a callable `λ -> key` (the largest keys; λ
-        comes as a complex number: `lambda w: -w.real`), `Nearest(sigma)`, `Overlap(v)`.
+        both ends in turns, the largest first), a callable `λ -> key` (the largest keys;
+        λ is real), `Nearest(sigma)`, `Overlap(v)`.
     - `sigma`: a real target: the pairs nearest to it, by shift-invert.
     - `mass`: B.
     - `left`: whether to return `left_eigenvectors`, which are the vectors themselves

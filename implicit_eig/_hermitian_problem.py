@@ -73,6 +73,11 @@ class HermitianProblem:
         if k > pencil.n:
             raise ValueError(f"`k` must be at most the order n = {pencil.n}; got {k}.")
         check_meter(progress_meter)
+        if not isinstance(eigensolver, Dense | KrylovSchur | ShiftInvert | None):
+            raise TypeError(
+                "`eigensolver` of `eigsh` must be `Dense`, `KrylovSchur` or "
+                f"`ShiftInvert`; got {eigensolver!r}."
+            )
         selection, sigma = _selection(which, sigma, eigensolver, pencil)
         chosen = _choose(eigensolver, pencil, k, sigma)
         adjoint, solve = check_adjoint(adjoint), None
@@ -175,16 +180,16 @@ _NAMES = {"SA": "SR", "LA": "LR", "SM": "SM", "LM": "LM"}
 
 
 def _selection(
-    which: Any, sigma: ArrayLike | None, eigensolver: Any, pencil: Pencil
+    which: Any,
+    sigma: ArrayLike | None,
+    eigensolver: AbstractEigensolver | None,
+    pencil: Pencil,
 ) -> tuple[AbstractSelection, Float[Array, ""] | None]:
     """The selection, and the target if there is one."""
-    if isinstance(eigensolver, ShiftInvert):
+    if eigensolver is not None:
         if sigma is not None:
-            raise ValueError(
-                f"Give the target once; got `sigma={sigma}` beside "
-                f"`eigensolver={eigensolver!r}`."
-            )
-        sigma = eigensolver.sigma
+            eigensolver.check_target(sigma)
+        sigma = eigensolver.target if sigma is None else sigma
     if isinstance(which, Nearest):
         sigma = which.sigma
     if sigma is not None:
@@ -209,11 +214,14 @@ def _selection(
                 f"or `Overlap`; got {which!r}."
             )
         return Named(_NAMES[which]), None
-    return as_selection(which, pencil.domain), sigma
+    return as_selection(which, pencil.domain, of_real=True), sigma
 
 
 def _choose(
-    eigensolver: Any, pencil: Pencil, k: int, sigma: Float[Array, ""] | None
+    eigensolver: AbstractEigensolver | None,
+    pencil: Pencil,
+    k: int,
+    sigma: Float[Array, ""] | None,
 ) -> AbstractEigensolver:
     dense = isinstance(pencil.operator, lx.MatrixLinearOperator)
     if eigensolver is None:
@@ -221,18 +229,6 @@ def _choose(
         if dense or small or (sigma is not None and pencil.n <= SMALL):
             return Dense()
         return KrylovSchur() if sigma is None else ShiftInvert(sigma)
-    inner = eigensolver.inner if isinstance(eigensolver, ShiftInvert) else eigensolver
-    if isinstance(inner, KrylovSchur):
-        if inner is eigensolver and sigma is not None:
-            raise ValueError(
-                f"`sigma={sigma}` asks for interior eigenvalues, which `KrylovSchur` "
-                "cannot find from products with A alone; take `ShiftInvert(sigma, ...)` "
-                "or `Dense()`."
-            )
-        return eigensolver if inner.suits(pencil.n, k) else Dense()
-    if isinstance(eigensolver, Dense):
-        return eigensolver
-    raise TypeError(
-        "`eigensolver` of `eigsh` must be `Dense`, `KrylovSchur` or `ShiftInvert`; got "
-        f"{eigensolver!r}."
-    )
+    if sigma is not None and eigensolver.target is None:
+        eigensolver.check_target(sigma)
+    return eigensolver if eigensolver.suits(pencil.n, k) else Dense()

@@ -24,7 +24,8 @@ class AbstractRegion(eqx.Module):
     """
 
     @abc.abstractmethod
-    def contains(self, z: Complex[Array, " *k"]) -> Bool[Array, " *k"]: ...
+    def contains(self, z: Complex[Array, " *k"]) -> Bool[Array, " *k"]:
+        """Whether each of the points lies inside."""
 
     @abc.abstractmethod
     def quadrature(

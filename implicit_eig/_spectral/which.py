@@ -134,9 +134,11 @@ class BothEnds(AbstractSelection):
 
 class _Callable(AbstractSelection):
     fn: Callable[..., Any]
+    of_real: bool = eqx.field(static=True, default=False)  # of a Hermitian problem
 
     def keys(self, eigenvalues, overlaps, is_real):
         del overlaps, is_real
+        eigenvalues = eigenvalues.real if self.of_real else eigenvalues
         keys = jax.vmap(self.fn)(eigenvalues)
         if (
             not isinstance(keys, Array)
@@ -321,7 +323,7 @@ Which = _Name | _Key
 HermitianWhich = Literal["SA", "LA", "LM", "SM", "BE"] | _Key
 
 
-def as_selection(which: Any, domain: Domain) -> AbstractSelection:
+def as_selection(which: Any, domain: Domain, of_real: bool = False) -> AbstractSelection:
     if isinstance(which, Overlap):
         check_vector(which.v, domain, "the vector of `Overlap`")
         check_direction(domain.flatten(which.v), "the vector of `Overlap`")
@@ -336,8 +338,10 @@ def as_selection(which: Any, domain: Domain) -> AbstractSelection:
             )
         return _named(which)
     if callable(which):
-        value = jax.ShapeDtypeStruct((), complex_dtype(domain.dtype))
-        return _Callable(TracedFunction.of(which, value))
+        dtype = complex_dtype(domain.dtype)
+        dtype = jnp.finfo(dtype).dtype if of_real else dtype
+        value = jax.ShapeDtypeStruct((), dtype)
+        return _Callable(TracedFunction.of(which, value), of_real)
     raise TypeError(
         f"`which` must be one of {', '.join(_NAMES)}, a callable, `Nearest` or "
         f"`Overlap`; got {which!r}."

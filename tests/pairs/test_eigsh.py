@@ -438,3 +438,12 @@ def test_loose_runs_near_a_target_are_made_good_by_one_more_product():
     found = ieig.eigsh(chain, 3, eigensolver=ieig.ShiftInvert(0.0, inner=inner))
     expected = 2 - 2 * np.cos(np.arange(1, 4) * np.pi / (n + 1))
     np.testing.assert_allclose(found.eigenvalues, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_callable_sees_real_eigenvalues(name):
+    a = hermitian(40, 5, complex)
+    expected = np.linalg.eigvalsh(np.asarray(a))
+    solver = {"eigensolver": ieig.ShiftInvert(-100.0)} if name == "shift-invert" else {}
+    found = ieig.eigsh(a, 2, lambda w: -w, **(SOLVERS[name] | solver))
+    np.testing.assert_allclose(found.eigenvalues, expected[:2], rtol=1e-8)
