@@ -179,10 +179,11 @@ def _purified(
     product, which costs none: `C V Θ⁻¹ = V + x bᵀΘ⁻¹` (Ericsson and Ruhe 1980)."""
     basis, matrix = decomposition
     rest = from_rows(vector_of(basis, k))
-    steps = matrix[k, : values.size] / jnp.where(values == 0, 1, values)
+    size = jnp.where(values == 0, 1, values).astype(matrix.dtype)
+    steps = matrix[k, : values.size] / size
     # Where vectors would cease to be orthonormal, it is left to the caller.
     small = jnp.abs(steps) < float(jnp.finfo(values.dtype).eps) ** 0.5
-    steps = jnp.where(small, steps, 0).astype(matrix.dtype)
+    steps = jnp.where(small, steps, 0)
 
     def step(j: Int[Array, ""], basis: Array) -> Array:
         x = to_rows(from_rows(vector_of(basis, j)) + steps[j] * rest)
