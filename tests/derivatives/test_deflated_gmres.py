@@ -117,6 +117,7 @@ def test_a_real_operator_only_ever_meets_real_vectors():
     assert relative(gradient, jax.grad(of_dense)(a)) < 1e-8
 
 
+@pytest.mark.slow
 def test_of_a_complex_preconditioner_a_real_operator_takes_the_real_part():
     a = matrix(60)
     inverse = jnp.linalg.inv(

@@ -25,6 +25,7 @@ from ..oracles import random_matrix, slow_but
 
 
 DTYPES = ["float32", "float64", "complex64", "complex128"]
+BUILT = build.HERE / build.LIBRARY
 M = 11
 # Shorter than a vector register, than a piece of rows, and longer than several.
 LENGTHS = [(1, 30), (100, 7), (4097, 3), (9000, 0)]
@@ -304,7 +305,7 @@ def loss(rates):
     return jnp.sum(w.real) + jnp.sum(v[:7] ** 2)
 
 
-@pytest.mark.parametrize("dtype", slow_but(["float64", "complex64"], DTYPES))
+@pytest.mark.parametrize("dtype", slow_but(["float64"], DTYPES))
 def test_both_paths_find_the_same(switch, dtype):
     rates = rates_of(dtype)
     run = lambda: (found(rates), jax.grad(loss)(rates))
@@ -541,17 +542,11 @@ def test_something_else_is_not_loaded(fresh):
 
 
 def test_another_version_is_not_loaded(fresh, monkeypatch):
-    monkeypatch.setattr(build, "source_hash", lambda: "0" * 16)
-    _built(fresh)
+    if not BUILT.is_file():
+        pytest.skip("no library")
+    shutil.copy(BUILT, fresh)
     monkeypatch.setattr(build, "source_hash", lambda: "1" * 16)
     assert "another version" in library.reason_against()
-
-
-def _built(folder):
-    try:
-        return build.build(folder)
-    except build.NotBuilt as reason:
-        pytest.skip(str(reason))
 
 
 def test_no_compiler_is_said(fresh, monkeypatch):

@@ -42,7 +42,8 @@ def _needs(code):
 
 
 # The longest ones, run with the campaigns.
-SLOW = ["CONTRIBUTING", "eigenvector-gradient", "gmres", "linear-solver"]
+SLOW = """CONTRIBUTING coming-from eigenvector-gradient finite-elements gmres linear-solver
+plot save small-matrices""".split()
 
 
 @pytest.mark.parametrize(
