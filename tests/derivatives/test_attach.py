@@ -627,6 +627,7 @@ class TestOfNonlinearProblems:
         with pytest.raises(ValueError, match="ties"):
             ieig.attach(T, rough, own.eigenvectors, ties="drop")
 
+    @pytest.mark.slow
     def test_left_vectors_have_derivatives(self):
         direction = jax.random.normal(jax.random.key(1), (self.n, self.n))
         guess = self.pairs().eigenvalues

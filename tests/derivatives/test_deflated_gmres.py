@@ -323,6 +323,7 @@ def test_members_of_a_batch_converge_at_different_steps(preconditioned):
         [(np.float64, True), (np.float64, False), (np.complex128, True)],
     ),
 )
+@pytest.mark.slow
 def test_mass_matrices(dtype, preconditioned):
     n = 40
     a = matrix(n, dtype)

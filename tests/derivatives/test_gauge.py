@@ -209,6 +209,7 @@ def test_a_loss_without_scale_has_the_same_gradient_in_every_gauge():
         assert relative(g, gradient) < 1e-10, name
 
 
+@pytest.mark.slow
 def test_a_loss_of_both_vectors_without_scale_has_one_gradient():
     a, e = random_matrix(5, N), random_matrix(6, N)
 

@@ -206,6 +206,7 @@ def test_a_jordan_block_whose_vectors_are_parallel(dtype):
     assert relative(gradient, 2 * (p @ a).T) < tolerance
 
 
+@pytest.mark.slow
 def test_derivatives_of_a_complex_pencil():
     n = 6
     a, da, b, db = (random_matrix(i, n, np.complex128) for i in range(4))

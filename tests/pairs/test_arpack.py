@@ -66,6 +66,7 @@ class TestArpack:
         full = ieig.eigs(a, K, sigma=sigma, eigensolver=ieig.Dense())
         np.testing.assert_allclose(ours.eigenvalues, full.eigenvalues, rtol=1e-8)
 
+    @pytest.mark.slow
     def test_gradients_are_those_of_every_other_eigensolver(self):
         def f(values, eigensolver):
             return loss(ieig.eigs(sparse(values), K, "LR", eigensolver=eigensolver))

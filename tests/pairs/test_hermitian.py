@@ -118,6 +118,7 @@ def test_gradients_of_values_take_no_product_beyond_those_of_one_block():
 
 
 @pytest.mark.parametrize("dtype", [float, complex])
+@pytest.mark.slow
 def test_of_a_pencil_the_projector_is_that_of_b(dtype):
     a, b = hermitian(8, 2, dtype), definite(8, 3)
     b = b.astype(a.dtype)

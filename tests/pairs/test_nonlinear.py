@@ -227,6 +227,7 @@ def test_published_quadratic_with_an_infinite_eigenvalue():
         ieig.polyeig((np.eye(3), damping, mass), 6)
 
 
+@pytest.mark.slow
 def test_cubic_gradients():
     cubic = tuple(jnp.asarray(RNG.normal(size=(4, 4))) for _ in range(4))
 

@@ -207,6 +207,7 @@ class TestDerivatives:
         assert relative(derivatives("qr"), derivatives("lapack")) < 1e-9
 
 
+@pytest.mark.slow
 def test_vmap_is_a_batch():
     a = random_matrix(3, 5, batch=(2, 3))
     f = jax.grad(lambda a: loss(by_qr(a)))

@@ -361,6 +361,7 @@ class TestDerivatives:
         differences = central_difference(gradient, values, direction, 1e-5)
         assert relative(both(values)[1], differences) < 1e-5
 
+    @pytest.mark.slow
     def test_another_linear_solver_takes_the_factor_as_preconditioner(self):
         """With (A − σ)⁻¹ at hand GMRES needs far fewer steps than the order."""
         rows, columns = np.nonzero(np.abs(np.subtract.outer(range(N), range(N))) < 6)

@@ -42,8 +42,8 @@ def _needs(code):
 
 
 # The longest ones, run with the campaigns.
-SLOW = """CONTRIBUTING coming-from eigenvector-gradient finite-elements gmres linear-solver
-plot save small-matrices""".split()
+SLOW = """CONTRIBUTING coming-from eigenvector-gradient finite-elements gmres hermitian
+linear-solver mass-matrix plot save small-matrices sweep""".split()
 
 
 @pytest.mark.parametrize(
