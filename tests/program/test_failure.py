@@ -356,6 +356,7 @@ class TestNonFiniteOperators:
             assert np.isclose(value[i], want[i], rtol=1e-12)
             assert relative(gradient[i], wanted[i]) < 1e-10
 
+    @pytest.mark.slow
     def test_under_vmap_one_bad_member_raises_under_throw(self):
         a = random_matrix(4, 5, batch=(3,)).at[1, 0, 0].set(np.nan)
         with pytest.raises(RUNTIME, match="NaN or inf was met"):
@@ -555,6 +556,7 @@ class TestSolvesThatFail:
         with pytest.raises(RUNTIME, match="missed its tolerance"):
             jax.block_until_ready(jax.jit(f)(BIG)[0])
 
+    @pytest.mark.slow
     def test_a_limit_on_its_steps_stops_krylov_sylvester(self):
         adjoint = ONE(max_steps=1)
         f = self.of("reverse", find=matrix_free, adjoint=adjoint, throw=False)
@@ -571,6 +573,7 @@ class TestSolvesThatFail:
         assert np.all(np.isnan(gradient[0]))
         assert relative(gradient[1], want) < 1e-9
 
+    @pytest.mark.slow
     def test_attach_follows_the_same_rule(self):
         def f(a, throw):
             s = ieig.attach(a, W[:2], V[:, :2], adjoint=self.lazy, throw=throw)
@@ -650,6 +653,7 @@ class TestPairsThatFailAlone:
         assert np.all(np.isnan(three))
 
     @pytest.mark.parametrize("name", slow_but(["lineax GMRES"], FEW_STEPS))
+    @pytest.mark.slow
     def test_reverse_rows_of_a_jacobian_fail_one_by_one(self, name):
         (a, _), solver = self.problem(), FEW_STEPS[name]
 
@@ -671,6 +675,7 @@ class TestPairsThatFailAlone:
         t_v, second = jax.jit(lambda a: jax.jvp(first, (a,), (d,)))(a)
         assert np.all(np.isfinite(t_v[:, 0])) and np.all(np.isnan(second))
 
+    @pytest.mark.slow
     def test_krylov_sylvester_keeps_the_pairs_that_converged(self):
         a, e = self.problem(second=8.95)
         a = a.at[0, 0].set(1000.0)
