@@ -17,8 +17,7 @@ from .._progress_meter import AbstractProgressMeter, NoProgressMeter
 from .._spectral import AbstractSelection
 from .arnoldi import expand, KrylovDecomposition, restart
 from .basis import from_rows, norm, scaled, to_rows, vector_of
-from .ritz import leading, nearest_outside, Ritz, ritz_pairs
-from .schur import leading_basis
+from .ritz import kept_basis, leading, nearest_outside, Ritz, ritz_pairs
 
 
 class KrylovResult(NamedTuple):
@@ -153,16 +152,7 @@ def _run(
         last = complete | done | (restarts >= max_restarts)
         keep = jnp.where(last, needed, kept(krylov_dim, needed, count, state.restarts))
         keep = keep + ritz.second[jnp.minimum(keep, krylov_dim - 1)].astype(keep.dtype)
-        q = leading_basis(
-            keep,
-            ritz.order,
-            ritz.second,
-            ritz.values,
-            ritz.vectors,
-            decomposition.matrix[:-1],
-            ritz.triangle,
-            ritz.turn,
-        )
+        q = kept_basis(ritz, decomposition.matrix, keep)
         coordinates = q[:, :width].conj().T.astype(values.dtype) @ ritz.vectors[:, :width]
         worst = jnp.max(jnp.where(ritz.wanted, ritz.residuals, 0))
         # In a batch, a run that is done goes on cycling with the others.

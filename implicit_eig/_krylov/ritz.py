@@ -11,7 +11,7 @@ from .._operator import complex_dtype
 from .._spectral import AbstractSelection, order
 from .arnoldi import KrylovDecomposition
 from .basis import coefficients, from_rows, to_rows
-from .schur import schur_form
+from .schur import leading_basis, schur_form
 
 
 class Ritz(NamedTuple):
@@ -80,6 +80,22 @@ def ritz_pairs(
         perm[front],
         form.triangle,
         form.turn,
+    )
+
+
+def kept_basis(
+    ritz: Ritz, matrix: Inexact[Array, "m1 m"], keep: Int[Array, ""]
+) -> Inexact[Array, "m m"]:
+    """Orthonormal Q whose leading `keep` columns span the leading Ritz vectors."""
+    return leading_basis(
+        keep,
+        ritz.order,
+        ritz.second,
+        ritz.values,
+        ritz.vectors,
+        matrix[:-1],
+        ritz.triangle,
+        ritz.turn,
     )
 
 

@@ -138,8 +138,7 @@ class _Callable(AbstractSelection):
 
     def keys(self, eigenvalues, overlaps, is_real):
         del overlaps, is_real
-        eigenvalues = eigenvalues.real if self.of_real else eigenvalues
-        keys = jax.vmap(self.fn)(eigenvalues)
+        keys = jax.vmap(self.fn)(eigenvalues.real if self.of_real else eigenvalues)
         if (
             not isinstance(keys, Array)
             or jnp.iscomplexobj(keys)
@@ -338,8 +337,7 @@ def as_selection(which: Any, domain: Domain, of_real: bool = False) -> AbstractS
             )
         return _named(which)
     if callable(which):
-        dtype = complex_dtype(domain.dtype)
-        dtype = jnp.finfo(dtype).dtype if of_real else dtype
+        dtype = jnp.finfo(domain.dtype).dtype if of_real else complex_dtype(domain.dtype)
         value = jax.ShapeDtypeStruct((), dtype)
         return _Callable(TracedFunction.of(which, value), of_real)
     raise TypeError(

@@ -153,8 +153,8 @@ def test_a_limit_that_was_given_is_kept():
 
 
 def test_restarts_that_stagnate_go_on_in_wider_spaces(monkeypatch):
-    monkeypatch.setattr("implicit_eig._problem._DENSE_LIMIT", 100)
-    monkeypatch.setattr("implicit_eig._problem._STAGNANT", 4)
+    monkeypatch.setattr("implicit_eig._eigensolver.krylov_schur._DENSE_LIMIT", 100)
+    monkeypatch.setattr("implicit_eig._eigensolver.krylov_schur._STAGNANT", 4)
     values, rows, columns, n = convection_diffusion(20, (3.0, 7.0, 0.0))
     a = ieig.SparseOperator(values, rows, columns, n)
     solution = ieig.eigs(a, 3, "LM")
@@ -279,8 +279,8 @@ def test_subspaces_of_stagnant_restarts_end_in_the_whole_spectrum():
 
 @pytest.mark.slow
 def test_subspaces_of_restarts_that_stagnate_go_on_in_wider_spaces(monkeypatch):
-    monkeypatch.setattr("implicit_eig._problem._DENSE_LIMIT", 100)
-    monkeypatch.setattr("implicit_eig._problem._STAGNANT", 4)
+    monkeypatch.setattr("implicit_eig._eigensolver.krylov_schur._DENSE_LIMIT", 100)
+    monkeypatch.setattr("implicit_eig._eigensolver.krylov_schur._STAGNANT", 4)
     values, rows, columns, n = convection_diffusion(20, (3.0, 7.0, 0.0))
     a = ieig.SparseOperator(values, rows, columns, n)
     subspace = ieig.invariant_subspace(a, 3, "LM")

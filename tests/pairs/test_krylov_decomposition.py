@@ -16,8 +16,8 @@ import pytest
 
 from implicit_eig._krylov.arnoldi import expand, KrylovDecomposition, restart
 from implicit_eig._krylov.basis import default_start, from_rows, to_rows
-from implicit_eig._krylov.ritz import ritz_pairs
-from implicit_eig._krylov.schur import leading_basis, schur_basis, sharpened
+from implicit_eig._krylov.ritz import kept_basis, ritz_pairs
+from implicit_eig._krylov.schur import schur_basis, sharpened
 from implicit_eig._spectral.which import as_selection, order
 
 from ..oracles import slow_but
@@ -128,16 +128,7 @@ def cycle(a, decomposition, start):
     ritz = ritz_pairs(expanded, as_selection("LM", None), K, 0.0, 0.0, is_real)
     keep = jnp.sum(ritz.wanted) + (M - jnp.sum(ritz.wanted)) // 2
     keep = keep + ritz.second[keep].astype(keep.dtype)
-    q = leading_basis(
-        keep,
-        ritz.order,
-        ritz.second,
-        ritz.values,
-        ritz.vectors,
-        expanded.matrix[:M],
-        ritz.triangle,
-        ritz.turn,
-    )
+    q = kept_basis(ritz, expanded.matrix, keep)
     return Cycle(expanded, restart(expanded, q, keep), keep)
 
 
