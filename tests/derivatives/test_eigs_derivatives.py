@@ -151,6 +151,7 @@ class TestBothModes:
         itertools.product([dense, matrix_free], [np.float64, np.complex128]),
     ),
 )
+@pytest.mark.slow
 def test_hessian_vector_products_of_values_and_both_vectors(find, dtype):
     a, e = matrix(40, dtype), random_matrix(1, 40, dtype)
 

@@ -132,6 +132,7 @@ def test_right_and_left_vectors_are_watched_together():
     assert warned(jax.grad(f), a) == 1
 
 
+@pytest.mark.slow
 def test_pairs_found_elsewhere_and_matrix_free_ones_are_watched():
     w, v = np.linalg.eig(np.asarray(A))
     i = [np.argmax(w.imag)]

@@ -294,6 +294,7 @@ class TestWhatCannotBeCut:
         with pytest.raises(RUNTIME, match=r"Of 1\+2j and 1-2j"):
             krylov(a, 1, left=False)
 
+    @pytest.mark.slow
     def test_in_a_batch_it_harms_no_other(self):
         good = random_matrix(3, 4) + jnp.diag(jnp.array([9.0, 0, 0, 0]))
         batch = jnp.stack([good, ROTATION, good * jnp.nan, TIE])

@@ -217,6 +217,7 @@ def test_pairs_of_scipy_are_attached_and_diagnosed():
     np.testing.assert_allclose(told.separation[3], DRUM[1] - DRUM[0], rtol=0.2)
 
 
+@pytest.mark.slow
 def test_of_a_pencil_too():
     a, b = hermitian(8, 2, float), definite(8, 3)
     found = ieig.eigsh(a, 2, mass=b)

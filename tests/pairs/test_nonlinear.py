@@ -153,6 +153,7 @@ def test_an_empty_region():
     assert np.isnan(found.eigenvalues).all()
 
 
+@pytest.mark.slow
 def test_a_double_eigenvalue_in_a_region_has_both_vectors_and_no_derivative():
     base = jnp.diag(jnp.array([0.3, 0.3, 0.6, 2.0]))
 

@@ -317,6 +317,7 @@ class TestDerivatives:
         ],
         ids=["gradient", "gradient, left", "many tangents", "many second derivatives"],
     )
+    @pytest.mark.slow
     def test_one_factorisation_serves_all_derivatives(self, calls, left, what):
         rows, columns = np.nonzero(np.abs(np.subtract.outer(range(N), range(N))) < 6)
 
@@ -330,6 +331,7 @@ class TestDerivatives:
         # A real operator and a real target: never a complex right side.
         assert set(calls["dtypes"]) == {np.dtype(np.float64)}
 
+    @pytest.mark.slow
     def test_a_complex_target_of_a_real_operator_has_real_gradients(self):
         a = matrix(np.float64)
         rows, columns = np.nonzero(np.abs(np.subtract.outer(range(N), range(N))) < 6)

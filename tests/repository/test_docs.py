@@ -42,8 +42,8 @@ def _needs(code):
 
 
 # The longest ones, run with the campaigns.
-SLOW = """CONTRIBUTING coming-from eigenvector-gradient finite-elements gmres hermitian
-linear-solver mass-matrix plot save small-matrices sweep""".split()
+SLOW = """CONTRIBUTING coming-from eigenvector-gradient finite-elements gauges gmres hermitian
+linear-solver many-matrices mass-matrix near-a-target plot save small-matrices sweep""".split()
 
 
 @pytest.mark.parametrize(
