@@ -15,7 +15,6 @@ from ._eigensolver import (
     AbstractEigensolver,
     InvariantBlock,
     nonfinite,
-    ShiftInvert,
     without,
 )
 from ._eigs import solved
@@ -205,9 +204,6 @@ class GivenPairs(AbstractEigensolver):
         step = step * jnp.where(largest > 0, largest, 1)
         shift = jnp.mean(values) + step.astype(values.dtype)
         return shift if jnp.iscomplexobj(self.vectors) else shift.real
-
-    def transformation(self, pencil, shift):
-        return ShiftInvert(0.0).transformation(pencil, shift)
 
 
 def _columns(

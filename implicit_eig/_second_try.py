@@ -28,16 +28,15 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Num, PyTree
 
 from ._ad import linear_map
-from ._eigensolver import InvariantBlock
+from ._eigensolver import InvariantBlock, ShiftInvert
 from ._failure import reported, watched
-from ._krylov import default_start
 from ._operator import Pencil
 from ._problem import Problem, stop
 from ._program import is_compiling, is_plain, Program, value_of, visible
 from ._rule import ImplicitAdjoint, SylvesterSolve
 from ._solution import RESULTS
 from ._spectral import ShiftInverted
-from ._sylvester import AbstractSylvesterSolver, DeflatedGMRES
+from ._sylvester import DeflatedGMRES, Probed
 
 
 _log = logging.getLogger("implicit_eig")
@@ -146,44 +145,17 @@ class FoundPairs(eqx.Module):
         there was one."""
         block, pencil = self.block, stop(problem.pencil)
         if self.sigma is not None:
-            transformation = problem.eigensolver.transformation(pencil, self.sigma)
+            solver = problem.eigensolver.factoriser or ShiftInvert(0.0)
+            transformation = solver.transformation(pencil, self.sigma)
             block = eqx.tree_at(
                 lambda b: b.transformation,
                 block,
                 transformation,
                 is_leaf=lambda x: x is None,
             )
-        solver = _Regular(DeflatedGMRES(max_restarts=_CYCLES))
+        solver = Probed(DeflatedGMRES(max_restarts=_CYCLES))
         solve = eqx.tree_at(lambda s: s.solver, problem.solve, solver)
         return stop(solve).for_block(block)
-
-
-class _Regular(AbstractSylvesterSolver):
-    """`inner`, provided it also solves the system for a random right side.
-
-    A system may be singular to rounding because a copy of a selected eigenvalue was left
-    out. Then there is no derivative; but if a right side happens to have a solution,
-    GMRES finds the least one, and the singularity goes unnoticed.
-    """
-
-    inner: AbstractSylvesterSolver
-
-    def init(self, system, options):
-        made, rtol = self.inner.init(system, options), options["rtol"]
-        basis = system.domain_basis
-        dtype = jnp.result_type(basis, system.matrix)
-        random = default_start(basis.size, dtype).reshape(basis.shape)
-        random = system.project(jnp.where(system.active, random, 0))
-        z = self.inner.compute(made, random)
-        size, right = jnp.linalg.norm(z), jnp.linalg.norm(random)
-        error = jnp.linalg.norm(random - system.mm(z))
-        reached = error <= 10 * rtol * (system.scale * size + right)
-        apart = rtol * system.scale * size <= 0.01 * right
-        return made, reached & apart
-
-    def compute(self, state, rhs):
-        made, regular = state
-        return jnp.where(regular, self.inner.compute(made, rhs), jnp.inf)
 
 
 # Takes a problem, a signal, the pairs and options; returns what was found, and a signal.

@@ -10,12 +10,13 @@ from jaxtyping import Array, Inexact, Num
 from .._operator import Pencil, Scaling
 from .._progress_meter import AbstractProgressMeter
 from .._record import quick
-from .._spectral import AbstractSelection, AbstractTransformation
+from .._spectral import AbstractSelection
 from .block import InvariantBlock
 
 
 if TYPE_CHECKING:
     from .krylov_schur import KrylovSchur
+    from .shift_invert import ShiftInvert
 
 
 class AbstractEigensolver(eqx.Module):
@@ -112,12 +113,6 @@ class AbstractEigensolver(eqx.Module):
         del pencil, selection
         return None
 
-    def transformation(
-        self, pencil: Pencil, shift: Num[Array, ""]
-    ) -> AbstractTransformation:
-        """(A − σB)⁻¹B at its target, or at the shift that `shift_beside` gave."""
-        raise NotImplementedError(f"{type(self).__name__} factorises nothing.")
-
     def sharpened(self) -> "AbstractEigensolver":
         """The same solver, but with a block invariant to rounding even if the pairs
         themselves, being close to defective, are less accurate."""
@@ -126,6 +121,11 @@ class AbstractEigensolver(eqx.Module):
     @property
     def krylov(self) -> "KrylovSchur | None":
         """The Krylov–Schur solver it runs, if any: derivatives run it once more."""
+        return None
+
+    @property
+    def factoriser(self) -> "ShiftInvert | None":
+        """The solver that factorises A − σB for it, if any."""
         return None
 
     @property

@@ -116,6 +116,10 @@ class ShiftInvert(AbstractEigensolver):
         return self.inner
 
     @property
+    def factoriser(self):
+        return self
+
+    @property
     def left_is_cheap(self):
         return self.linear_solver is None or factorises(self.linear_solver)
 

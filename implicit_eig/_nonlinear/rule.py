@@ -8,7 +8,6 @@ the bordered system of the pencil T(λ) + μ T′(λ) at its eigenvalue μ = 0.
 import dataclasses
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Complex, Float
@@ -18,9 +17,13 @@ from .._operator import entries, Pencil
 from .._rule import ImplicitAdjoint, solve_bordered, SylvesterSolve
 from .._rule.rule import along
 from .._spectral import Nearest
-from .._sylvester import AbstractSylvesterSolver, Columnwise, DeflatedGMRES
+from .._sylvester import Columnwise, DeflatedGMRES, Probed
 from .newton import inverse_at, norm_at
 from .operator import NonlinearOperator
+
+
+# Beside the eigenvalue the factor leaves little to do, unless the system is singular.
+_CYCLES = 5
 
 
 def nonlinear_root(operator, eigenvalue, vector, signal, *, active, solve):
@@ -72,29 +75,6 @@ def _is_sparse(operator: lx.AbstractLinearOperator) -> bool:
     return not dense and entries(operator) is not None
 
 
-class Probed(AbstractSylvesterSolver):
-    """GMRES, unless the system is singular to within the error of the pair, as it is if
-    the eigenvalue has a second vector. The right side need not show it, but a random one
-    does, as in `Columnwise`."""
-
-    inner: DeflatedGMRES
-    error: Float[Array, ""] | None = None
-
-    def init(self, system, options):
-        random = jax.random.normal(jax.random.key(0), system.domain_basis.shape)
-        random = system.project(random.astype(system.pencil.dtype))
-        probe = dataclasses.replace(self.inner, rtol=1e-3, max_restarts=1)
-        z = probe.solve(system, random, **options)
-        missed = jnp.linalg.norm(random - system.mm(z))
-        missed = jnp.maximum(missed, self.error * jnp.linalg.norm(z))
-        regular = missed <= 0.01 * jnp.linalg.norm(random)
-        return self.inner.init(system, options), regular
-
-    def compute(self, state, rhs):
-        state, regular = state
-        return jnp.where(regular, self.inner.compute(state, rhs), 0)
-
-
 def solver_at(
     operator: NonlinearOperator,
     z: Complex[Array, ""],
@@ -112,7 +92,7 @@ def solver_at(
         solve = eqx.tree_at(
             lambda s: (s.solver, s.preconditioner),
             solve,
-            (Probed(DeflatedGMRES()), beside),
+            (Probed(DeflatedGMRES(max_restarts=_CYCLES)), beside),
             is_leaf=lambda x: x is None,
         )
     norm = norm_at(operator, z)

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Inexact
 
 from .._operator import complex_dtype, Pencil, promises_nothing
 from .._spectral import Inverse
-from .system import AbstractSylvesterSolver, dot, ProjectedSylvester, times
+from .system import AbstractSylvesterSolver, dot, error_of, ProjectedSylvester, times
 
 
 _DIRECT = (lx.LU, lx.QR, lx.SVD, lx.AutoLinearSolver)
@@ -37,9 +37,7 @@ class Columnwise(AbstractSylvesterSolver):
     error: Float[Array, ""] | None = None  # of A; known once the pairs are known
 
     def for_block(self, block):
-        worst = jnp.max(jnp.where(block.active, block.residuals, 0))
-        eps = float(jnp.finfo(worst.dtype).eps)
-        return Columnwise(self.linear_solver, jnp.maximum(eps * block.norm, worst))
+        return Columnwise(self.linear_solver, error_of(block))
 
     def init(self, system, options):
         return system, options, *complex_schur(system.matrix)

@@ -110,6 +110,12 @@ def times(basis: Array, h: Array) -> Array:
     return basis @ h
 
 
+def error_of(block: InvariantBlock) -> Float[Array, ""]:
+    """The size of a change of A that the pairs of a block cannot be told from."""
+    worst = jnp.max(jnp.where(block.active, block.residuals, 0))
+    return jnp.maximum(float(jnp.finfo(worst.dtype).eps) * block.norm, worst)
+
+
 class AbstractSylvesterSolver(eqx.Module):
     """Solves `ProjectedSylvester` systems, all columns in one call.
 
