@@ -12,12 +12,11 @@ from jaxtyping import Array, ArrayLike, Float, Inexact, PyTree
 from ._check import check_integer
 from ._eigensolver import AbstractEigensolver, Dense, KrylovSchur, ShiftInvert
 from ._hermitian import (
-    dense_block,
+    finds_hermitian_pairs,
+    hermitian_block,
     hermitian_part,
     HermitianBlock,
-    krylov_block,
     MinresSolve,
-    shift_invert_block,
     without,
 )
 from ._operator import as_pencil, Pencil, pencil_of_moderate_size, Scaling
@@ -73,7 +72,7 @@ class HermitianProblem:
         if k > pencil.n:
             raise ValueError(f"`k` must be at most the order n = {pencil.n}; got {k}.")
         check_meter(progress_meter)
-        if not isinstance(eigensolver, Dense | KrylovSchur | ShiftInvert | None):
+        if eigensolver is not None and not finds_hermitian_pairs(eigensolver):
             raise TypeError(
                 "`eigensolver` of `eigsh` must be `Dense`, `KrylovSchur` or "
                 f"`ShiftInvert`; got {eigensolver!r}."
@@ -151,18 +150,14 @@ class HermitianProblem:
         pencil, selection, v0, solver, solve = stop(
             (self.pencil, self.selection, self.v0, self.eigensolver, self.solve)
         )
-        if isinstance(solver, Dense):
-            return stop(dense_block(pencil, selection, self.k)), None
-        find = shift_invert_block if isinstance(solver, ShiftInvert) else krylov_block
-        block = find(
-            solver,  # pyright: ignore[reportArgumentType]
-            pencil,
-            selection,
-            self.k,
-            v0=v0,
-            progress_meter=self.progress_meter,
+        meter = self.progress_meter
+        block = stop(
+            hermitian_block(
+                solver, pencil, selection, self.k, v0=v0, progress_meter=meter
+            )
         )
-        block = stop(block)
+        if solver.knows_all:
+            return block, None
         if solve is None:
             residuals = jnp.where(block.active, block.residuals, 0)
             return block, MinresSolve(

@@ -16,7 +16,6 @@ from .pairs import (
 )
 from .rule import hermitian_root as hermitian_root
 from .runs import (
-    dense_block as dense_block,
-    krylov_block as krylov_block,
-    shift_invert_block as shift_invert_block,
+    finds_hermitian_pairs as finds_hermitian_pairs,
+    hermitian_block as hermitian_block,
 )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Bool, Float, Inexact, Int
 
-from .._eigensolver import is_linear, KrylovSchur, ShiftInvert
+from .._eigensolver import AbstractEigensolver, Dense, is_linear, KrylovSchur, ShiftInvert
 from .._krylov import default_start, norm_estimate, random_pair, start_vector
 from .._krylov.lanczos import best_first, lanczos, LanczosResult
 from .._operator import entries, Pencil, SparseOperator
@@ -29,9 +29,40 @@ from .._spectral import (
 from .block import asymmetric, hermitian_part, HermitianBlock, of_extreme_size, without
 
 
-def dense_block(pencil: Pencil, selection: AbstractSelection, k: int) -> HermitianBlock:
+@functools.singledispatch
+def hermitian_block(
+    solver: AbstractEigensolver,
+    pencil: Pencil,
+    selection: AbstractSelection,
+    k: int,
+    *,
+    v0: Inexact[Array, " n"] | None,
+    progress_meter: AbstractProgressMeter,
+) -> HermitianBlock:
+    """The k pairs that `selection` wants, found in the way of `solver`."""
+    del pencil, selection, k, v0, progress_meter
+    raise NotImplementedError(solver)
+
+
+def finds_hermitian_pairs(solver: AbstractEigensolver) -> bool:
+    """Whether `hermitian_block` knows a way of `solver`."""
+    found = hermitian_block.dispatch(type(solver))
+    return found is not hermitian_block.dispatch(object)
+
+
+@hermitian_block.register
+def _(
+    solver: Dense,
+    pencil: Pencil,
+    selection: AbstractSelection,
+    k: int,
+    *,
+    v0: Inexact[Array, " n"] | None,
+    progress_meter: AbstractProgressMeter,
+) -> HermitianBlock:
     """All pairs, by LAPACK's `syevd` or `heevd`; with a mass matrix those of L⁻¹AL⁻ᴴ,
     `B = LLᴴ` (Golub and Van Loan 2013, section 8.7)."""
+    del solver, v0, progress_meter
     pencil, wrong, linear, num_matvecs = _as_matrices(pencil)
     a = pencil.operator.as_matrix()
     b = None if pencil.mass is None else pencil.mass.as_matrix()
@@ -120,7 +151,8 @@ def hermitian_pairs(
     return values + nothing, solve(vectors, adjoint=True) + nothing.astype(a.dtype)
 
 
-def krylov_block(
+@hermitian_block.register
+def _(
     solver: KrylovSchur,
     pencil: Pencil,
     selection: AbstractSelection,
@@ -149,7 +181,8 @@ def krylov_block(
     return without(block, singular, RESULTS.not_definite)
 
 
-def shift_invert_block(
+@hermitian_block.register
+def _(
     solver: ShiftInvert,
     pencil: Pencil,
     selection: AbstractSelection,
