@@ -21,8 +21,11 @@ only, unless `--out` names a file.
   wide make pairs that converge in a few restarts at any n, so all sizes do about the same
   number of products (told are those of the forward run). The gradient is one with respect
   to growth and wind.
-- *eig*, *eig by QR*: as in `dense.py`, by `method="lapack"` and `method="qr"`. While the process has an accelerator the CPU takes the paths meant
-  for one: batches in lockstep, and a general inverse of the vectors.
+- *eigs, kernel*: the same with the kernel of `eig by QR in a kernel` in each restart.
+- *eig*, *eig by QR*: as in `dense.py`, by `method="lapack"` and `method="qr"`; *in a kernel*
+  is the latter with one matrix a program of a GPU, which `IMPLICIT_EIG_KERNELS=on` switches
+  on. While the process has an accelerator the CPU takes the paths meant for one: batches in
+  lockstep, and a general inverse of the vectors.
 """
 
 import argparse
@@ -30,6 +33,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import pathlib
 import time
 from collections.abc import Callable
@@ -40,6 +44,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import implicit_eig as ieig
+from implicit_eig._kernels.library import OPTION
 from implicit_eig._krylov.arnoldi import orthogonalise as krylov_orthogonalise
 from tools.host_work import host_work, table
 
@@ -179,12 +184,37 @@ def eigs_jobs(grid):
     run = functools.partial(modes, grid=grid)
     gradient = jax.value_and_grad(run, has_aux=True)
     n = grid[0] * grid[1]
-    for what, fn in (("forward", run), ("value and gradient", gradient)):
+    ways = ("forward", run), ("value and gradient", gradient)
+    for what, fn in (*ways, ("forward, kernel", with_kernels(run))):
         yield Job(f"eigs {what}", f"n={n}", n, lambda fn=fn: (fn, (parameters(grid),)))
 
 
-def eig_jobs(batch, n, by_qr=False):
-    loss, name = (dense.by_qr, "eig by QR") if by_qr else (dense.ours, "eig")
+def with_kernels(fn):
+    """`fn`, traced with the kernel for GPUs switched on (on CPUs XLA does the same)."""
+
+    @functools.wraps(fn)
+    def traced(*args):
+        before = os.environ.get(OPTION)
+        os.environ[OPTION] = "on"
+        try:
+            return fn(*args)
+        finally:
+            os.environ.pop(OPTION)
+            if before is not None:
+                os.environ[OPTION] = before
+
+    return traced
+
+
+EIGS = {
+    "eig": dense.ours,
+    "eig by QR": dense.by_qr,
+    "eig by QR in a kernel": with_kernels(dense.by_qr),
+}
+
+
+def eig_jobs(batch, n, name="eig"):
+    loss = EIGS[name]
     for what, fn in (("forward", loss), ("value and gradient", jax.value_and_grad(loss))):
         a = functools.partial(dense.matrices, batch, n, "float64")
         # Large matrices and batches of small ones are kinds of their own.
@@ -197,12 +227,14 @@ def stages(tiny):
     """Jobs in two groups: the large ones come when all devices have done the others."""
     if tiny:
         small = [*memory_jobs(500), *sparse_jobs(10), *eig_jobs(3, 4)]
-        small += [*eig_jobs(3, 4, by_qr=True)]
+        small += [*eig_jobs(3, 4, "eig by QR")]
+        small += [*eig_jobs(3, 16, "eig by QR in a kernel")]
         return small, [*eigs_jobs((12, 16))]
     (n, large) = (a * b for a, b in GRIDS)
     small = [*memory_jobs(n), *sparse_jobs(1000), *eig_jobs(4096, 8), *eig_jobs(256, 64)]
     for batch, n in ((65536, 4), (4096, 8), (512, 3), (256, 64)):
-        small += [*eig_jobs(batch, n, by_qr=True)]
+        small += [*eig_jobs(batch, n, "eig by QR")]
+    small += [*eig_jobs(256, 64, "eig by QR in a kernel")]
     small += [*eig_jobs(65536, 4), *eig_jobs(512, 3)]
     small += [*eigs_jobs(GRIDS[0]), *eig_jobs(1, 1024)]
     return small, [*memory_jobs(large), *eigs_jobs(GRIDS[1]), *eig_jobs(1, 4096)]

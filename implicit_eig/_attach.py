@@ -22,6 +22,7 @@ from ._failure import check_throw
 from ._gauge import as_gauge, Gauge
 from ._nonlinear import as_nonlinear
 from ._nonlinear_eigs import attach_nonlinear
+from ._numerics import device_eig
 from ._operator import (
     as_pencil,
     complex_dtype,
@@ -304,7 +305,7 @@ def _newton(
     step = solve_bordered(pencil, basis, matrix, -defect, every, solve)
     basis, t = jnp.linalg.qr(basis + step.outside)
     matrix = jnp.linalg.solve(t.T, (t @ (matrix + step.inside)).T).T
-    w, v = jnp.linalg.eig(matrix)
+    w, _, v = device_eig(matrix)
     moved = jnp.linalg.solve(t.astype(v.dtype) @ coordinates, v)
     nearest = jnp.argmax(jnp.abs(moved), axis=1)
     return basis, matrix, w[nearest], v[:, nearest]

@@ -16,8 +16,9 @@ def show_config() -> None:
 
     The kernels are optional: without them everything is computed by XLA, with the same
     results to rounding. The environment variable `IMPLICIT_EIG_KERNELS` switches them
-    "off", or makes it an error if they cannot be used ("on"). It is read whenever a
-    program is traced. The page "Kernels for CPUs" says more.
+    "off", or makes it an error if they cannot be used ("on"; on a GPU it switches on a
+    kernel for `eig(method="qr")`). It is read whenever a program is traced. The page
+    "Kernels of our own" says more.
 
     ```python
     import implicit_eig as ieig

@@ -16,7 +16,15 @@ import jax
 
 
 # Anything else counts as the host's: a kernel that is not known here shows.
-KERNELS = ("cusolver_", "cublas_", "cu_", "cub_", "__cu", "Sharding")
+KERNELS = (
+    "cusolver_",
+    "cublas_",
+    "cu_",
+    "cub_",
+    "__cu",
+    "__gpu$xla.gpu.triton",
+    "Sharding",
+)
 
 
 class Work(NamedTuple):

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Complex, Inexact, Int
 
 from .._batch import only_if
 from .._kernels import kernel
-from .._numerics import solve
+from .._numerics import device_eig, solve
 from .._operator import of_moderate_size, times_real
 
 
@@ -31,8 +31,9 @@ class SchurForm(NamedTuple):
 @kernel("schur")
 def schur_form(matrix: Inexact[Array, "m m"]) -> SchurForm:
     moderate, size = of_moderate_size(matrix)
-    values, vectors = jnp.linalg.eig(moderate)
-    return SchurForm(times_real(values, size[0]), vectors, matrix, matrix)
+    found = device_eig(moderate)
+    values = times_real(found.values, size[0])
+    return SchurForm(values, found.right, matrix, matrix)
 
 
 @kernel("reorder")

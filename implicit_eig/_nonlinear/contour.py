@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Complex, Float, Int
 
 from .._batch import each
 from .._check import check_integer
-from .._numerics import inv
+from .._numerics import device_eig, inv
 from .._solution import RESULTS
 from .newton import inverse_at, Newton, norm_at
 from .operator import NonlinearOperator
@@ -158,7 +158,7 @@ def _pairs_of_moments(
     both = kept[:, None] & kept[None, :]
     # Eigenvalues that are not kept are moved outside.
     far = 10 * jnp.eye(s.size, dtype=dtype)
-    values, y = jnp.linalg.eig(jnp.where(both, inside, far))
+    values, _, y = device_eig(jnp.where(both, inside, far))
     vectors = u[:n] @ y
     size = jnp.linalg.norm(vectors, axis=0)
     return values, vectors / jnp.where(size > 0, size, 1).astype(dtype)

@@ -2,17 +2,24 @@
 host."""
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Complex, Inexact
 
+from .._kernels import option
 from .hessenberg import balanced
-from .qr_iteration import schur
+from .qr_iteration import Schur, schur
+from .qr_kernel import schur_by_kernel
 from .scaling import largest_part, power_of_two, times_real
 from .triangular import conjugates, duals_of, triangular, vectors_of
 from .turns import square
+
+
+# Orders for which the kernel is worth its launch, and fits into registers.
+LEAST, MOST = 16, 64
 
 
 class Eigensystem(NamedTuple):
@@ -33,9 +40,11 @@ def eig_by_qr(a: Inexact[Array, "*batch n n"]) -> Eigensystem:
 
 @jax.custom_batching.custom_vmap
 def _one_batch(a: Inexact[Array, "b n n"]) -> Eigensystem:
-    return jax.lax.platform_dependent(
-        a, cpu=_in_pieces, default=functools.partial(_eigensystem, each=False)
-    )
+    step_by_step = functools.partial(schur, each=False)
+    ways = {"cpu": _in_pieces, "default": functools.partial(_eigensystem, step_by_step)}
+    if option() == "on" and LEAST <= a.shape[-1] <= MOST:
+        ways["cuda"] = functools.partial(_eigensystem, schur_by_kernel)
+    return jax.lax.platform_dependent(a, **ways)
 
 
 @_one_batch.def_vmap
@@ -54,13 +63,14 @@ def _in_pieces(a: Inexact[Array, "b n n"]) -> Eigensystem:
     size = min(b, max(_PIECE // (2 * n * n * a.dtype.itemsize), 16))
     pieces = -(-b // size)
     a = jnp.pad(a, ((0, pieces * size - b), (0, 0), (0, 0)))
-    out = jax.lax.map(
-        functools.partial(_eigensystem, each=True), a.reshape(pieces, size, n, n)
-    )
+    find = functools.partial(_eigensystem, functools.partial(schur, each=True))
+    out = jax.lax.map(find, a.reshape(pieces, size, n, n))
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:b], out)
 
 
-def _eigensystem(a: Inexact[Array, "b n n"], *, each: bool) -> Eigensystem:
+def _eigensystem(
+    schur: Callable[[Inexact[Array, "n n b"]], Schur], a: Inexact[Array, "b n n"]
+) -> Eigensystem:
     """The batch axis is first outside this function, last inside."""
     a = jnp.moveaxis(a, 0, -1)
     largest = jnp.max(largest_part(a), axis=(0, 1), initial=0)
@@ -68,7 +78,7 @@ def _eigensystem(a: Inexact[Array, "b n n"], *, each: bool) -> Eigensystem:
     size = power_of_two(jnp.where(finite, largest, 1))
     a = jnp.where(finite, times_real(a, 1 / size), 0)
     a, scale = balanced(a)
-    found = schur(a, each)
+    found = schur(a)
     system = triangular(found.blocks, found.basis, found.cut)
     x = vectors_of(system)
     if not jnp.iscomplexobj(a):

@@ -102,8 +102,10 @@ def _deflated(bands: _Bands, cut: Bool[Array, "k b"]) -> Bool[Array, "k b"]:
     eps = float(jnp.finfo(bands.diagonal.real.dtype).eps)
     least = 16 * (len(cut) + 1) * negligible(bands.diagonal.real.dtype)
     size, below, above = (_size(x) for x in bands)
-    beside = size[:-1] + size[1:]
-    small = below <= eps * jnp.where(beside > 0, beside, 1)
+    beside, padded = size[:-1] + size[1:], jnp.pad(below, ((1, 1), (0, 0)))
+    # A companion matrix has zeros there, and neighbours of any size.
+    beside = jnp.where(beside > 0, beside, padded[:-2] + padded[2:])
+    small = below <= eps * beside
     apart = _size(bands.diagonal[1:] - bands.diagonal[:-1])
     across, along = jnp.maximum(below, above), jnp.maximum(size[1:], apart)
     total = across + along

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float, Inexact
 
+from .._numerics import device_eig
 from .._operator import complex_dtype, Pencil, promises_nothing
 from .._spectral import Inverse
 from .system import AbstractSylvesterSolver, dot, error_of, ProjectedSylvester, times
@@ -110,7 +111,7 @@ def complex_schur(
 
     def by_eig(a):
         # GPUs have no Schur form: the QR of the eigenvectors triangularises too.
-        u = jnp.linalg.qr(jnp.linalg.eig(a)[1])[0]
+        u = jnp.linalg.qr(device_eig(a).right)[0]
         return jnp.triu(u.conj().T @ a @ u), u
 
     def by_lapack(a):

@@ -18,6 +18,7 @@ from jaxtyping import Array, Complex, Inexact
 
 from .._batch import only_if
 from .._eigensolver import InvariantBlock, Spectrum
+from .._numerics import device_eig
 from .columnwise import Columnwise
 from .system import AbstractSylvesterSolver, ProjectedSylvester, times
 
@@ -78,7 +79,7 @@ class _Expansion(eqx.Module):
 
     @classmethod
     def of(cls, spectrum: Spectrum, system: ProjectedSylvester) -> "_Expansion":
-        l, w = jnp.linalg.eig(system.matrix)
+        l, _, w = device_eig(system.matrix)
         selected = spectrum.selected[:, None]
         gap = jnp.where(selected, 1, spectrum.eigenvalues[:, None] - l[None, :])
         return cls(spectrum, jnp.where(selected, 0, 1 / gap), w, jnp.linalg.inv(w))

@@ -1,6 +1,7 @@
 """`method="qr"`: a campaign of matrices in four dtypes, derivatives, and what is left to the
-host in programs lowered for a GPU."""
+host in programs lowered for a GPU. The same for the kernel for GPUs, interpreted."""
 
+import functools
 import itertools
 import re
 
@@ -11,8 +12,9 @@ import pytest
 import scipy.linalg
 
 import implicit_eig as ieig
-from implicit_eig._numerics import eig_by_qr
+from implicit_eig._numerics import batched_eig, eig_by_qr, qr_iteration, qr_kernel
 from implicit_eig._numerics.qr_iteration import schur
+from implicit_eig._numerics.qr_kernel import schur_by_kernel
 from tools.host_work import host_work
 
 from ..oracles import (
@@ -94,15 +96,26 @@ def moderate(a, *others):
     return [x / size.reshape(-1, *[1] * (x.ndim - 1)) for x in wide]
 
 
+interpreted = functools.partial(schur_by_kernel, interpret=True)
+by_kernel = functools.partial(batched_eig._eigensystem, interpreted)
 SIZES = [(n, dtype) for n in (1, 2, 3, 4, 9, 33, 64) for dtype in DTYPES]
 QUICK = [(n, dtype) for n in (2, 3, 9) for dtype in DTYPES] + [(33, np.float64)]
 
 
 @pytest.mark.parametrize("n, dtype", slow_but(QUICK, SIZES))
 def test_campaign(n, dtype):
+    check_campaign(eig_by_qr, n, dtype)
+
+
+@pytest.mark.parametrize("n, dtype", slow_but([(9, t) for t in DTYPES], SIZES))
+def test_campaign_of_the_kernel(n, dtype):
+    check_campaign(by_kernel, n, dtype)
+
+
+def check_campaign(find, n, dtype):
     found = campaign(n, dtype)
     names, given = list(found), jnp.asarray(np.stack(list(found.values())))
-    w, v, u = jax.jit(eig_by_qr)(given)
+    w, v, u = jax.jit(find)(given)
     assert w.dtype == v.dtype == u.dtype == np.result_type(dtype, np.complex64)
     eps = np.finfo(dtype).eps
     a, values = moderate(given, w)
@@ -131,11 +144,12 @@ def test_campaign(n, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_member_without_an_answer_leaves_the_others_alone(dtype):
+@pytest.mark.parametrize("find", [eig_by_qr, by_kernel], ids=["XLA", "kernel"])
+def test_a_member_without_an_answer_leaves_the_others_alone(find, dtype):
     n = 9
     a = random_matrix(0, n, dtype, (5,))
     bad = a.at[1, 0, n - 1].set(jnp.nan).at[3, n - 1, 0].set(jnp.inf)
-    found, alone = jax.jit(eig_by_qr)(bad), jax.jit(eig_by_qr)(a)
+    found, alone = jax.jit(find)(bad), jax.jit(find)(a)
     for x, y in zip(found, alone, strict=True):
         assert np.all(np.isnan(x[jnp.asarray([1, 3])].real)) and np.all(
             np.isnan(x[1].imag)
@@ -144,20 +158,18 @@ def test_a_member_without_an_answer_leaves_the_others_alone(dtype):
             assert np.array_equal(x[i], y[i])
 
 
-def test_what_does_not_converge_is_nan(monkeypatch):
-    from implicit_eig._numerics import qr_iteration
-
+@pytest.mark.parametrize("find", [eig_by_qr, by_kernel], ids=["XLA", "kernel"])
+def test_what_does_not_converge_is_nan(find, monkeypatch):
     # Of an order of its own: JAX keeps traces.
     a = jnp.stack([random_matrix(0, 7), jnp.diag(jnp.arange(7.0))])
-    monkeypatch.setattr(qr_iteration, "SWEEPS", 0.1)
-    w, v, u = eig_by_qr(a)
+    for module in (qr_iteration, qr_kernel):
+        monkeypatch.setattr(module, "SWEEPS", 0.1)
+    w, v, u = find(a)
     assert all(np.all(np.isnan(x[0])) for x in (w, v, u))
     assert np.array_equal(w[1], np.arange(7.0)) and np.all(np.isfinite(v[1]))
 
 
 def test_what_a_batch_is_cut_into_does_not_matter(monkeypatch):
-    from implicit_eig._numerics import batched_eig
-
     a = random_matrix(1, 4, batch=(37,))
     whole = eig_by_qr(a)
     monkeypatch.setattr(batched_eig, "_PIECE", 1)
@@ -270,6 +282,23 @@ def test_nothing_leaves_the_device(gradient, dtype):
     assert not re.findall(r"custom_call @?\"?(\w+)", exported.mlir_module())
     found = host_work(fn, a)
     assert {work.what for work in found} <= {"predicate"}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_with_the_kernel_the_sweeps_are_one_launch(dtype, monkeypatch):
+    """It is lowered to Triton here; whether a GPU runs it, a GPU must tell."""
+    monkeypatch.setenv("IMPLICIT_EIG_KERNELS", "on")
+    of_order = lambda n: jax.ShapeDtypeStruct((5, n, n), dtype)
+    found = host_work(eig_by_qr, of_order(16))
+    assert {work.what for work in found} == {"predicate"}
+    loops = sum(times for work, times in found.items() if work.loops)
+    assert loops == 4  # balancing, Hessenberg form, vectors, duals
+    lowered = jax.jit(eig_by_qr).trace(of_order(64)).lower(lowering_platforms=("cuda",))
+    assert lowered.as_text().count("xla.gpu.triton") == 1
+    # Few launches save nothing; and on CPUs there is no such kernel.
+    for n, platform in ((15, "cuda"), (65, "cuda"), (16, "cpu")):
+        lowered = jax.jit(eig_by_qr).trace(of_order(n))
+        assert "triton" not in lowered.lower(lowering_platforms=(platform,)).as_text()
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.complex128])

@@ -2,18 +2,25 @@
 that measures there, on the CPU."""
 
 import collections
+import importlib
 import json
 import types
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import lineax as lx
+import numpy as np
 import pytest
+import scipy.linalg
 from jax._src.lax import linalg
 from jax.interpreters import mlir
 
 import implicit_eig as ieig
 from benchmarks import gpu
 from tools.host_work import host_work, Work
+
+from ..oracles import matched, relative
 
 
 CALLBACK, EIG = "xla_ffi_python_gpu_callback", "cuhybrid_eig_real"
@@ -71,35 +78,75 @@ def calls(fn):
     return made, in_branch
 
 
-def test_a_restart_calls_the_host_for_one_small_eig():
-    made, in_branch = calls(growth)
-    # Loop 1 is that of the restarts. Nothing calls back.
-    assert made == {(EIG, 1): 1}
-    assert not in_branch
-
-
-def test_so_does_one_of_the_adjoint_run():
-    made, in_branch = calls(jax.value_and_grad(growth))
-    # The adjoint's restarts stand in the loop of its refinement.
-    assert made == {(EIG, 1): 1, (EIG, 2): 1}
-    assert not in_branch
-
-
-def test_with_a_recent_cusolver_nothing_is_left_to_the_host(monkeypatch):
-    version = types.SimpleNamespace(cusolver_get_version=lambda: 11701)
-    monkeypatch.setattr(linalg, "cuda_versions", version)
+@pytest.mark.parametrize("kernels", ["auto", "on"])
+def test_neither_the_run_nor_that_of_the_adjoint_leaves_the_device(kernels, monkeypatch):
+    monkeypatch.setenv("IMPLICIT_EIG_KERNELS", kernels)
     made, in_branch = calls(jax.value_and_grad(growth))
     assert not made and not in_branch
 
 
-def test_dense_vectors_from_the_left_are_the_hosts(monkeypatch):
+def test_nor_does_a_small_matrix_a_larger_one_does(monkeypatch):
     version = types.SimpleNamespace(cusolver_get_version=lambda: 11701)
     monkeypatch.setattr(linalg, "cuda_versions", version)
-    a = jax.ShapeDtypeStruct((4, 4), jnp.float64)
-    left_to_host = {w.what: times for w, times in host_work(ieig.eig, a).items()}
-    assert EIG not in left_to_host
-    found = host_work(lambda a: ieig.eigs(a, 2).eigenvalues, a)
-    assert found[Work(EIG, 0, False)] == 1
+    for n, times in ((4, 0), (64, 0), (65, 1)):
+        a = jax.ShapeDtypeStruct((n, n), jnp.float64)
+        left_to_host = {w.what: times for w, times in host_work(ieig.eig, a).items()}
+        assert EIG not in left_to_host
+        # cuSOLVER has no left vectors.
+        found = host_work(lambda a: ieig.eigs(a, 2).eigenvalues, a)
+        assert found[Work(EIG, 0, False)] == times
+
+
+@pytest.fixture
+def as_on_accelerators(monkeypatch):
+    """Small eigenproblems are solved on the CPU as they are on accelerators."""
+
+    def device_eig(a, *, left=False):
+        values, *vectors = module._on_accelerators(a, left=left)
+        return (
+            module.Eig(values, *vectors) if left else module.Eig(values, None, *vectors)
+        )
+
+    module = importlib.import_module("implicit_eig._numerics.device_eig")
+    monkeypatch.setenv("IMPLICIT_EIG_KERNELS", "off")
+    users = "_krylov.schur", "_eigensolver.dense", "_sylvester.columnwise"
+    for user in users:
+        used = importlib.import_module(f"implicit_eig.{user}")
+        monkeypatch.setattr(used, "device_eig", device_eig)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.complex64])
+@pytest.mark.parametrize("solver", [ieig.KrylovSchur(krylov_dim=14), ieig.Dense()])
+def test_pairs_and_gradients_by_the_qr_iteration(as_on_accelerators, solver, dtype):
+    n = 60
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(n, n)) / n**0.5 + np.diag(np.linspace(0, 3, n))
+    if np.issubdtype(dtype, np.complexfloating):
+        a = a + 1j * rng.normal(size=(n, n)) / n**0.5
+    a = jnp.asarray(a, dtype)
+    kwargs = {"eigensolver": solver, "left": True}
+    operator = lx.MatrixLinearOperator(a)
+
+    def loss(operator):
+        s = ieig.eigs(operator, 3, "LR", **kwargs)
+        weight = jnp.linspace(0.0, 1.0, n)[:, None].astype(s.residuals.dtype)
+        of_vectors = jnp.sum(jnp.abs(s.eigenvectors) ** 2 * weight)
+        return jnp.sum(s.eigenvalues.real) + of_vectors, s
+
+    (_, s), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(operator)
+    w = scipy.linalg.eigvals(np.asarray(a, complex))
+    order = np.argsort(-w.real)[:3]
+    tolerance = 1e-9 if dtype == np.float64 else 1e-3
+    assert relative(s.eigenvalues[matched(s.eigenvalues, w[order])], w[order]) < tolerance
+
+    def by_jax(a):
+        w, v = ieig.eig(a)
+        best = jnp.argsort(-w.real)[:3]
+        weight = jnp.linspace(0.0, 1.0, n)[:, None].astype(w.real.dtype)
+        return jnp.sum(w.real[best]) + jnp.sum(jnp.abs(v[:, best]) ** 2 * weight)
+
+    exact = jax.grad(by_jax)(a.astype(np.result_type(dtype, np.float64)))
+    assert relative(gradient.matrix, exact) < 100 * tolerance
 
 
 @pytest.mark.slow
