@@ -23,6 +23,7 @@ from ._eigensolver import (
 )
 from ._operator import (
     as_pencil,
+    check_axes,
     Domain,
     entries,
     Pencil,
@@ -300,6 +301,7 @@ def check_start(v0: Any, pencil: Pencil) -> Inexact[Array, " n"] | None:
         return None
     domain = pencil.domain
     check_vector(v0, domain, "`v0`")
+    check_axes("v0", v0)
     leaves, treedef = jtu.tree_flatten(v0)
     if pencil.is_real and any(jnp.iscomplexobj(leaf) for leaf in leaves):
         raise TypeError("`v0` is complex, but the operator is real.")

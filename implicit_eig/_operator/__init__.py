@@ -5,6 +5,7 @@ from .coerce import (
     as_matrix as as_matrix,
     as_operator as as_operator,
     as_pencil as as_pencil,
+    check_axes as check_axes,
 )
 from .counting import CountingOperator as CountingOperator
 from .entries import entries as entries, together as together

@@ -65,6 +65,7 @@ def as_operator(
                 f"{matrix.shape}. Use `jax.vmap` for batches."
             )
         return lx.MatrixLinearOperator(matrix)
+    check_axes(name, result)
     _check_square(result, name)
     return result
 
@@ -87,7 +88,24 @@ def as_matrix(a: Any, name: str = "operator") -> Inexact[Array, "*batch n n"]:
     if jnp.issubdtype(a.dtype, jnp.integer) or a.dtype == jnp.bool_:
         a = a.astype(jnp.result_type(float))
     _check_dtype(a.dtype, name)
+    check_axes(name, a)
     return a
+
+
+def check_axes(name: str, tree: PyTree) -> None:
+    """Refuses arrays sharded over axes of type `Explicit`, of which JAX wants to know how
+    each result is sharded."""
+    for leaf in jtu.tree_leaves(tree):
+        if not isinstance(leaf, jax.Array):
+            continue
+        sharding = jax.typeof(leaf).sharding
+        if any(axes is not None for axes in sharding.spec):
+            raise ValueError(
+                f"`{name}` has an array sharded over mesh axes of type `Explicit`: "
+                f"{sharding.spec}. Make the mesh with `axis_types=("
+                "jax.sharding.AxisType.Auto,)`, or wrap the call in "
+                "`jax.sharding.auto_axes(..., out_sharding=...)`."
+            )
 
 
 def _check_dtype(dtype: Any, name: str) -> None:
@@ -161,6 +179,7 @@ def _from_callable(
             dtype = jnp.result_type(float)
         return jax.ShapeDtypeStruct(x.shape, dtype)
 
+    check_axes("like", like)
     structure = jtu.tree_map(leaf, like)
     try:
         traced = TracedFunction.of(fn, structure)

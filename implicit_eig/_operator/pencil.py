@@ -18,6 +18,7 @@ from jaxtyping import Array, DTypeLike, Inexact, PyTree
 
 from .._record import record
 from .sparse import SparseOperator
+from .structure import transposed
 
 
 def complex_dtype(dtype: DTypeLike) -> np.dtype:
@@ -119,8 +120,8 @@ class Pencil:
         return self.mm(y) - self.mass_mm(y) @ l
 
     def transpose(self) -> "Pencil":
-        mass = None if self.mass is None else self.mass.transpose()
-        return Pencil(self.operator.transpose(), mass)
+        mass = None if self.mass is None else transposed(self.mass)
+        return Pencil(transposed(self.operator), mass)
 
     def adjoint_mm(self, x: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
         """Aᴴ X, by the transpose, which every lineax operator has."""

@@ -75,3 +75,36 @@ class _Conjugate(lx.AbstractLinearOperator):
 
 promises_nothing(_Conjugate)
 lx.conj.register(_Conjugate)(lambda operator: operator.operator)
+
+
+def transposed(operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
+    """Aᵀ, of which the transpose is A itself."""
+    function = isinstance(operator, lx.FunctionLinearOperator)
+    if function and not lx.is_symmetric(operator):
+        return _Transposed(operator)
+    return operator.transpose()
+
+
+class _Transposed(lx.AbstractLinearOperator):
+    """A function transposed. What JAX makes of a function by transposing it twice takes
+    longer to trace, and may gather a sharded vector where the function does not."""
+
+    operator: lx.FunctionLinearOperator
+
+    def mv(self, vector: Any) -> Any:
+        return self.operator.transpose().mv(vector)
+
+    def as_matrix(self) -> Any:
+        return self.operator.as_matrix().T
+
+    def transpose(self) -> lx.FunctionLinearOperator:
+        return self.operator
+
+    def in_structure(self) -> Any:
+        return self.operator.out_structure()
+
+    def out_structure(self) -> Any:
+        return self.operator.in_structure()
+
+
+promises_nothing(_Transposed)

@@ -8,7 +8,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 import implicit_eig as ieig
 
@@ -38,9 +38,15 @@ def hermitian(rates, start, **kwargs):
     return ieig.eigsh(mv, K, "LA", like=rates, v0=start, **kwargs)
 
 
+def from_the_left(rates, start, **kwargs):
+    return solution(rates, start, left=True, **kwargs)
+
+
 def loss(solution, rates, start, weights):
     found = solution(rates, start)
     vectors = weights @ found.eigenvectors
+    if found.left_eigenvectors is not None:
+        vectors = vectors + weights @ found.left_eigenvectors
     return jnp.sum(jnp.abs(found.eigenvalues) ** 2 + vectors.real), found
 
 
@@ -77,8 +83,10 @@ def main(mode, *rest):
     sharded = [
         jax.make_array_from_callback((N,), along, lambda i, x=x: x[i]) for x in vectors
     ]
-    for problem in (solution, hermitian):
+    for problem in (solution, hermitian, from_the_left):
         check(problem, vectors, sharded)
+    if mode == "devices":
+        check_explicit_axes()
 
 
 def check(solution, vectors, sharded):
@@ -102,6 +110,32 @@ def check(solution, vectors, sharded):
     # Errors come by a callback of one number; without them there is none.
     silent = jax.jit(lambda r, v: solution(r, v, throw=False)).lower(*sharded[:2])
     assert "callback" not in silent.as_text()
+
+
+def check_explicit_axes():
+    """They are refused by name, and the advice in the message works."""
+    mesh = jax.make_mesh((jax.device_count(),), ("n",), axis_types=(AxisType.Explicit,))
+    along = NamedSharding(mesh, PartitionSpec("n"))
+    rates, start = (jax.device_put(x, along) for x in (RATES, START))
+    a = jax.device_put(jnp.ones((jax.device_count(), 3, 3)) + jnp.eye(3), along)
+    plain = jnp.asarray(RATES)
+    calls = {
+        "like": lambda: solution(rates, None),
+        "operator": lambda: ieig.eigs(lambda v: rates * v, like=plain),
+        "v0": lambda: solution(plain, start),
+        "a": lambda: ieig.eig(a),
+    }
+    with jax.set_mesh(mesh):
+        for name, call in calls.items():
+            try:
+                call()
+            except ValueError as error:
+                assert f"`{name}` has an array sharded" in str(error), error
+                assert "P('n'" in str(error) and "auto_axes" in str(error)
+            else:
+                raise AssertionError(name)
+        values = jax.sharding.auto_axes(ieig.eigvals, out_sharding=PartitionSpec("n"))
+        assert np.allclose(np.sort(np.asarray(values(a)).real), [1, 1, 4])
 
 
 if __name__ == "__main__":

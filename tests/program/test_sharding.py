@@ -15,7 +15,9 @@ SCRIPT = pathlib.Path(__file__).with_name("sharded.py")
 def start(devices, *args):
     # Compiled without much optimisation, like the other tests.
     flags = f"--xla_force_host_platform_device_count={devices} "
-    flags += "--xla_backend_optimization_level=0"
+    flags += "--xla_backend_optimization_level=0 "
+    # Gloo needs collectives in one order in all processes; XLA lets independent ones race.
+    flags += "--xla_cpu_enable_concurrency_optimized_scheduler=false"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     return subprocess.Popen(
         [sys.executable, str(SCRIPT), *args],
