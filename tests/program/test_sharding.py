@@ -6,7 +6,12 @@ import socket
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
+
+from benchmarks import many_devices
+from tools.spmd_cost import costs
 
 
 SCRIPT = pathlib.Path(__file__).with_name("sharded.py")
@@ -48,3 +53,67 @@ def test_two_processes_agree_with_one():
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     ended_well(*(start(1, "process", str(index), str(port)) for index in range(2)))
+
+
+def by_depth(nests):
+    """What moves anything: by the run, and the depth of the loop in it."""
+    loops = []
+    for nest in nests:
+        if nest["collectives"] or nest["traffic"]:
+            outermost = nest["nest"][:1]
+            loops += [] if outermost in loops else [outermost]
+            collectives = {
+                (name, size): times for name, size, times in nest["collectives"]
+            }
+            place = loops.index(outermost), len(nest["nest"])
+            yield place, (collectives, round(nest["traffic"]), round(nest["operations"]))
+
+
+# Ratchet: of the program itself, and of the loops of the two runs; the second one, of the
+# adjoint, stands in one of refinement. A halo is a row of the grid, of 96 numbers.
+HALOS, SUM = {("collective-permute", 96): 2}, {("all-reduce", 1): 1}
+GRADIENT = {
+    (1, 1): ({}, 126, 888),
+    (1, 2): (HALOS | SUM, 14, 25),
+    (1, 3): (SUM | {("all-reduce", 21): 1}, 50, 87),
+    (2, 2): ({}, 126, 889),
+    (2, 3): (HALOS | SUM | {("all-reduce", 7): 3}, 100, 153),
+    (2, 4): (SUM | {("all-reduce", 21): 1, ("all-reduce", 7): 1}, 73, 117),
+}
+
+
+@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.slow), 8])
+def test_what_a_step_costs_each_device(devices):
+    """The page on many devices says so."""
+    counts = many_devices.in_a_process(devices)
+    found = dict(by_depth(counts["value and gradient"]))
+    assert {place: found[place] for place in GRADIENT} == GRADIENT
+    assert found.keys() - GRADIENT.keys() == {(0, 0), (2, 1)}
+    of_values = dict(by_depth(counts["forward"]))
+    assert all(of_values[1, depth] == GRADIENT[1, depth] for depth in (1, 2, 3))
+    part = many_devices.ROWS * many_devices.COLUMNS
+    for nests in counts.values():
+        assert not [
+            size
+            for nest in nests
+            for _, size, _ in nest["collectives"]
+            if size >= part // 8
+        ]
+
+
+def test_costs_are_read_off_the_text_of_a_program():
+    n, m = 3000, 5
+
+    def program(a, x):
+        x = jax.lax.fori_loop(0, 4, lambda _, x: a.T @ (a @ x), x)
+        return jax.lax.while_loop(lambda x: jnp.sum(x) < 9, lambda x: a.T @ (a @ x), x)
+
+    a, x = jax.ShapeDtypeStruct((m, n), float), jax.ShapeDtypeStruct((n,), float)
+    found = costs(jax.jit(program).lower(a, x).compile().as_text(), n)
+    (inner,) = (nest for nest in found if nest)
+    for nest, times in (((), 4), (inner, 1)):
+        assert not found[nest].collectives
+        # Two products of 2 m n operations, which read the matrix twice, a vector, and
+        # write one; and what the loop makes of them.
+        assert 4 * m * n * times <= found[nest].operations <= (4 * m + 1) * n * times
+        assert (2 * m + 2) * n * times <= found[nest].traffic <= (2 * m + 8) * n * times
