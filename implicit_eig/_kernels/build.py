@@ -39,6 +39,8 @@ def source_hash() -> str:
 
 def build(folder: pathlib.Path = HERE) -> pathlib.Path:
     """The library, compiled into `folder`."""
+    # The compiler first: without one, a build does not install jaxlib for its headers.
+    compile_it = [*compiler(), *FLAGS]
     library = folder / LIBRARY
     unfinished = library.with_name(f"{LIBRARY}.{os.getpid()}")
     sources = [str(file) for file in SOURCES]
@@ -46,7 +48,7 @@ def build(folder: pathlib.Path = HERE) -> pathlib.Path:
     name = f'-DIMPLICIT_EIG_SOURCE="{source_hash()}"'
     # Not every compiler and C library can select a function by processor.
     for variant in [], ["-DIMPLICIT_EIG_PLAIN"]:
-        command = [*compiler(), *FLAGS, name, *variant, *places]
+        command = [*compile_it, name, *variant, *places]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode == 0:
             unfinished.replace(library)  # atomic: nobody can load half a library

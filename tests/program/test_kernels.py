@@ -618,3 +618,18 @@ def test_wheels_have_kernels_where_there_is_a_compiler(tmp_path, compiler):
     )
     (wheel,) = os.listdir(tmp_path)
     assert ("none-any" in wheel) == bool(compiler)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("build"), reason="no `build` here")
+def test_wheels_that_must_have_kernels_are_not_made_without(tmp_path):
+    environment = os.environ | {"CXX": "no-such-compiler", "IMPLICIT_EIG_KERNELS": "on"}
+    root = pathlib.Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path, root],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.returncode and "no-such-compiler not found" in done.stdout + done.stderr
+    assert not os.listdir(tmp_path)
