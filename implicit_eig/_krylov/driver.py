@@ -18,6 +18,7 @@ from .._spectral import AbstractSelection
 from .arnoldi import expand, KrylovDecomposition, restart
 from .basis import from_rows, norm, scaled, to_rows, vector_of
 from .ritz import kept_basis, leading, nearest_outside, Ritz, ritz_pairs
+from .truncation import Restart, Truncation, varying_share
 
 
 class KrylovResult(NamedTuple):
@@ -51,6 +52,7 @@ class Search:
     confirm: bool = True
     repeated: bool = False
     purify: bool = False
+    truncation: Truncation = varying_share
     progress_meter: AbstractProgressMeter = NoProgressMeter()
 
 
@@ -150,7 +152,8 @@ def _run(
         done = done | ~ritz.finite
         restarts = state.restarts + 1
         last = complete | done | (restarts >= max_restarts)
-        keep = jnp.where(last, needed, kept(krylov_dim, needed, count, state.restarts))
+        due = Restart(krylov_dim, needed, count, state.restarts, ritz.values)
+        keep = jnp.where(last, needed, search.truncation(due))
         keep = keep + ritz.second[jnp.minimum(keep, krylov_dim - 1)].astype(keep.dtype)
         q = kept_basis(ritz, decomposition.matrix, keep)
         coordinates = q[:, :width].conj().T.astype(values.dtype) @ ritz.vectors[:, :width]
@@ -257,17 +260,3 @@ def _settled(
     known = jnp.maximum(size, _APART * jnp.min(apart))
     known = jnp.minimum(known, rtol**-0.5 * size) if repeated else known
     return ritz.residuals[needed] <= jnp.maximum(known, ritz.rounding)
-
-
-def kept(
-    m: int, needed: Int[Array, ""], count: Int[Array, ""], restarts: Int[Array, ""]
-) -> Int[Array, ""]:
-    """How many of m vectors a restart keeps: the wanted ones and a fraction of the rest;
-    more as pairs converge, so that locked vectors do not use up the room for new ones
-    (Stathopoulos, Saad and Wu 1998).
-
-    The fraction varies between 0.4 and 0.73, in steps of the golden ratio: a fixed one
-    may drop the same Ritz values each time, and with them the seed of a wanted pair.
-    """
-    part = 40 + (restarts * 21) % 34
-    return jnp.minimum(needed + part * (m - needed + count) // 100, m - 2)

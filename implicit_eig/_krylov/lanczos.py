@@ -20,8 +20,9 @@ from .._operator import complex_dtype
 from .._spectral import AbstractSelection, BothEnds, order
 from .arnoldi import expand, KrylovDecomposition, restart
 from .basis import from_rows, inner, norm, scaled, to_rows, vector_of
-from .driver import kept, Search
+from .driver import Search
 from .ritz import target_coordinates
+from .truncation import Restart
 
 
 class LanczosResult(NamedTuple):
@@ -117,7 +118,8 @@ def _run(
         done = done | ~ritz.finite
         restarts = state.restarts + 1
         last = complete | done | (restarts >= max_restarts)
-        keep = jnp.where(last, k, kept(m, jnp.asarray(k), count, state.restarts))
+        due = Restart(m, jnp.asarray(k), count, state.restarts, ritz.values)
+        keep = jnp.where(last, k, search.truncation(due))
         worst = jnp.max(ritz.residuals[:k])
         # In a batch, a run that is done goes on cycling with the others.
         ended = state.done | done | (restarts >= max_restarts)

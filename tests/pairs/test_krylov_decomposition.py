@@ -13,11 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
+from benchmarks import restarts
 from implicit_eig._krylov.arnoldi import expand, KrylovDecomposition, restart
 from implicit_eig._krylov.basis import default_start, from_rows, to_rows
 from implicit_eig._krylov.ritz import kept_basis, ritz_pairs
 from implicit_eig._krylov.schur import schur_basis, sharpened
+from implicit_eig._krylov.truncation import Restart
 from implicit_eig._spectral.which import as_selection, order
 
 from ..oracles import slow_but
@@ -135,9 +138,9 @@ def cycle(a, decomposition, start):
 sharpened_once = jax.jit(sharpened)
 
 
-def run(a, restarts):
+def run(a, times):
     decomposition, start = first(a.dtype), jnp.asarray(0)
-    for _ in range(restarts):
+    for _ in range(times):
         last = cycle(a, decomposition, start)
         decomposition, start = last.restarted, last.keep
     return last
@@ -167,11 +170,11 @@ ROUNDING = 200.0
 def test_orthogonality_and_the_krylov_relation_hold_to_rounding(name, dtype):
     a = matrix_of(name, dtype)
     decomposition, start, worst = first(dtype), jnp.asarray(0), {}
-    for restarts in range(1, 51):
+    for number in range(1, 51):
         last = cycle(a, decomposition, start)
         decomposition, start = last.restarted, last.keep
-        if restarts in (1, 3, 10, 50):
-            worst[restarts] = [
+        if number in (1, 3, 10, 50):
+            worst[number] = [
                 *defects(a, last.expanded, M),
                 *defects(a, last.restarted, int(last.keep)),
             ]
@@ -263,3 +266,19 @@ def test_a_cut_beside_a_nearly_defective_cluster_drops_rounding(make, dtype):
                 dropped = np.linalg.norm(rotated[p:, :p], 2)
                 worst = max(worst, dropped / (eps * np.linalg.norm(h, 2)))
     assert worst <= ROUNDING, f"{worst:.1e} eps"
+
+
+@pytest.mark.parametrize("name", restarts.POLICIES)
+def test_policies_keep_the_wanted_vectors_and_leave_room(name):
+    """And any of them finds the pairs."""
+    m = restarts.DIM
+    values = jnp.linspace(2.0, 1.0, m) ** 4
+    for wanted in (1, 6, m - 2):
+        for converged in {0, wanted // 2, wanted}:
+            for count in range(40):
+                counts = (jnp.asarray(x) for x in (wanted, converged, count))
+                keep = restarts.POLICIES[name](Restart(m, *counts, values))
+                assert wanted <= keep <= m - 2 and keep.dtype == jnp.asarray(0).dtype
+    a = np.diag(np.arange(100.0)) + np.eye(100, k=1)
+    found = restarts.ours(sp.csr_matrix(a), "LR", name, 1)
+    assert next(iter(found)) > 0
