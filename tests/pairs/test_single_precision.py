@@ -54,7 +54,8 @@ def test_gradients_of_mild_convection_diffusion(p, jitted):
     (value, result), gradient = value_and_grad(jnp.asarray(p, jnp.float32))
     assert value.dtype == gradient.dtype == jnp.float32
     p = jnp.asarray(p, float)
-    assert np.isclose(value, exact(p), rtol=3e-6)
+    # κ of the last one is 64.
+    assert np.isclose(value, exact(p), rtol=1e-5 if p[0] == 3 else 3e-6)
     if p[0] == 3 and np.all(np.isnan(gradient)):
         # κ = 64, and a gap of 2e-4: by the last bits not apart for certain, which is said,
         # or apart and the linear solve misses its tolerance, which plain calls raise.
