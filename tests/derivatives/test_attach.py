@@ -184,7 +184,6 @@ def test_the_order_given_is_kept(polish):
     assert relative(shuffled, straight[shuffle]) < 1e-11
 
 
-@pytest.mark.slow
 def test_of_a_conjugate_pair_one_member_or_both_may_be_given():
     a = bulk(np.float64)
     w, v = from_numpy(a)

@@ -455,7 +455,6 @@ def test_the_rounding_of_a_solve_is_that_of_both_matrices(scale):
     assert np.isnan(jax.grad(share)(a)).all()
 
 
-@pytest.mark.slow
 def test_an_eigenvalue_zero_beside_a_mass_matrix():
     """Heat on an insulated rod, and its stationary mode."""
     n, i = 60, np.arange(60)

@@ -117,8 +117,7 @@ def test_gradients_of_values_take_no_product_beyond_those_of_one_block():
     assert both <= forward + 3
 
 
-@pytest.mark.parametrize("dtype", [float, complex])
-@pytest.mark.slow
+@pytest.mark.parametrize("dtype", slow_but([float], [float, complex]))
 def test_of_a_pencil_the_projector_is_that_of_b(dtype):
     a, b = hermitian(8, 2, dtype), definite(8, 3)
     b = b.astype(a.dtype)

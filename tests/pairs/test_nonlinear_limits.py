@@ -74,7 +74,6 @@ def test_a_defective_eigenvalue_of_sparse_coefficients_has_no_derivative(make, k
     assert ieig.polyeig(parts, k, sigma=-0.9).result == ieig.RESULTS.defective
 
 
-@pytest.mark.slow
 def test_close_eigenvalues_that_are_not_defective_keep_their_derivatives():
     split = 1e-3
     gradient, found = derivative(scalar_double(split), 2, -0.9)
@@ -184,7 +183,6 @@ def test_what_needs_the_transpose_says_so(mode):
     assert "\n" not in str(caught.value).strip().split("---")[0].strip()
 
 
-@pytest.mark.slow
 def test_infinite_eigenvalues_of_sparse_coefficients_are_not_taken_for_large_ones():
     j, masses = np.arange(N), jnp.where(jnp.arange(N) < 4, 1.0, 0.0)
 

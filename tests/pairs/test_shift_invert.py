@@ -310,14 +310,13 @@ class TestDerivatives:
         [
             pytest.param(False, jax.value_and_grad, marks=pytest.mark.slow),
             (True, jax.value_and_grad),
-            (False, many_tangents),
+            pytest.param(False, many_tangents, marks=pytest.mark.slow),
             pytest.param(
                 False, lambda f: many_tangents(jax.grad(f)), marks=pytest.mark.slow
             ),
         ],
         ids=["gradient", "gradient, left", "many tangents", "many second derivatives"],
     )
-    @pytest.mark.slow
     def test_one_factorisation_serves_all_derivatives(self, calls, left, what):
         rows, columns = np.nonzero(np.abs(np.subtract.outer(range(N), range(N))) < 6)
 
@@ -331,7 +330,6 @@ class TestDerivatives:
         # A real operator and a real target: never a complex right side.
         assert set(calls["dtypes"]) == {np.dtype(np.float64)}
 
-    @pytest.mark.slow
     def test_a_complex_target_of_a_real_operator_has_real_gradients(self):
         a = matrix(np.float64)
         rows, columns = np.nonzero(np.abs(np.subtract.outer(range(N), range(N))) < 6)
@@ -363,7 +361,6 @@ class TestDerivatives:
         differences = central_difference(gradient, values, direction, 1e-5)
         assert relative(both(values)[1], differences) < 1e-5
 
-    @pytest.mark.slow
     def test_another_linear_solver_takes_the_factor_as_preconditioner(self):
         """With (A − σ)⁻¹ at hand GMRES needs far fewer steps than the order."""
         rows, columns = np.nonzero(np.abs(np.subtract.outer(range(N), range(N))) < 6)

@@ -573,7 +573,6 @@ class TestSolvesThatFail:
         assert np.all(np.isnan(gradient[0]))
         assert relative(gradient[1], want) < 1e-9
 
-    @pytest.mark.slow
     def test_attach_follows_the_same_rule(self):
         def f(a, throw):
             s = ieig.attach(a, W[:2], V[:, :2], adjoint=self.lazy, throw=throw)
