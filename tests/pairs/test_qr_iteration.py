@@ -143,6 +143,20 @@ def check_campaign(find, n, dtype):
         assert np.all(columns[values.imag == 0].imag == 0)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.complex128])
+@pytest.mark.parametrize(
+    "schur", [lambda a: schur(a, True), interpreted], ids=["XLA", "kernel"]
+)
+def test_deflation_beside_zeros_is_by_the_entries_around(schur, dtype):
+    """Balancing makes some matrices small, and companion matrices have a zero diagonal."""
+    a = 1e-17 * np.roll(np.eye(5), 1, axis=0)
+    found = schur(jnp.asarray(a[:, :, None], dtype))
+    h = np.triu(np.asarray(found.blocks)[..., 0], -1)
+    h[1:, :-1][np.diag(np.asarray(found.cut)[:, 0])] = 0
+    assert found.converged.all()
+    assert np.allclose((np.linalg.eigvals(h) * 1e17) ** 5, 1, atol=1e-12)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("find", [eig_by_qr, by_kernel], ids=["XLA", "kernel"])
 def test_a_member_without_an_answer_leaves_the_others_alone(find, dtype):
