@@ -184,13 +184,15 @@ def eigs_jobs(grid):
     run = functools.partial(modes, grid=grid)
     gradient = jax.value_and_grad(run, has_aux=True)
     n = grid[0] * grid[1]
-    ways = ("forward", run), ("value and gradient", gradient)
-    for what, fn in (*ways, ("forward, kernel", with_kernels(run))):
+    ways = [("forward", run), ("value and gradient", gradient)]
+    if jax.default_backend() == "gpu":
+        ways.append(("forward, kernel", with_kernels(run)))
+    for what, fn in ways:
         yield Job(f"eigs {what}", f"n={n}", n, lambda fn=fn: (fn, (parameters(grid),)))
 
 
 def with_kernels(fn):
-    """`fn`, traced with the kernel for GPUs switched on (on CPUs XLA does the same)."""
+    """`fn`, traced with the kernel for GPUs switched on."""
 
     @functools.wraps(fn)
     def traced(*args):

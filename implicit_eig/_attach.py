@@ -25,6 +25,7 @@ from ._nonlinear_eigs import attach_nonlinear
 from ._numerics import device_eig
 from ._operator import (
     as_pencil,
+    check_axes,
     complex_dtype,
     Domain,
     entries,
@@ -144,6 +145,8 @@ def attach(
             eigenvectors,
         )
     pencil = as_pencil(operator, mass, like)
+    check_axes("eigenvectors", eigenvectors)
+    check_axes("left_eigenvectors", left_eigenvectors)
     vectors = _columns(eigenvectors, pencil.domain, k, "eigenvectors")
     left = None
     if left_eigenvectors is not None:

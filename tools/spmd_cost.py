@@ -2,7 +2,7 @@
 
 `costs` counts, for each nest of loops whose length only the run knows,
 
-- collectives, and the numbers in each of them;
+- collectives, and the numbers in each of them, of one array or of several;
 - on arrays of about the length of a device's part of a vector: the traffic of memory
   (operands and results of each kernel; of slices what they are made of) and the
   operations (products of matrices, sums, elementwise arithmetic), both in numbers.
@@ -115,8 +115,10 @@ class _Reader:
                 for inner in x.called("to_apply", *branches):
                     self._read(inner, nest, times)
             elif x.op in COLLECTIVES:
-                for shape in x.shapes:
-                    cost.collectives[x.op, math.prod(shape)] += times
+                # What is started returns its operand too.
+                sizes = list(map(math.prod, x.shapes))
+                size = max(sizes) if f" {x.op}-start(" in x.text else sum(sizes)
+                cost.collectives[x.op, size] += times
             else:
                 cost.traffic += times * self._traffic(x, block)
                 cost.operations += times * self._operations(x, block)

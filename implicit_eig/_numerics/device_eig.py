@@ -1,5 +1,5 @@
-"""Eigenpairs of general matrices, found where the program runs: by LAPACK on CPUs, and on
-accelerators by a QR iteration in XLA, for which JAX would ask the host."""
+"""Eigenpairs of general matrices, found where the program runs: by LAPACK on CPUs, and by
+a QR iteration in XLA on accelerators, where JAX would ask the host."""
 
 import functools
 from typing import NamedTuple
@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Complex, Inexact
 
-from .batched_eig import eig_by_qr
-from .scaling import times_real
+from .._kernels import option
+from .batched_eig import Finder, in_step, kernel_for, pairs_from_both_sides
 
 
-# Beyond it the launches of the QR iteration take longer than the way to the host.
+# On accelerators, the host is asked beyond it.
 LARGEST = 64
 
 
@@ -26,52 +27,63 @@ class Eig(NamedTuple):
 
 
 def device_eig(a: Inexact[Array, "*batch n n"], *, left: bool = False) -> Eig:
-    """All eigenpairs, left ones too if asked for. No order can be relied on but that
+    """All eigenpairs, left ones too if asked for. The order is arbitrary, except that
     conjugate pairs of real matrices stand side by side, the one with positive imaginary
-    part first. Has no derivatives."""
-    values, *vectors = _eig_p.bind(a, left=left)
+    part first. Has no derivatives.
+
+    With `IMPLICIT_EIG_KERNELS=off` JAX's own `eig` is taken on accelerators too.
+    """
+    find = None
+    if a.shape[-1] <= LARGEST and option() != "off":
+        find = kernel_for(a.shape[-1]) or in_step
+    values, *vectors = _eig_p.bind(a, left=left, find=find)
     return Eig(values, *vectors) if left else Eig(values, None, *vectors)
 
 
-def _by_lapack(a: Array, *, left: bool) -> list[Array]:
+def _by_jax(a: Array, *, left: bool, find: Finder | None) -> list[Array]:
+    del find
     return list(jax.lax.linalg.eig(a, compute_left_eigenvectors=left))
 
 
-def _on_accelerators(a: Array, *, left: bool) -> list[Array]:
-    if a.shape[-1] > LARGEST:
-        return _by_lapack(a, left=left)
-    values, vectors, duals = eig_by_qr(a)
-    if not left:
-        return [values, vectors]
-    dual = duals.conj().swapaxes(-1, -2)
-    left_vectors = times_real(dual, 1 / jnp.linalg.norm(dual, axis=-2, keepdims=True))
-    return [values, left_vectors, vectors]
+def _by_qr(a: Array, *, left: bool, find: Finder | None) -> list[Array]:
+    if find is None:
+        return _by_jax(a, left=left, find=None)
+    n = a.shape[-1]
+    # A program is lowered without the settings under which it was traced.
+    with jax.numpy_rank_promotion("allow"):
+        values, *vectors = pairs_from_both_sides(find, a.reshape(-1, n, n))
+    out = [values, *vectors] if left else [values, vectors[-1]]
+    return [x.reshape(*a.shape[:-2], *x.shape[1:]) for x in out]
 
 
 _eig_p = Primitive("implicit_eig_device_eig")
 _eig_p.multiple_results = True
 
 
-@functools.partial(jax.jit, static_argnames="left")
-def _impl(a: Array, *, left: bool) -> list[Array]:
-    return _eig_p.bind(a, left=left)
+@functools.partial(jax.jit, static_argnames=("left", "find"))
+def _impl(a: Array, *, left: bool, find: Finder | None) -> list[Array]:
+    return _eig_p.bind(a, left=left, find=find)
 
 
-def _abstract(a, *, left: bool):
-    dtype = np.result_type(a.dtype, np.complex64)
-    vectors = jax.core.ShapedArray(a.shape, dtype)
-    return [jax.core.ShapedArray(a.shape[:-1], dtype), *[vectors] * (2 if left else 1)]
+def _abstract(a, *, left: bool, find: Finder | None):
+    del find
+    # What else is known of A, such as the axes of a `shard_map`, is known of them.
+    vectors = a.update(dtype=np.result_type(a.dtype, np.complex64), weak_type=False)
+    spec = PartitionSpec(*a.sharding.spec[:-1])
+    sharding = a.sharding.update(spec=spec)
+    values = vectors.update(shape=a.shape[:-1], sharding=sharding)
+    return [values, *[vectors] * (2 if left else 1)]
 
 
-def _batch(args, axes, *, left: bool):
-    out = _eig_p.bind(jnp.moveaxis(args[0], axes[0], 0), left=left)
+def _batch(args, axes, *, left: bool, find: Finder | None):
+    out = _eig_p.bind(jnp.moveaxis(args[0], axes[0], 0), left=left, find=find)
     return out, [0] * len(out)
 
 
 _eig_p.def_impl(_impl)
 _eig_p.def_abstract_eval(_abstract)
-mlir.register_lowering(_eig_p, mlir.lower_fun(_on_accelerators, multiple_results=True))
-mlir.register_lowering(
-    _eig_p, mlir.lower_fun(_by_lapack, multiple_results=True), platform="cpu"
-)
+_on_accelerators = mlir.lower_fun(_by_qr, multiple_results=True)
+_on_cpus = mlir.lower_fun(_by_jax, multiple_results=True)
+mlir.register_lowering(_eig_p, _on_accelerators)
+mlir.register_lowering(_eig_p, _on_cpus, platform="cpu")
 batching.primitive_batchers[_eig_p] = _batch

@@ -1,5 +1,5 @@
-"""The QR iteration of `qr_iteration` as a kernel for GPUs: one matrix a program, which
-iterates in registers and launches nothing.
+"""The QR iteration of `qr_iteration` as a kernel for GPUs: one instance of the program
+for each matrix, which iterates in registers and launches nothing.
 
 Written in Pallas for Triton, which knows neither complex numbers nor slices, and wants
 lengths that are powers of two: a complex number is a pair of arrays, a row is a sum over
@@ -27,13 +27,12 @@ def schur_by_kernel(a: Inexact[Array, "n n b"], *, interpret: bool = False) -> S
 
     n, _, b = a.shape
     is_complex = jnp.iscomplexobj(a)
-    pad = 0 if is_complex else 1
-    hq = hessenberg(a, pad)
+    hq = hessenberg(a, 0)
     m = max(16, pl.next_power_of_2(n))
     grown = ((0, 0), (0, m - n), (0, m - n))
     parts = [
         jnp.pad(jnp.moveaxis(part, -1, 0), grown)
-        for x in (hq[:n, :n], hq[n + pad :, :n])
+        for x in (hq[:n], hq[n:])
         for part in ([x.real, x.imag] if is_complex else [x])
     ]
     matrix = pl.BlockSpec((None, m, m), lambda i: (i, 0, 0))
@@ -128,7 +127,7 @@ def _moved(x: Array, by: int) -> Array:
     """`y[i] = x[i + by]`, zero if there is none."""
     m = len(x)
     at = _rows(m) == _columns(m) + by
-    return jnp.sum(jnp.where(at, x[:, None], 0), axis=0)
+    return jnp.sum(jnp.where(at, x[:, None], 0), axis=0, dtype=x.dtype)
 
 
 class _Bands(NamedTuple):
@@ -245,10 +244,14 @@ def _reflection(
     there = norm > negligible(dtype) * much
     norm = jnp.where(there, norm, 1)
     first, *rest = (y.map(lambda y: y / norm) for y in x)
-    size = jnp.sqrt(first.square())
-    by = 1 / jnp.where(size > 0, size, 1)
-    phase = first.map(lambda y: y * by)
-    phase = _Number(jnp.where(size > 0, phase.re, 1), phase.im)
+    # Squares of its parts themselves may underflow.
+    part = first.size()
+    seen = part >= float(jnp.finfo(dtype).tiny)
+    by = 1 / jnp.where(seen, part, 1)
+    phase = first.map(lambda y: jnp.where(seen, y * by, 0))
+    by = 1 / jnp.sqrt(jnp.where(seen, phase.square(), 1))
+    phase = phase.map(lambda y: y * by)
+    phase = _Number(jnp.where(seen, phase.re, 1), phase.im)
     v = first + phase, *rest
     g = jnp.where(there, 2 / jnp.where(there, _sum(y.square() for y in v), 1), 0)
     places = (_index(m) == k + i for i in range(len(v)))

@@ -99,6 +99,14 @@ def triangular(
     return Triangular(values, jnp.where(column > row, t, 0), q, conjugation)
 
 
+def adjoint_of(schur: Triangular) -> Triangular:
+    """`Aᴴ = (Q J) (J Tᴴ J) (Q J)ᴴ`, J the reversal: its eigenvalues stand in reverse."""
+    above = schur.above.conj().swapaxes(0, 1)[::-1, ::-1]
+    return schur._replace(
+        values=schur.values[::-1].conj(), above=above, basis=schur.basis[:, ::-1]
+    )
+
+
 def _mixed(
     x: Complex[Array, "n n b"],
     axis: int,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Inexact
 
-from .scaling import times_real
+from .scaling import largest_part, times_real
 
 
 def square(x: Inexact[Array, "*n"]) -> Float[Array, "*n"]:
@@ -46,8 +46,12 @@ def phase_of(x: Inexact[Array, " b"]) -> Inexact[Array, " b"]:
     """x / |x|; 1 for zero."""
     if not jnp.iscomplexobj(x):
         return jnp.where(x < 0, -1, 1).astype(x.dtype)
+    # Squares of the parts themselves may underflow, one of them or both.
+    part = largest_part(x)
+    there = part >= float(jnp.finfo(part.dtype).tiny)
+    x = times_real(x, 1 / jnp.where(there, part, 1))
     size = jnp.sqrt(square(x))
-    return jnp.where(size > 0, times_real(x, 1 / jnp.where(size > 0, size, 1)), 1)
+    return jnp.where(there, times_real(x, 1 / jnp.where(there, size, 1)), 1)
 
 
 def reflector(
@@ -91,8 +95,9 @@ class Rotation(NamedTuple):
     @classmethod
     def of(cls, x: Inexact[Array, "2 b"]) -> "Rotation":
         unit, there = _unit(x)
-        c = jnp.where(there, jnp.sqrt(square(unit[0])), 1)
-        s = phase_of(unit[0]) * unit[1].conj()
+        phase = phase_of(unit[0])
+        c = jnp.where(there, (unit[0] * phase.conj()).real, 1)
+        s = phase * unit[1].conj()
         return cls(c, jnp.where(there, s, 0))
 
     def rows(self, x: Inexact[Array, "2 p b"]) -> Inexact[Array, "2 p b"]:

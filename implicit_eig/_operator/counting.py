@@ -9,7 +9,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array
 
-from .structure import promises_nothing
+from .structure import promises_nothing, transposed
 
 
 class _Tally:
@@ -97,7 +97,7 @@ class CountingOperator(lx.AbstractLinearOperator):
 
     def transpose(self) -> "CountingOperator":
         new = object.__new__(CountingOperator)
-        object.__setattr__(new, "operator", self.operator.transpose())
+        object.__setattr__(new, "operator", transposed(self.operator))
         object.__setattr__(new, "tally", self.tally)
         object.__setattr__(new, "transposed", not self.transposed)
         return new

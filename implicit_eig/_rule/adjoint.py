@@ -218,9 +218,7 @@ class SylvesterSolve:
 
     def whatever(self) -> "SylvesterSolve":
         """The same, but it accepts solutions without a single correct digit."""
-        solver = self.solver
-        if isinstance(solver, Columnwise):
-            solver = Columnwise(solver.linear_solver)
+        solver = self.solver.whatever()
         return dataclasses.replace(self, solver=solver, digits=float("inf"))
 
     def transpose(self) -> "SylvesterSolve":

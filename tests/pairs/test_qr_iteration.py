@@ -85,6 +85,14 @@ def campaign(n, dtype):
     if n > 1:
         roots = np.arange(1, n + 1) / n
         matrices["companion"] = scipy.linalg.companion(np.poly(roots))
+    if n > 2 and np.issubdtype(dtype, np.complexfloating):
+        # The square of one part of an entry underflows, that of the other does not.
+        for factor in (0.5, 1, 2, 4):
+            a = normal(n, n)
+            a[1, 0] = 0
+            a[:, 0] /= np.linalg.norm(a[:, 0])
+            a[1, 0] = factor * np.finfo(real).tiny ** 0.5 * (1.2 + 0.9j)
+            matrices[f"an entry of {a[1, 0]:.0e}"] = a
     return {name: a.astype(dtype) for name, a in matrices.items()}
 
 

@@ -2,6 +2,7 @@
 that measures there, on the CPU."""
 
 import collections
+import functools
 import importlib
 import json
 import types
@@ -18,6 +19,7 @@ from jax.interpreters import mlir
 
 import implicit_eig as ieig
 from benchmarks import gpu
+from implicit_eig._numerics import device_eig
 from tools.host_work import host_work, Work
 
 from ..oracles import matched, relative
@@ -78,11 +80,38 @@ def calls(fn):
     return made, in_branch
 
 
-@pytest.mark.parametrize("kernels", ["auto", "on"])
-def test_neither_the_run_nor_that_of_the_adjoint_leaves_the_device(kernels, monkeypatch):
+@pytest.mark.parametrize("kernels, launches", [("auto", 0), ("on", 2)])
+def test_neither_the_run_nor_that_of_the_adjoint_leaves_the_device(
+    kernels, launches, monkeypatch
+):
     monkeypatch.setenv("IMPLICIT_EIG_KERNELS", kernels)
     made, in_branch = calls(jax.value_and_grad(growth))
     assert not made and not in_branch
+    lowered = jax.jit(jax.value_and_grad(growth)).trace(RATES)
+    text = lowered.lower(lowering_platforms=("cuda",)).as_text()
+    # One in the restarts of each run.
+    assert text.count("xla.gpu.triton") == launches
+
+
+def test_with_kernels_off_the_host_is_asked(monkeypatch):
+    monkeypatch.setenv("IMPLICIT_EIG_KERNELS", "off")
+    made, in_branch = calls(growth)
+    assert made == {(EIG, 1): 1} and not in_branch
+
+
+def test_rank_promotion_may_be_an_error_where_a_program_is_lowered():
+    with jax.numpy_rank_promotion("raise"):
+        assert host_work(growth, RATES)
+        assert host_work(lambda a: ieig.eigs(a, 2).eigenvalues, jnp.eye(4))
+
+
+def test_batches_of_any_size_are_lowered():
+    of_batch = jax.vmap(lambda a: ieig.eigs(a, 2).eigenvalues)
+    (b,) = jax.export.symbolic_shape("b")
+    for batch in (b, 0):
+        a = jax.ShapeDtypeStruct((batch, 4, 4), jnp.float64)
+        made = jax.export.export(jax.jit(of_batch), platforms=["cuda"])(a)
+        assert made.out_avals[0].shape == (batch, 2)
 
 
 def test_nor_does_a_small_matrix_a_larger_one_does(monkeypatch):
@@ -100,19 +129,53 @@ def test_nor_does_a_small_matrix_a_larger_one_does(monkeypatch):
 @pytest.fixture
 def as_on_accelerators(monkeypatch):
     """Small eigenproblems are solved on the CPU as they are on accelerators."""
-
-    def device_eig(a, *, left=False):
-        values, *vectors = module._on_accelerators(a, left=left)
-        return (
-            module.Eig(values, *vectors) if left else module.Eig(values, None, *vectors)
-        )
-
     module = importlib.import_module("implicit_eig._numerics.device_eig")
+    # "off" means that JAX's own `eig` is taken.
+    monkeypatch.setattr(module, "option", lambda: "auto")
     monkeypatch.setenv("IMPLICIT_EIG_KERNELS", "off")
-    users = "_krylov.schur", "_eigensolver.dense", "_sylvester.columnwise"
-    for user in users:
-        used = importlib.import_module(f"implicit_eig.{user}")
-        monkeypatch.setattr(used, "device_eig", device_eig)
+    mlir.register_lowering(module._eig_p, module._on_accelerators, platform="cpu")
+    jax.clear_caches()
+    yield
+    mlir.register_lowering(module._eig_p, module._on_cpus, platform="cpu")
+    jax.clear_caches()
+
+
+TRIANGULAR = np.triu(np.random.default_rng(1).normal(size=(40, 40)))
+GRCAR = sum(np.eye(40, k=k) for k in (0, 1, 2, 3)) - np.eye(40, k=-1)
+REAL = {
+    "triangular": TRIANGULAR,
+    "Grcar": GRCAR,
+    "tied": np.diag([3.0, 3.0, 1.0]) + np.eye(3, k=2),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("factor", [1, 1j], ids=["real", "complex"])
+def test_vectors_from_both_sides_are_as_good_as_lapacks(as_on_accelerators, name, factor):
+    """Rows of the inverse of W are not: their residuals grow with its condition."""
+    a = REAL[name] * factor
+    found = jax.jit(functools.partial(device_eig, left=True))(jnp.asarray(a))
+    w, u, v = map(np.asarray, found)
+    size = np.finfo(float).eps * np.linalg.norm(a, 2)
+    for side, x, values in ((a, v, w), (a.conj().T, u, w.conj())):
+        assert np.linalg.norm(side @ x - x * values, axis=0).max() < 100 * size
+        assert np.allclose(np.linalg.norm(x, axis=0), 1, rtol=1e-14)
+    if factor == 1:
+        first, second = np.flatnonzero(w.imag > 0), np.flatnonzero(w.imag < 0)
+        assert np.array_equal(first + 1, second)
+        for x in (w[None], u, v):
+            assert np.array_equal(x[:, first].conj(), x[:, second])
+            assert np.all(x[:, w.imag == 0].imag == 0)
+
+
+def test_gradients_of_a_triangular_matrix(as_on_accelerators):
+    a = jnp.asarray(TRIANGULAR)
+    best = np.argmax(np.diag(TRIANGULAR))
+    u, v = (np.linalg.eig(x)[1] for x in (TRIANGULAR.T, TRIANGULAR))
+    u = u[:, np.argmin(abs(np.linalg.eigvals(TRIANGULAR.T) - TRIANGULAR[best, best]))]
+    v = v[:, np.argmin(abs(np.linalg.eigvals(TRIANGULAR) - TRIANGULAR[best, best]))]
+    gradient = jax.grad(lambda a: ieig.eigs(a, 1, "LR").eigenvalues[0].real)(a)
+    assert relative(gradient, np.outer(u, v).real / (u @ v).real) < 1e-9
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.complex64])
@@ -136,6 +199,9 @@ def test_pairs_and_gradients_by_the_qr_iteration(as_on_accelerators, solver, dty
     (_, s), gradient = eqx.filter_value_and_grad(loss, has_aux=True)(operator)
     w = scipy.linalg.eigvals(np.asarray(a, complex))
     order = np.argsort(-w.real)[:3]
+    defect = s.left_eigenvectors.conj().T @ a.astype(s.left_eigenvectors.dtype)
+    defect = defect - s.eigenvalues[:, None] * s.left_eigenvectors.conj().T
+    assert np.linalg.norm(defect) < (1e-8 if dtype == np.float64 else 1e-3)
     tolerance = 1e-9 if dtype == np.float64 else 1e-3
     assert relative(s.eigenvalues[matched(s.eigenvalues, w[order])], w[order]) < tolerance
 
