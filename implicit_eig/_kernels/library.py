@@ -16,7 +16,8 @@ _NAMES = "orthogonalise", "project", "rotate", "schur", "reorder"
 
 def option() -> str:
     """What the user wants: "auto", "off", or "on". On CPUs "on" makes it an error if
-    kernels cannot be used; on GPUs it switches the kernel on that is not yet measured."""
+    kernels cannot be used; on accelerators it switches on a kernel that no GPU
+    has run yet, and "off" leaves small eigenproblems to JAX."""
     wanted = os.environ.get(OPTION) or "auto"
     if wanted not in ("auto", "off", "on"):
         raise ValueError(

@@ -5,7 +5,7 @@ P (A Q Y − B Q Y L) = F is
 
     Y = Q Σ_i v_i (u_iᴴ F W / (λ_i − l)) W⁻¹ ,      u_iᴴ B v_i = 1 :
 
-two products with n×n matrices that `geev` has left behind, whereas each factorisation of
+two products with n×n matrices that `Dense` has left behind, whereas each factorisation of
 a shifted matrix costs O(n³). Its accuracy depends on how independent the eigenvectors of
 the rest are, so its residual decides.
 """
