@@ -114,8 +114,7 @@ def _run(
         complete = complete & ((state.searches == 0) | _settled(ritz, k, rtol))
         values = ritz.values[:k]
         same = jnp.abs(values - state.found) <= 1e3 * rtol * jnp.max(jnp.abs(ritz.values))
-        done = complete & (state.searches > 0) & jnp.all(same)
-        done = done | ~ritz.finite
+        done = (complete & (state.searches > 0) & jnp.all(same)) | ~ritz.finite
         restarts = state.restarts + 1
         last = complete | done | (restarts >= max_restarts)
         due = Restart(m, jnp.asarray(k), count, state.restarts, ritz.values)

@@ -2,8 +2,8 @@
 
 The kernels make one Schur form for both, and reorder it (LAPACK's `gees`, `trevc` and
 `trexc`), as SLEPc does. XLA cannot reorder. Without kernels the eigenvectors come from
-`device_eig`, and the basis from their QR factorisation, which Newton's method repairs where
-they are nearly dependent.
+`device_eig`, and the basis from their QR factorisation, which Newton's method repairs
+where they are nearly dependent.
 """
 
 from typing import NamedTuple
