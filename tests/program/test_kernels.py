@@ -580,26 +580,44 @@ def test_the_option_is_checked(monkeypatch):
         found(rates_of("float64"))
 
 
+def compiled_driver(compiler, tmp_path, *flags):
+    """The program that calls every kernel with arrays of exactly the size it may touch."""
+    driver = pathlib.Path(__file__).with_name("kernels_driver.cc")
+    program = tmp_path / "driver"
+    places = [f"-I{build.HERE}", f"-isystem{build.headers()}", driver, "-o", program]
+    command = [*compiler, "-std=c++17", "-fopenmp-simd", *flags, *places]
+    return program, subprocess.run(command, capture_output=True, text=True)
+
+
+def runs_all_cases(*command):
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "cases" in run.stdout
+
+
 @pytest.mark.slow
 def test_sanitizers_find_nothing(tmp_path):
-    """Every loop, with arrays of exactly the size that it may touch."""
     try:
         compiler = build.compiler()
     except build.NotBuilt as reason:
         pytest.skip(str(reason))
-    driver = pathlib.Path(__file__).with_name("kernels_driver.cc")
-    program = tmp_path / "driver"
-    flags = ["-std=c++17", "-O1", "-g", "-fopenmp-simd"]
     checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    places = [f"-I{build.HERE}", f"-isystem{build.headers()}"]
-    command = [*compiler, *flags, *checks, *places, str(driver), "-o", str(program)]
-    made = subprocess.run(command, capture_output=True, text=True)
+    program, made = compiled_driver(compiler, tmp_path, "-O1", "-g", *checks)
     if made.returncode and "san" in made.stderr:
         pytest.skip("this compiler has no sanitizers")
     assert made.returncode == 0, made.stderr
-    run = subprocess.run([program], capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "cases" in run.stdout
+    runs_all_cases(program)
+
+
+@pytest.mark.slow
+def test_all_cases_run_on_an_emulated_arm64(tmp_path):
+    """Debian: `apt-get install g++-aarch64-linux-gnu qemu-user-static`."""
+    tools = "aarch64-linux-gnu-g++", "qemu-aarch64-static"
+    if not all(map(shutil.which, tools)):
+        pytest.skip("no compiler for arm64, or no emulator")
+    program, made = compiled_driver(tools[:1], tmp_path, "-O3", "-static")
+    assert made.returncode == 0, made.stderr
+    runs_all_cases(tools[1], program)
 
 
 @pytest.mark.slow
