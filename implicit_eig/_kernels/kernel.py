@@ -77,8 +77,13 @@ _kernel_p.multiple_results = True
 
 
 @functools.partial(jax.jit, static_argnames="call")
-def _impl(*leaves: Array, call: _Call) -> list[Array]:
+def _compiled(*leaves: Array, call: _Call) -> list[Array]:
     return _kernel_p.bind(*leaves, call=call)
+
+
+def _impl(*leaves: Array, call: _Call) -> list[Array]:
+    with jax.disable_jit(False):
+        return _compiled(*leaves, call=call)
 
 
 def _abstract(*leaves: Any, call: _Call) -> list[Any]:

@@ -61,8 +61,14 @@ _eig_p.multiple_results = True
 
 
 @functools.partial(jax.jit, static_argnames=("left", "find"))
-def _impl(a: Array, *, left: bool, find: Finder | None) -> list[Array]:
+def _compiled(a: Array, *, left: bool, find: Finder | None) -> list[Array]:
     return _eig_p.bind(a, left=left, find=find)
+
+
+def _impl(a: Array, *, left: bool, find: Finder | None) -> list[Array]:
+    # It has to be compiled: only a lowering knows the platform.
+    with jax.disable_jit(False):
+        return _compiled(a, left=left, find=find)
 
 
 def _abstract(a, *, left: bool, find: Finder | None):
