@@ -308,7 +308,7 @@ def _newton(
     step = solve_bordered(pencil, basis, matrix, -defect, every, solve)
     basis, t = jnp.linalg.qr(basis + step.outside)
     matrix = jnp.linalg.solve(t.T, (t @ (matrix + step.inside)).T).T
-    w, _, v = device_eig(matrix)
+    w, v = device_eig(matrix)
     moved = jnp.linalg.solve(t.astype(v.dtype) @ coordinates, v)
     nearest = jnp.argmax(jnp.abs(moved), axis=1)
     return basis, matrix, w[nearest], v[:, nearest]

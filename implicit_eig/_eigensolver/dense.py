@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Complex, Float, Inexact, Int
 
 from .._check import check_flag
 from .._krylov import default_start, leading, nearest_outside, schur_basis
-from .._numerics import device_eig
+from .._numerics import device_eig_from_both_sides
 from .._operator import of_moderate_size, Pencil, SparseOperator, times_real
 from .._program import holds_function
 from .._solution import RESULTS
@@ -65,7 +65,7 @@ class Dense(AbstractEigensolver):
         eye = jnp.eye(pencil.n, dtype=a.dtype)
         finite = jnp.all(jnp.isfinite(a))
         if pencil.mass is None:
-            w, u, v = device_eig(jnp.where(finite, a, eye), left=True)
+            w, u, v = device_eig_from_both_sides(jnp.where(finite, a, eye))
             none = jnp.zeros(pencil.n, bool)
             found = PencilEig(w, u, v, none, jnp.asarray(False))
         else:

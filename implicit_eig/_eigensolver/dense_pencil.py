@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Complex, Inexact
 
-from .._numerics import device_eig
+from .._numerics import device_eig_from_both_sides
 from .._operator import entries_of_matrix, safe_norm, times_real, uneven
 
 
@@ -50,7 +50,7 @@ def _eig_of_even_pencil(a: Inexact[Array, "n n"], b: Inexact[Array, "n n"]) -> P
 
 
 def _of_regular_mass(a: Array, b: Array) -> PencilEig:
-    w, u, v = device_eig(jnp.linalg.solve(b, a), left=True)
+    w, u, v = device_eig_from_both_sides(jnp.linalg.solve(b, a))
     # A left vector z of B⁻¹A from geev gives u = B⁻ᴴz.
     u = jnp.linalg.solve(b.conj().T.astype(u.dtype), u)
     return PencilEig(w, u, v, jnp.zeros(w.shape, bool), jnp.asarray(False))
@@ -75,7 +75,7 @@ def _of_singular_mass(a: Array, b: Array) -> PencilEig:
     c = jnp.linalg.solve(shifted, b)
     basis, inside, rank, rounds = _deflated(c)
 
-    theta, z, y = device_eig(inside, left=True)
+    theta, z, y = device_eig_from_both_sides(inside)
     # Deflated eigenvalues are zero, whatever rounding makes of them.
     place = jnp.argsort(jnp.argsort(-jnp.abs(theta)))
     infinite = place >= rank

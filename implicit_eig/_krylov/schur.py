@@ -31,9 +31,8 @@ class SchurForm(NamedTuple):
 @kernel("schur")
 def schur_form(matrix: Inexact[Array, "m m"]) -> SchurForm:
     moderate, size = of_moderate_size(matrix)
-    found = device_eig(moderate)
-    values = times_real(found.values, size[0])
-    return SchurForm(values, found.right, matrix, matrix)
+    values, vectors = device_eig(moderate)
+    return SchurForm(times_real(values, size[0]), vectors, matrix, matrix)
 
 
 @kernel("reorder")

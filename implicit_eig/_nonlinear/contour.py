@@ -158,7 +158,7 @@ def _pairs_of_moments(
     both = kept[:, None] & kept[None, :]
     # Eigenvalues that are not kept are moved outside.
     far = 10 * jnp.eye(s.size, dtype=dtype)
-    values, _, y = device_eig(jnp.where(both, inside, far))
+    values, y = device_eig(jnp.where(both, inside, far))
     vectors = u[:n] @ y
     size = jnp.linalg.norm(vectors, axis=0)
     return values, vectors / jnp.where(size > 0, size, 1).astype(dtype)

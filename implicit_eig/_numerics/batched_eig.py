@@ -106,9 +106,9 @@ def pairs_from_both_sides(
         right, left = conjugates(system, right), _real_or_paired(system.values, left)
     right = times_real(right.vectors, scale[:, None])
     left = times_real(left, 1 / scale[:, None])
-    values = times_real(system.values, size)
-    out = values, *(_unit_columns(x) for x in (left, right))
-    return _results(out, finite & found.converged)
+    out = times_real(system.values, size), _unit_columns(left), _unit_columns(right)
+    values, left, right = _results(out, finite & found.converged)
+    return values, left, right
 
 
 def _prepared(a: Inexact[Array, "b n n"]):

@@ -2,7 +2,6 @@
 a QR iteration in XLA on accelerators, where JAX would ask the host."""
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,24 +19,34 @@ from .batched_eig import Finder, in_step, kernel_for, pairs_from_both_sides
 LARGEST = 64
 
 
-class Eig(NamedTuple):
-    values: Complex[Array, "*batch n"]
-    left: Complex[Array, "*batch n n"] | None  # unit columns, like those of `right`
-    right: Complex[Array, "*batch n n"]
-
-
-def device_eig(a: Inexact[Array, "*batch n n"], *, left: bool = False) -> Eig:
-    """All eigenpairs, left ones too if asked for. The order is arbitrary, except that
-    conjugate pairs of real matrices stand side by side, the one with positive imaginary
-    part first. Has no derivatives.
+def device_eig(
+    a: Inexact[Array, "*batch n n"],
+) -> tuple[Complex[Array, "*batch n"], Complex[Array, "*batch n n"]]:
+    """All eigenvalues and their vectors, unit columns. The order is arbitrary, except
+    that conjugate pairs of real matrices stand side by side, the one with positive
+    imaginary part first. Has no derivatives.
 
     With `IMPLICIT_EIG_KERNELS=off` JAX's own `eig` is taken on accelerators too.
     """
-    find = None
-    if a.shape[-1] <= LARGEST and option() != "off":
-        find = kernel_for(a.shape[-1]) or in_step
-    values, *vectors = _eig_p.bind(a, left=left, find=find)
-    return Eig(values, *vectors) if left else Eig(values, None, *vectors)
+    values, vectors = _eig_p.bind(a, left=False, find=_finder(a.shape[-1]))
+    return values, vectors
+
+
+def device_eig_from_both_sides(
+    a: Inexact[Array, "*batch n n"],
+) -> tuple[
+    Complex[Array, "*batch n"], Complex[Array, "*batch n n"], Complex[Array, "*batch n n"]
+]:
+    """The same with left vectors, before the right ones."""
+    values, left, right = _eig_p.bind(a, left=True, find=_finder(a.shape[-1]))
+    return values, left, right
+
+
+def _finder(n: int) -> Finder | None:
+    """The QR iteration that accelerators take, unless they take JAX's `eig`."""
+    if n > LARGEST or option() == "off":
+        return None
+    return kernel_for(n) or in_step
 
 
 def _by_jax(a: Array, *, left: bool, find: Finder | None) -> list[Array]:

@@ -7,7 +7,7 @@ a mask, and a turn changes the whole matrix.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -55,10 +55,10 @@ def schur_by_kernel(a: Inexact[Array, "n n b"], *, interpret: bool = False) -> S
 
 
 class _Number(eqx.Module):
-    """Real or complex numbers; the imaginary part of real ones is None."""
+    """Real or complex numbers."""
 
     re: Float[Array, "*n"]
-    im: Float[Array, "*n"] | None
+    im: Any  # None for real ones
 
     def map(self, fn) -> "_Number":
         """`fn` of both parts."""

@@ -114,7 +114,7 @@ def complex_schur(
 
     def by_eig(a):
         # GPUs have no Schur form: the QR of the eigenvectors triangularises too.
-        u = jnp.linalg.qr(device_eig(a).right)[0]
+        u = jnp.linalg.qr(device_eig(a)[1])[0]
         return jnp.triu(u.conj().T @ a @ u), u
 
     def by_lapack(a):

@@ -79,7 +79,7 @@ class _Expansion(eqx.Module):
 
     @classmethod
     def of(cls, spectrum: Spectrum, system: ProjectedSylvester) -> "_Expansion":
-        l, _, w = device_eig(system.matrix)
+        l, w = device_eig(system.matrix)
         selected = spectrum.selected[:, None]
         gap = jnp.where(selected, 1, spectrum.eigenvalues[:, None] - l[None, :])
         return cls(spectrum, jnp.where(selected, 0, 1 / gap), w, jnp.linalg.inv(w))
