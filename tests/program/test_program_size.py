@@ -53,8 +53,8 @@ A = jnp.eye(6)
 # system is kept for further rounds: 2 a solve. Where a pair stands in the Schur form, which
 # kernels reorder: 6 a run. Denormal entries are looked for: 8 a matrix.
 MOST = {
-    "eigs": (of_eigs, RATES, 1795),
-    "gradient of eigs": (jax.grad(of_eigs), RATES, 5383),
+    "eigs": (of_eigs, RATES, 1780),
+    "gradient of eigs": (jax.grad(of_eigs), RATES, 5338),
     "dense": (of_dense, A, 1513),
     "gradient of dense": (jax.grad(of_dense), A, 4012),
     "eig": (of_eig, A, 739),
@@ -69,7 +69,7 @@ def test_programs_do_not_grow(name, monkeypatch):
     assert equations(fn, x) <= most
 
 
-@pytest.mark.parametrize("name, most", [("eigs", 1493), ("gradient of eigs", 4501)])
+@pytest.mark.parametrize("name, most", [("eigs", 1478), ("gradient of eigs", 4456)])
 def test_kernels_make_programs_smaller(name, most):
     if reason := library.reason_against():
         pytest.skip(f"no kernels: {reason}")
