@@ -5,7 +5,7 @@ import platform
 
 import jax
 
-from ._kernels import reason_against
+from ._kernels import option, reason_against
 
 
 _PACKAGES = "jax", "jaxlib", "lineax", "equinox", "numpy", "scipy"
@@ -17,8 +17,8 @@ def show_config() -> None:
     The kernels are optional: without them everything is computed by XLA, with the same
     results to rounding. The environment variable `IMPLICIT_EIG_KERNELS` switches them
     "off", or makes it an error if they cannot be used ("on"; on a GPU it switches on a
-    kernel for `eig(method="qr")`). It is read whenever a program is traced. The page
-    "Kernels of our own" says more.
+    kernel for small matrices). It is read whenever a program is traced. The page "Kernels
+    of our own" says more.
 
     ```python
     import implicit_eig as ieig
@@ -34,7 +34,10 @@ def show_config() -> None:
     print(f"devices      {', '.join(devices)}")
     print(f"64 bits      {'yes' if jax.config.jax_enable_x64 else 'no'}")  # pyright: ignore[reportAttributeAccessIssue]
     reason = reason_against()
-    print(f"kernels      {'yes' if reason is None else f'no: {reason}'}")
+    kernels = "yes" if reason is None else f"no: {reason}"
+    if option() == "on" and jax.default_backend() == "gpu":
+        kernels = "that for small matrices on GPUs"
+    print(f"kernels      {kernels}")
 
 
 def _version(name: str) -> str:

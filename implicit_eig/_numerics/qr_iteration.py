@@ -99,20 +99,34 @@ def schur(a: Inexact[Array, "n n b"], each: bool) -> Schur:
 
 def _deflated(bands: _Bands, cut: Bool[Array, "k b"]) -> Bool[Array, "k b"]:
     """The criterion of Ahues and Tisseur (1997), as in LAPACK's `lahqr`."""
-    eps = float(jnp.finfo(bands.diagonal.real.dtype).eps)
     least = 16 * (len(cut) + 1) * negligible(bands.diagonal.real.dtype)
     size, below, above = (_size(x) for x in bands)
-    beside, padded = size[:-1] + size[1:], jnp.pad(below, ((1, 1), (0, 0)))
-    # A companion matrix has zeros there, and neighbours of any size.
-    beside = jnp.where(beside > 0, beside, padded[:-2] + padded[2:])
-    small = below <= eps * beside
+    padded = jnp.pad(below, ((1, 1), (0, 0)))
     apart = _size(bands.diagonal[1:] - bands.diagonal[:-1])
-    across, along = jnp.maximum(below, above), jnp.maximum(size[1:], apart)
+    around = padded[:-2] + padded[2:]
+    small = small_below(below, above, size[:-1], size[1:], apart, around)
+    return cut | small | (below <= least)
+
+
+def small_below(
+    below: Float[Array, "*k"],
+    above: Float[Array, "*k"],
+    first: Float[Array, "*k"],
+    second: Float[Array, "*k"],
+    apart: Float[Array, "*k"],
+    around: Float[Array, "*k"],
+) -> Bool[Array, "*k"]:
+    """Whether c may be set to zero in the rows `(a b; c d)` of a Hessenberg matrix, by
+    the sizes of c, b, a, d, a − d, and of the subdiagonal entries beside c."""
+    eps = float(jnp.finfo(below.dtype).eps)
+    # A companion matrix has zeros on the diagonal, and neighbours of any size.
+    beside = jnp.where(first + second > 0, first + second, around)
+    across, along = jnp.maximum(below, above), jnp.maximum(second, apart)
     total = across + along
     share = 1 / jnp.where(total > 0, total, 1)
     product = jnp.minimum(below, above) * (across * share)
-    small &= product <= eps * jnp.minimum(size[1:], apart) * (along * share)
-    return cut | small | (below <= least)
+    no_coupling = product <= eps * jnp.minimum(second, apart) * (along * share)
+    return (below <= eps * beside) & no_coupling
 
 
 def _indices(n: int) -> Int[Array, " n"]:
@@ -202,7 +216,24 @@ def _start(
 def _real_begin(bands: _Bands, window: _Window, exceptional: Bool[Array, " b"]):
     """The first column of (H − s)(H − s̄), s and s̄ the eigenvalues of the last two rows;
     if these are real, the one closer to the last entry, twice."""
-    a, b, c, d, before = _last_rows(bands, window)
+    last = _last_rows(bands, window)
+    real, imag = (x / magnifier(last.dtype) for x in double_shift(*last, exceptional))
+    diagonal, below, above = bands
+    vectors = doubly_shifted(
+        diagonal[:-2], above[:-1], below[:-1], diagonal[1:-1], below[1:], real, imag
+    )
+    return _start(_normalised(jnp.stack(vectors)), bands, window)
+
+
+def double_shift(
+    a: Float[Array, "*b"],
+    b: Float[Array, "*b"],
+    c: Float[Array, "*b"],
+    d: Float[Array, "*b"],
+    before: Float[Array, "*b"],
+    exceptional: Bool[Array, "*b"],
+) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
+    """Real and imaginary part of s, from the rows `(a b; c d)` and the entry before c."""
     odd = jnp.abs(c) + jnp.abs(before)
     a, d = (jnp.where(exceptional, 0.75 * odd + d, x) for x in (a, d))
     bc = jnp.where(exceptional, -0.4375 * odd**2, b * c)
@@ -211,17 +242,25 @@ def _real_begin(bands: _Bands, window: _Window, exceptional: Bool[Array, " b"]):
     root = jnp.sqrt(jnp.abs(inside))
     # d − mean is −half: the root of this sign is closer to d.
     real = jnp.where(inside > 0, mean + jnp.where(half > 0, -root, root), mean)
-    imag = jnp.where(inside > 0, 0, root)
-    real, imag = (x / magnifier(d.dtype) for x in (real, imag))
-    diagonal, below, above = bands
-    h, over, under, after = diagonal[:-2], above[:-1], below[:-1], diagonal[1:-1]
+    return real, jnp.where(inside > 0, 0, root)
+
+
+def doubly_shifted(
+    h: Float[Array, "*k"],
+    over: Float[Array, "*k"],
+    under: Float[Array, "*k"],
+    after: Float[Array, "*k"],
+    further: Float[Array, "*k"],
+    real: Float[Array, "*#k"],
+    imag: Float[Array, "*#k"],
+) -> tuple[Float[Array, "*k"], Float[Array, "*k"], Float[Array, "*k"]]:
+    """The first column of (H − s)(H − s̄) up to its size, where H begins with the rows
+    `(h over; under after; 0 further)`."""
     size = jnp.abs(h - real) + imag + jnp.abs(under)
     inverse = 1 / jnp.where(size > 0, size, 1)
     scaled = under * inverse
     first = scaled * over + (h - real) * ((h - real) * inverse) + imag * (imag * inverse)
-    second = scaled * ((h - real) + (after - real))
-    vectors = jnp.stack([first, second, scaled * below[1:]])
-    return _start(_normalised(vectors), bands, window)
+    return first, scaled * ((h - real) + (after - real)), scaled * further
 
 
 def _complex_begin(bands: _Bands, window: _Window, exceptional: Bool[Array, " b"]):

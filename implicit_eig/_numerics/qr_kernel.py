@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Inexact, Int
 
 from .hessenberg import hessenberg
-from .qr_iteration import Schur, SWEEPS
+from .qr_iteration import double_shift, doubly_shifted, Schur, small_below, SWEEPS
 from .turns import magnifier, negligible
 
 
@@ -196,19 +196,11 @@ def _sweep(state: _State, *, n: int) -> _State:
 
 def _deflated(bands: _Bands, cut: Bool[Array, " m"], n: int) -> Bool[Array, " m"]:
     """As in `qr_iteration`."""
-    dtype = bands.diagonal.re.dtype
-    eps, least = float(jnp.finfo(dtype).eps), 16 * n * negligible(dtype)
+    least = 16 * n * negligible(bands.diagonal.re.dtype)
     size, below, above = (x.size() for x in bands)
-    beyond = _moved(size, 1)
-    beside = size + beyond
-    around = _moved(below, -1) + _moved(below, 1)
-    small = below <= eps * jnp.where(beside > 0, beside, around)
     apart = (bands.diagonal.map(lambda x: _moved(x, 1)) - bands.diagonal).size()
-    across, along = jnp.maximum(below, above), jnp.maximum(beyond, apart)
-    total = across + along
-    share = 1 / jnp.where(total > 0, total, 1)
-    product = jnp.minimum(below, above) * (across * share)
-    small &= product <= eps * jnp.minimum(beyond, apart) * (along * share)
+    around = _moved(below, -1) + _moved(below, 1)
+    small = small_below(below, above, size, _moved(size, 1), apart, around)
     return cut | small | (below <= least)
 
 
@@ -272,7 +264,7 @@ def _start(
     low: Int[Array, ""],
     high: Int[Array, ""],
 ) -> Int[Array, ""]:
-    """As in `qr_iteration`. There, `high` if there is no window."""
+    """As in `qr_iteration`; zero if there is no window."""
     head, *rest = (x.size() for x in vectors)
     size, index = bands.diagonal.size(), _index(len(head))
     eps = float(jnp.finfo(size.dtype).eps)
@@ -303,23 +295,11 @@ def _real_begin(
     bands: _Bands, high: Int[Array, ""], exceptional: Bool[Array, ""]
 ) -> tuple[_Number, ...]:
     """As in `qr_iteration`: the first column of (H − s)(H − s̄) for each first row."""
-    a, b, c, d, before, size = (x.re for x in _last_rows(bands, high))
-    odd = jnp.abs(c) + jnp.abs(before)
-    a, d = (jnp.where(exceptional, 0.75 * odd + d, x) for x in (a, d))
-    bc = jnp.where(exceptional, -0.4375 * odd**2, b * c)
-    mean, half = (a + d) / 2, (a - d) / 2
-    inside = half**2 + bc
-    root = jnp.sqrt(jnp.abs(inside))
-    real = jnp.where(inside > 0, mean + jnp.where(half > 0, -root, root), mean) * size
-    imag = jnp.where(inside > 0, 0, root) * size
+    *last, size = (x.re for x in _last_rows(bands, high))
+    real, imag = (x * size for x in double_shift(*last, exceptional))
     h, under, over = (x.re for x in bands)
-    after, further = _moved(h, 1), _moved(under, 1)
-    most = jnp.abs(h - real) + imag + jnp.abs(under)
-    inverse = 1 / jnp.where(most > 0, most, 1)
-    scaled = under * inverse
-    first = scaled * over + (h - real) * ((h - real) * inverse) + imag * (imag * inverse)
-    second = scaled * ((h - real) + (after - real))
-    return _normalised(*(_Number(x, None) for x in (first, second, scaled * further)))
+    vectors = doubly_shifted(h, over, under, _moved(h, 1), _moved(under, 1), real, imag)
+    return _normalised(*(_Number(x, None) for x in vectors))
 
 
 def _complex_begin(

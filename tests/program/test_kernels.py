@@ -574,6 +574,14 @@ def test_other_devices_have_none(switch, monkeypatch):
     assert "'tpu'" in library.reason_against()
 
 
+def test_on_gpus_on_is_another_kernel(switch, monkeypatch, capsys):
+    switch("on")
+    monkeypatch.setattr(library.jax, "default_backend", lambda: "gpu")
+    assert not library.in_use()
+    ieig.show_config()
+    assert "that for small matrices on GPUs" in capsys.readouterr().out
+
+
 def test_the_option_is_checked(monkeypatch):
     monkeypatch.setenv(library.OPTION, "yes")
     with pytest.raises(ValueError, match="auto, off or on; got 'yes'"):
