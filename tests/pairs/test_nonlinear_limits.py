@@ -255,3 +255,17 @@ def test_pairs_of_a_function_that_is_not_holomorphic_have_no_derivatives():
         return ieig.nonlinear_eigs(T, guess=0.9, throw=False).eigenvalues[0].real
 
     assert np.isnan(jax.grad(value)(1.0))
+
+
+def test_how_near_a_pair_is_to_a_singular_system_is_told_too():
+    """Derivatives refuse such a system; `diagnose` is asked for just that number."""
+    n, gap = 60, 1e-13
+    index, values = np.arange(n), np.linspace(2, 50, n)
+    values[:2] = 1, 1 + gap
+
+    def t(z):
+        return ieig.SparseOperator(jnp.asarray(values, complex) - z, index, index, n)
+
+    vector = jnp.zeros((n, 1), complex).at[0].set(1)
+    found = ieig.attach(t, jnp.asarray([1.0 + 0j]), vector, throw=False)
+    assert np.isclose(ieig.diagnose(t, found).separation[0], gap, rtol=0.01)
