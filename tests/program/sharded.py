@@ -124,6 +124,9 @@ def check_explicit_axes():
         "operator": lambda: ieig.eigs(lambda v: rates * v, like=plain),
         "v0": lambda: solution(plain, start),
         "a": lambda: ieig.eig(a),
+        "eigenvectors": lambda: ieig.attach(
+            lambda v: plain * v, jnp.ones(1), start[:, None], like=plain
+        ),
     }
     with jax.set_mesh(mesh):
         for name, call in calls.items():
