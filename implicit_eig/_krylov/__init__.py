@@ -3,9 +3,9 @@ operators, entirely inside one `while_loop`.
 
 From the bottom up: `basis` (vectors, and operations on many of them), `arnoldi` (the
 factorisation: extended step by step, truncated at a restart), `schur` (eigenpairs of a
-small matrix), `ritz` (what is known about the spectrum), `driver` (restarts until
-everything is found). There is no eigensolver here, so that the adjoint solver can use the
-same code.
+small matrix), `ritz` (what is known about the spectrum), `confirmation` (searches for
+what a run may have missed), `driver` (restarts until everything is found). There is no
+eigensolver here, so that the adjoint solver can use the same code.
 """
 
 from .arnoldi import (
@@ -23,10 +23,7 @@ from .basis import (
     start_vector as start_vector,
     to_rows as to_rows,
 )
-from .driver import (
-    krylov_schur as krylov_schur,
-    KrylovResult as KrylovResult,
-    Search as Search,
-)
+from .confirmation import Search as Search
+from .driver import krylov_schur as krylov_schur, KrylovResult as KrylovResult
 from .ritz import leading as leading, nearest_outside as nearest_outside
 from .schur import schur_basis as schur_basis

@@ -1,6 +1,5 @@
 """The driver: restarts until the wanted pairs have converged."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,12 +12,12 @@ from jaxtyping import Array, Bool, Complex, Float, Inexact, Int, PyTree
 
 from .._batch import one_by_one
 from .._operator import complex_dtype
-from .._progress_meter import AbstractProgressMeter, NoProgressMeter
 from .._spectral import AbstractSelection
 from .arnoldi import expand, KrylovDecomposition, restart
 from .basis import from_rows, norm, scaled, to_rows, vector_of
-from .ritz import kept_basis, leading, nearest_outside, Ritz, ritz_pairs
-from .truncation import Restart, Truncation, varying_share
+from .confirmation import Before, compressed, judged, resumed, Search
+from .ritz import kept_basis, leading, nearest_outside, ritz_pairs
+from .truncation import Restart
 
 
 class KrylovResult(NamedTuple):
@@ -42,20 +41,6 @@ class KrylovResult(NamedTuple):
     num_restarts: Int[Array, ""]
 
 
-@dataclasses.dataclass(frozen=True)
-class Search:
-    """How a run searches for k pairs: the part that is fixed at compile time."""
-
-    k: int
-    krylov_dim: int
-    rtol: float
-    confirm: bool = True
-    repeated: bool = False
-    purify: bool = False
-    truncation: Truncation = varying_share
-    progress_meter: AbstractProgressMeter = NoProgressMeter()
-
-
 def krylov_schur(
     mv: Callable[[PyTree[Array]], PyTree[Array]],
     v0: PyTree[Inexact[Array, " _n"]],
@@ -76,11 +61,15 @@ def krylov_schur(
     space grows to full size again from a random vector: pairs to which `v0` was blind,
     because it lay in an invariant subspace, show up and have to converge. As one Krylov
     space holds one vector of each eigenspace, further copies of an eigenvalue are found
-    in the same way. For extreme eigenvalues, the run goes on until the best unwanted pair
-    is well separated from the wanted ones, or converged too: it may be a second copy of
-    one of them, which then has no derivatives. If a copy turned up, another random vector
-    follows to look for a third one, at most k times. With `repeated`, one follows if
-    anything better turned up, and the best unwanted pair must be known more accurately.
+    in the same way. For extreme eigenvalues, the search goes on until the residual of the
+    best pair it found is too small for that to be one of the wanted, which may be a
+    second copy of one of them, and then has no derivatives. Unwanted pairs of which that
+    is known when the search begins are locked for its duration, like the wanted ones:
+    what is left then is further from the rim of the spectrum, and a copy shows up sooner.
+    If something better turns up, these are let go, and the run goes on from it. If it was
+    a copy, another random vector follows to look for a third one, at most k times. With
+    `repeated`, one follows if anything better turned up, and the best unwanted pair must
+    be known more accurately.
 
     `admit` projects onto the invariant subspace to which the run is confined: against
     rounding, and when the run goes on with a random vector after a breakdown.
@@ -98,6 +87,7 @@ class _State(NamedTuple):
     decomposition: KrylovDecomposition
     start: Int[Array, ""]  # how many of its vectors are kept
     anew: Bool[Array, ""]  # whether their residual is dropped
+    before: Before
     restarts: Int[Array, ""]
     matvecs: Int[Array, ""]
     norm: Float[Array, ""]
@@ -107,15 +97,6 @@ class _State(NamedTuple):
     coordinates: Complex[Array, "m m"]
     active: Bool[Array, " m"]
     outside: Complex[Array, " m"]
-    searches: Int[Array, ""]
-    found: Complex[Array, " m"]
-
-
-# The best unwanted pair is taken to be distinct from the wanted ones if its residual is
-# below this multiple of its distance from them. Of 720 runs on operators with every
-# eigenvalue twice, ten missed a copy with 1, four with 0.3, two with 0.1; operators with
-# simple eigenvalues took 3.5% more products with 0.3, 8% with 0.1.
-_APART = 0.3
 
 
 def _run(
@@ -132,40 +113,58 @@ def _run(
     dtype = jtu.tree_leaves(v0)[0].dtype
     is_real = not jnp.issubdtype(dtype, jnp.complexfloating)
     width = k + 1 if is_real else k
-    searching = search.confirm or search.repeated
-    looking_beyond = search.repeated or (search.confirm and selection.is_extreme(is_real))
+    locks = search.locks(selection, is_real)
 
     def cycle(state: _State) -> _State:
+        before = state.before
         # Another random vector in every restart.
         decomposition = expand(
             mv, *state[:3], admit=admit, seed=krylov_dim * state.restarts
         )
-        ritz = ritz_pairs(decomposition, selection, k, rtol, least, is_real)
+        if locks:
+            decomposition = compressed(decomposition, before.locked)
+        ritz = ritz_pairs(
+            decomposition,
+            selection,
+            k,
+            rtol,
+            least,
+            is_real,
+            before.locked if locks else None,
+        )
+        verdict = judged(ritz, before, selection, search, is_real)
         count, needed = jnp.sum(ritz.converged), jnp.sum(ritz.wanted)
-        values = ritz.values[:width]
-        complete = (count == needed) & ritz.finite
-        done = complete & (state.searches > 0) if searching else complete
-        if looking_beyond:
-            settled = _settled(ritz, needed, rtol, search.repeated)
-            complete = complete & ((state.searches == 0) | settled)
-            done = done & settled & ~_moved(ritz, state, search)
-        done = done | ~ritz.finite
+        done = verdict.done | ~ritz.finite
         restarts = state.restarts + 1
-        last = complete | done | (restarts >= max_restarts)
-        due = Restart(krylov_dim, needed, count, state.restarts, ritz.values)
+        last = verdict.complete | done | (restarts >= max_restarts)
+        anew = verdict.complete & ~done
+        held = jnp.maximum(jnp.stack([needed, count]), before.locked)
+        due = Restart(krylov_dim, *held, state.restarts, ritz.values)
         keep = jnp.where(last, needed, search.truncation(due))
+        keep = jnp.where(anew, verdict.lock, keep)
         keep = keep + ritz.second[jnp.minimum(keep, krylov_dim - 1)].astype(keep.dtype)
-        q = kept_basis(ritz, decomposition.matrix, keep)
-        coordinates = q[:, :width].conj().T.astype(values.dtype) @ ritz.vectors[:, :width]
+        q, start = kept_basis(ritz, decomposition.matrix, keep), keep
+        resume = verdict.better & ~last
+        if locks:
+            start = jnp.where(resume, before.wanted, keep)
+            keep = jnp.where(resume, before.wanted + 1, keep)
+            q = jnp.where(resume, resumed(ritz, before.wanted, is_real), q)
         worst = jnp.max(jnp.where(ritz.wanted, ritz.residuals, 0))
         # In a batch, a run that is done goes on cycling with the others.
         ended = state.done | done | (restarts >= max_restarts)
         search.progress_meter.step(restarts, count, needed, worst, ended)
-        index = jnp.arange(krylov_dim)
+        values, complete = ritz.values[:width], verdict.complete
+        coordinates = q[:, :width].conj().T.astype(values.dtype) @ ritz.vectors[:, :width]
         return _State(
             decomposition=restart(decomposition, q, keep),
-            start=keep,
-            anew=complete & ~done if searching else jnp.asarray(False),
+            start=start,
+            anew=anew,
+            before=Before(
+                before.searches + complete.astype(before.searches.dtype),
+                jnp.where(complete, values, before.eigenvalues),
+                jnp.where(complete, needed, before.wanted),
+                jnp.where(anew, keep, jnp.where(resume, 0, before.locked)),
+            ),
             restarts=restarts,
             matvecs=state.matvecs + krylov_dim - state.start,
             norm=jnp.max(jnp.abs(ritz.values)),
@@ -174,9 +173,9 @@ def _run(
             eigenvalues=values,
             coordinates=leading(ritz.converged[:width], coordinates),
             active=ritz.converged[:width],
-            outside=nearest_outside(ritz.values, index, ritz.wanted)[:width],
-            searches=state.searches + complete.astype(state.searches.dtype),
-            found=jnp.where(complete, values, state.found),
+            outside=nearest_outside(ritz.values, jnp.arange(krylov_dim), ritz.wanted)[
+                :width
+            ],
         )
 
     rows = to_rows(v0)
@@ -189,7 +188,7 @@ def _run(
 
 
 def _result(end: _State) -> KrylovResult:
-    width = end.found.size
+    width = end.eigenvalues.size
     basis, matrix = end.decomposition
     return KrylovResult(
         basis=jtu.tree_map(lambda b: from_rows(jnp.moveaxis(b[:width], 1, 0)).T, basis),
@@ -221,6 +220,7 @@ def _first(
         decomposition=KrylovDecomposition(jtu.tree_map(alone, start), matrix),
         start=zero,
         anew=no,
+        before=Before(zero, values, zero, zero),
         restarts=zero,
         matvecs=zero,
         norm=jnp.zeros((), matrix.real.dtype),
@@ -230,33 +230,4 @@ def _first(
         coordinates=jnp.zeros((width, width), values.dtype),
         active=jnp.zeros(width, bool),
         outside=values,
-        searches=zero,
-        found=values,
     )
-
-
-def _moved(ritz: Ritz, state: _State, search: Search) -> Bool[Array, ""]:
-    """Whether this search turned up pairs other than those found before it. Without
-    `repeated`, only copies of an eigenvalue count, and k times at most."""
-    width = state.found.size
-    values, known = ritz.values[:width], ritz.converged[:width]
-    near = 1e3 * search.rtol * jnp.abs(values)
-    moved = jnp.any(known & (jnp.abs(values - state.found) > near))
-    if search.repeated:
-        return moved
-    copies = jnp.abs(values[:, None] - values) <= near
-    # For operators far from normal, every search may turn up another one.
-    return moved & (jnp.sum(copies) > width) & (state.searches <= search.k)
-
-
-def _settled(
-    ritz: Ritz, needed: Int[Array, ""], rtol: float, repeated: bool
-) -> Bool[Array, ""]:
-    """Whether the best unwanted pair is well separated from the wanted ones, or converged
-    too; with `repeated`, it must also be accurate enough to rule out a better one."""
-    beyond = ritz.values[needed]
-    apart = jnp.where(ritz.wanted, jnp.abs(ritz.values - beyond), jnp.inf)
-    size = rtol * jnp.abs(beyond)
-    known = jnp.maximum(size, _APART * jnp.min(apart))
-    known = jnp.minimum(known, rtol**-0.5 * size) if repeated else known
-    return ritz.residuals[needed] <= jnp.maximum(known, ritz.rounding)

@@ -20,7 +20,7 @@ from .._operator import complex_dtype
 from .._spectral import AbstractSelection, BothEnds, order
 from .arnoldi import expand, KrylovDecomposition, restart
 from .basis import from_rows, inner, norm, scaled, to_rows, vector_of
-from .driver import Search
+from .confirmation import Search
 from .ritz import target_coordinates
 from .truncation import Restart
 

@@ -15,7 +15,8 @@ from .schur import leading_basis, schur_form
 
 
 class Ritz(NamedTuple):
-    """The Ritz pairs of a decomposition; wanted ones first, of these converged ones."""
+    """The Ritz pairs of a decomposition: wanted ones first, of these converged ones, of
+    these the locked ones; then the other locked ones."""
 
     values: Complex[Array, " m"]
     vectors: Complex[Array, "m m"]
@@ -23,6 +24,7 @@ class Ritz(NamedTuple):
     residuals: Float[Array, " m"]
     wanted: Bool[Array, " m"]
     converged: Bool[Array, " m"]
+    locked: Bool[Array, " m"]
     rounding: Float[Array, ""]
     finite: Bool[Array, ""]
     # The Schur form of the projected matrix, and where in it they are.
@@ -38,7 +40,9 @@ def ritz_pairs(
     rtol: float,
     least: Float[Array, ""],
     is_real: bool,
+    locked: Int[Array, ""] | None = None,
 ) -> Ritz:
+    """`locked` vectors come first, and no others are coupled to them."""
     basis, matrix = decomposition
     m = matrix.shape[1]
     eps = jnp.finfo(matrix.dtype).eps
@@ -56,31 +60,41 @@ def ritz_pairs(
     # Unconverged pairs are ranked as if they had converged.
     accuracy = jnp.clip(residuals, rounding, enough)
     found = order(selection, values, overlaps, is_real, accuracy)
-    perm, second = found.permutation, found.second
-    values, vectors = values[perm], vectors[:, perm]
-    residuals, enough = residuals[perm], enough[perm]
+    best, second = found.permutation, found.second
     index = jnp.arange(m)
     wanted = (index < k) | ((index == k) & second)
-    converged = wanted & (residuals <= enough) & finite
+    converged = wanted & picked(residuals <= enough, best) & finite
     # Both members of a conjugate pair or neither, despite rounding.
     partner = jnp.where(second, index - 1, index)
     paired = jnp.concatenate([second[1:], jnp.zeros(1, bool)])
     partner = jnp.where(paired, index + 1, partner)
-    converged = converged & converged[partner]
-    front = jnp.lexsort((index, ~converged, ~wanted))
+    converged = converged & picked(converged, partner)
+    held, ranks = jnp.zeros(m, bool), (index, ~converged, ~wanted)
+    if locked is not None:
+        # An eigenvector has no part in the other block.
+        held = jnp.linalg.norm(jnp.where(index < locked, vectors.T, 0), axis=1) > 0.5
+        ranks = index, ~picked(held, best), ~converged, ~wanted
+    front = jnp.lexsort(ranks)
+    place = picked(best, front)
     return Ritz(
-        values[front],
-        vectors[:, front],
-        second[front],
-        residuals[front],
-        wanted[front],
-        converged[front],
-        rounding,
-        finite,
-        perm[front],
-        form.triangle,
-        form.turn,
+        values=picked(values, place),
+        vectors=picked(vectors, place),
+        second=picked(second, front),
+        residuals=picked(residuals, place),
+        wanted=index < jnp.sum(wanted),
+        converged=index < jnp.sum(converged),
+        locked=picked(held, place),
+        rounding=rounding,
+        finite=finite,
+        order=place,
+        triangle=form.triangle,
+        turn=form.turn,
     )
+
+
+def picked(x: Array, index: Int[Array, " m"]) -> Array:
+    """x[..., index], for indices that are known to be there."""
+    return x.at[..., index].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
 def kept_basis(

@@ -28,5 +28,6 @@ from .which import (
     Overlap as Overlap,
     rescaled_shift as rescaled_shift,
     Shifted as Shifted,
+    surely_worse as surely_worse,
     Which as Which,
 )

@@ -428,6 +428,19 @@ def order(
     return Order(permutation, jnp.concatenate([jnp.zeros(1, bool), second]))
 
 
+def surely_worse(
+    selection: AbstractSelection,
+    eigenvalues: Complex[Array, " m"],
+    wanted: Bool[Array, " m"],
+    is_real: bool,
+    accuracy: Float[Array, " m"],
+) -> Bool[Array, " m"]:
+    """Which eigenvalues have smaller keys than all `wanted` ones, as far as their
+    `accuracy` tells. (A selection with a target has no such order.)"""
+    lowest, highest = _intervals(selection, eigenvalues, None, is_real, accuracy)
+    return highest < jnp.min(jnp.where(wanted, lowest, jnp.inf))
+
+
 def _intervals(
     selection: AbstractSelection,
     eigenvalues: Complex[Array, " m"],

@@ -1,0 +1,148 @@
+"""How a run makes sure of the pairs it found: by searches from random vectors."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Complex, Inexact, Int
+
+from .._progress_meter import AbstractProgressMeter, NoProgressMeter
+from .._spectral import AbstractSelection, surely_worse
+from .arnoldi import KrylovDecomposition
+from .ritz import Ritz
+from .truncation import Truncation, varying_share
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """How a run searches for k pairs: the part that is fixed at compile time."""
+
+    k: int
+    krylov_dim: int
+    rtol: float
+    confirm: bool = True
+    repeated: bool = False
+    purify: bool = False
+    truncation: Truncation = varying_share
+    progress_meter: AbstractProgressMeter = NoProgressMeter()
+
+    def locks(self, selection: AbstractSelection, is_real: bool) -> bool:
+        """Whether vectors are locked while the run searches for copies."""
+        return self.confirm and not self.repeated and selection.is_extreme(is_real)
+
+
+class Before(NamedTuple):
+    """What was found before a search; zeros before the first one."""
+
+    searches: Int[Array, ""]
+    eigenvalues: Complex[Array, " m"]
+    # The first vectors of the decomposition: those of wanted pairs, and all that are
+    # locked; 0 if no search is on.
+    wanted: Int[Array, ""]
+    locked: Int[Array, ""]
+
+
+class Verdict(NamedTuple):
+    """What the Ritz pairs of a cycle mean for the run."""
+
+    complete: Bool[Array, ""]  # the wanted pairs have converged, and a search has ended
+    done: Bool[Array, ""]  # and no other one is due
+    better: Bool[Array, ""]  # a search found a pair that is wanted
+    lock: Int[Array, ""]  # how many vectors the next search locks
+
+
+def judged(
+    ritz: Ritz,
+    before: Before,
+    selection: AbstractSelection,
+    search: Search,
+    is_real: bool,
+) -> Verdict:
+    needed, no = jnp.sum(ritz.wanted), jnp.asarray(False)
+    complete = (jnp.sum(ritz.converged) == needed) & ritz.finite
+    if not (search.confirm or search.repeated):
+        return Verdict(complete, complete, no, needed)
+    first, better, lock = before.searches == 0, no, needed
+    if search.locks(selection, is_real):
+        known = _known_to_be_worse(ritz, selection, search.rtol, is_real)
+        better = (before.locked > 0) & jnp.any(ritz.wanted & ~ritz.locked)
+        settled = (known > jnp.maximum(needed, before.locked)) & ~better
+        # Half of the room is left for new vectors.
+        lock = jnp.minimum(known, jax.lax.div(ritz.values.size + needed - 1, 2))
+        # A search that found something better has unlocked all. For operators far from
+        # normal, every one may find another copy.
+        moved = (before.locked == 0) & (before.searches <= search.k)
+        values = ritz.values[: before.eigenvalues.size]
+        moved = moved & _has_copies(values, search.rtol)
+    elif search.repeated:
+        settled = _settled(ritz, needed, search.rtol)
+        moved = _moved(ritz, before.eigenvalues, search.rtol)
+    else:
+        return Verdict(complete, complete & ~first, no, needed)
+    complete = complete & (first | settled)
+    return Verdict(complete, complete & ~first & ~moved, better, lock)
+
+
+def _known_to_be_worse(
+    ritz: Ritz, selection: AbstractSelection, rtol: float, is_real: bool
+) -> Int[Array, ""]:
+    """The first Ritz pair, behind the wanted ones, that may stand for an eigenvalue that
+    is wanted, to judge by its residual."""
+    m = ritz.values.size
+    worse = surely_worse(selection, ritz.values, ritz.wanted, is_real, ritz.residuals)
+    enough = jnp.maximum(rtol * jnp.abs(ritz.values), ritz.rounding)
+    known = ritz.wanted | worse | (ritz.residuals <= enough)
+    return jnp.min(jnp.where(known, m, jnp.arange(m)))
+
+
+def _has_copies(values: Complex[Array, " m"], rtol: float) -> Bool[Array, ""]:
+    apart = jnp.abs(values[:, None] - values)
+    return jnp.sum(apart <= _NEAR * rtol * jnp.abs(values)) > values.size
+
+
+# Multiple of the tolerance up to which Ritz values are taken for copies of another.
+_NEAR = 1e3
+# With `repeated`, the best unwanted pair is taken to be distinct from the wanted ones if
+# its residual is below this multiple of its distance from them.
+_APART = 0.3
+
+
+def _settled(ritz: Ritz, needed: Int[Array, ""], rtol: float) -> Bool[Array, ""]:
+    """Whether the best unwanted pair has converged, or is well separated from the wanted
+    ones, and accurate enough to rule out a better one."""
+    beyond = ritz.values[needed]
+    apart = jnp.where(ritz.wanted, jnp.abs(ritz.values - beyond), jnp.inf)
+    size = rtol * jnp.abs(beyond)
+    known = jnp.minimum(jnp.maximum(size, _APART * jnp.min(apart)), rtol**-0.5 * size)
+    return ritz.residuals[needed] <= jnp.maximum(known, ritz.rounding)
+
+
+def _moved(ritz: Ritz, before: Complex[Array, " m"], rtol: float) -> Bool[Array, ""]:
+    """Whether a search turned up pairs other than those found before it."""
+    values, known = ritz.values[: before.size], ritz.converged[: before.size]
+    return jnp.any(known & (jnp.abs(values - before) > _NEAR * rtol * jnp.abs(values)))
+
+
+def compressed(
+    decomposition: KrylovDecomposition, locked: Int[Array, ""]
+) -> KrylovDecomposition:
+    """The decomposition of `P A P`, P the projector onto the complement of the `locked`
+    vectors, beside these: without the coupling to them."""
+    basis, matrix = decomposition
+    row, column = (
+        jax.lax.broadcasted_iota(locked.dtype, matrix.shape, i) for i in (0, 1)
+    )
+    coupled = (row < locked) & (column >= locked)
+    return KrylovDecomposition(basis, matrix * ~coupled)
+
+
+def resumed(ritz: Ritz, wanted: Int[Array, ""], is_real: bool) -> Inexact[Array, "m m"]:
+    """The first columns of Q that keep the `wanted` vectors found before a search, and
+    after them the sum of what it found."""
+    found = ritz.vectors @ (ritz.wanted & ~ritz.locked).astype(ritz.vectors.dtype)
+    found = found.real if is_real else found
+    tiny = jnp.finfo(found.dtype).tiny
+    found = found / jnp.maximum(jnp.linalg.norm(found), tiny).astype(found.dtype)
+    eye = jnp.eye(found.size, dtype=found.dtype)
+    return jnp.where(jnp.arange(found.size) == wanted, found[:, None], eye)
