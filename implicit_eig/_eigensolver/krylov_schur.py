@@ -1,12 +1,12 @@
 """The Krylov–Schur eigensolver that users hold, built on the runs of `_krylov`."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import equinox as eqx
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Inexact, Int
+from jaxtyping import Array, Bool, Inexact, Int
 
 from .._check import check_flag, check_integer, check_real
 from .._krylov import (
@@ -229,6 +229,7 @@ class KrylovSchur(AbstractEigensolver):
         start: Inexact[Array, " n"],
         limit: Int[Array, ""] | int,
         progress_meter: AbstractProgressMeter = NoProgressMeter(),
+        stop: Callable[[Array, Array], Bool[Array, ""]] | None = None,
     ) -> KrylovResult:
         """Runs at most `limit` restarts with products by the transformation."""
         n = transformation.pencil.n
@@ -238,6 +239,7 @@ class KrylovSchur(AbstractEigensolver):
             transformation.selection(selection),
             self.search(n, k, start.dtype, progress_meter),
             max_restarts=limit,
+            stop=stop,
         )
 
     def search(

@@ -159,7 +159,7 @@ class ShiftInvert(AbstractEigensolver):
         nudge = nudge / jnp.where(mass_norm > 0, mass_norm, 1)
         nudge = jnp.where(norm > 0, nudge, 1)
 
-        def attempt(shift: Array):
+        def attempt(shift: Array, guess: Array, last: Bool[Array, ""]):
             transformation = self.transformation(pencil, shift)
             inverse = transformation.inverse
             size = norm + jnp.abs(shift) * mass_norm
@@ -167,23 +167,31 @@ class ShiftInvert(AbstractEigensolver):
             _, singular = inverse.is_singular(random, size)
             # A NaN in the pencil is left for the run to report.
             singular = singular & jnp.isfinite(size)
-            start = start_vector(v0, n, dtype)
+            start = start_vector(guess, n, dtype)
             if pencil.mass is not None:
                 # In the range of C, with no component along infinite eigenvalues.
                 start = transformation.mv(start)
 
             # Not a `cond`: everything its branches hold would be batched too.
             limit = jnp.where(singular, 0, self.inner.limit(n))
-            found = find(transformation, selection, k, start, limit, progress_meter)
+            found = find(
+                transformation,
+                selection,
+                k,
+                start,
+                limit,
+                progress_meter,
+                stop=lambda *theta: ~last & _crowd(*theta)[1],
+            )
             return transformation, start, found, singular
 
         def again(state):
             *_, tries, done = state
-            return ~done & (tries < 5)
+            return ~done & (tries < _TRIES)
 
         def move(state):
-            _, shift, solves, tries, _ = state
-            out = attempt(shift)
+            _, shift, guess, solves, tries, _ = state
+            out = attempt(shift, guess, tries == _TRIES - 1)
             *_, found, singular = out
             distance, crowded = _crowd(found.eigenvalues[:k], found.outside[:k])
             # If it lands next to another eigenvalue, it is moved again, elsewhere.
@@ -191,14 +199,18 @@ class ShiftInvert(AbstractEigensolver):
             step = distance / 10 * (-1.3) ** times
             step = jnp.where(singular, nudge * 10**times, step)
             shift = sigma + step.astype(sigma.dtype)
+            # What it found is a start for the next one.
+            guess = jnp.where(singular, guess, jnp.sum(found.basis, axis=1))
             out, done = eqx.filter(out, eqx.is_array), ~(singular | crowded)
-            return out, shift, solves + found.num_matvecs, tries + 1, done
+            return out, shift, guess, solves + found.num_matvecs, tries + 1, done
 
-        shapes, static = eqx.partition(eqx.filter_eval_shape(attempt, sigma), _is_shape)
+        guess = default_start(n, dtype) if v0 is None else v0.astype(dtype)
+        zero, no = jnp.asarray(0), jnp.asarray(False)
+        first = eqx.filter_eval_shape(attempt, sigma, guess, no)
+        shapes, static = eqx.partition(first, _is_shape)
         zeros = jtu.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-        zero = jnp.asarray(0)
-        init = zeros, sigma, zero, zero, jnp.asarray(False)
-        out, _, solves, tries, _ = jax.lax.while_loop(again, move, init)
+        init = zeros, sigma, guess, zero, zero, no
+        out, _, _, solves, tries, _ = jax.lax.while_loop(again, move, init)
         transformation, start, found, singular = eqx.combine(out, static)
         found = found._replace(num_matvecs=solves)
         block = finish(transformation, selection, k, start, found)
@@ -226,6 +238,10 @@ class ShiftInvert(AbstractEigensolver):
         return default_linear_solver(
             operators, "A − σB", "`eigensolver=ShiftInvert(sigma, linear_solver=...)`"
         )
+
+
+# Shifts that are tried, the target first.
+_TRIES = 5
 
 
 def _is_shape(x) -> bool:

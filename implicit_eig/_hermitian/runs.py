@@ -3,6 +3,7 @@ part of it by Lanczos runs."""
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -193,10 +194,7 @@ def _(
 ) -> HermitianBlock:
     """By a Lanczos run of (A − σB)⁻¹B in the inner product of B."""
 
-    def find(transformation, selection, k, start, limit, progress_meter):
-        return _find(
-            solver.inner, transformation, selection, k, start, limit, progress_meter
-        )
+    find = functools.partial(_find, solver.inner)
 
     def finish(transformation, selection, k, start, found):
         return _finish(solver.inner, transformation, selection, k, found)
@@ -213,6 +211,7 @@ def _find(
     start: Inexact[Array, " n"],
     limit: int | Int[Array, ""],
     progress_meter: AbstractProgressMeter,
+    stop: Callable[[Array, Array], Bool[Array, ""]] | None = None,
 ) -> LanczosResult:
     pencil = transformation.pencil
 
@@ -228,6 +227,7 @@ def _find(
         dataclasses.replace(search, purify=purify),
         max_restarts=limit,
         metric=None if pencil.mass is None else metric,
+        stop=stop,
     )
 
 

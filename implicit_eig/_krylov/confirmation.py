@@ -134,7 +134,7 @@ def compressed(
         jax.lax.broadcasted_iota(locked.dtype, matrix.shape, i) for i in (0, 1)
     )
     coupled = (row < locked) & (column >= locked)
-    return KrylovDecomposition(basis, matrix * ~coupled)
+    return KrylovDecomposition(basis, matrix * (~coupled).astype(matrix.dtype))
 
 
 def resumed(ritz: Ritz, wanted: Int[Array, ""], is_real: bool) -> Inexact[Array, "m m"]:
@@ -142,7 +142,7 @@ def resumed(ritz: Ritz, wanted: Int[Array, ""], is_real: bool) -> Inexact[Array,
     after them the sum of what it found."""
     found = ritz.vectors @ (ritz.wanted & ~ritz.locked).astype(ritz.vectors.dtype)
     found = found.real if is_real else found
-    tiny = jnp.finfo(found.dtype).tiny
+    tiny = float(jnp.finfo(found.dtype).tiny)
     found = found / jnp.maximum(jnp.linalg.norm(found), tiny).astype(found.dtype)
     eye = jnp.eye(found.size, dtype=found.dtype)
     return jnp.where(jnp.arange(found.size) == wanted, found[:, None], eye)

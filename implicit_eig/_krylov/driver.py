@@ -50,6 +50,7 @@ def krylov_schur(
     max_restarts: int | Int[Array, ""],
     least: float | Float[Array, ""] = 0.0,
     admit: Callable[[PyTree[Array]], PyTree[Array]] | None = None,
+    stop: Callable[[Array, Array], Bool[Array, ""]] | None = None,
 ) -> KrylovResult:
     """The driver. `v0` fixes the arithmetic, real or complex, and the structure of a
     vector.
@@ -72,15 +73,19 @@ def krylov_schur(
     be known more accurately.
 
     `admit` projects onto the invariant subspace to which the run is confined: against
-    rounding, and when the run goes on with a random vector after a breakdown.
+    rounding, and when the run goes on with a random vector after a breakdown. `stop`,
+    of k wanted Ritz values and as many `outside`, ends a run that is of no use.
     """
     # No closures over arrays, which may be batched.
     mv = eqx.filter_closure_convert(mv, v0)
     admit = None if admit is None else eqx.filter_closure_convert(admit, v0)
+    if stop is not None:
+        theta = jnp.zeros(search.k, complex_dtype(jtu.tree_leaves(v0)[0].dtype))
+        stop = eqx.filter_closure_convert(stop, theta, theta)
     run = functools.partial(_run, search=search)
     real = jtu.tree_leaves(v0)[0].real.dtype
     limits = jnp.asarray(max_restarts), jnp.asarray(least, real)
-    return one_by_one(run, mv, v0, selection, admit, *limits)
+    return one_by_one(run, mv, v0, selection, admit, stop, *limits)
 
 
 class _State(NamedTuple):
@@ -104,6 +109,7 @@ def _run(
     v0: PyTree[Inexact[Array, " _n"]],
     selection: AbstractSelection,
     admit: Callable[[PyTree[Array]], PyTree[Array]] | None,
+    stop: Callable[[Array, Array], Bool[Array, ""]] | None,
     max_restarts: Int[Array, ""],
     least: Float[Array, ""],
     *,
@@ -134,7 +140,11 @@ def _run(
         )
         verdict = judged(ritz, before, selection, search, is_real)
         count, needed = jnp.sum(ritz.converged), jnp.sum(ritz.wanted)
+        values, index = ritz.values[:width], jnp.arange(krylov_dim)
+        outside = nearest_outside(ritz.values, index, ritz.wanted)[:width]
         done = verdict.done | ~ritz.finite
+        if stop is not None:
+            done = done | stop(values[:k], outside[:k])
         restarts = state.restarts + 1
         last = verdict.complete | done | (restarts >= max_restarts)
         anew = verdict.complete & ~done
@@ -153,7 +163,7 @@ def _run(
         # In a batch, a run that is done goes on cycling with the others.
         ended = state.done | done | (restarts >= max_restarts)
         search.progress_meter.step(restarts, count, needed, worst, ended)
-        values, complete = ritz.values[:width], verdict.complete
+        complete = verdict.complete
         coordinates = q[:, :width].conj().T.astype(values.dtype) @ ritz.vectors[:, :width]
         return _State(
             decomposition=restart(decomposition, q, keep),
@@ -173,9 +183,7 @@ def _run(
             eigenvalues=values,
             coordinates=leading(ritz.converged[:width], coordinates),
             active=ritz.converged[:width],
-            outside=nearest_outside(ritz.values, jnp.arange(krylov_dim), ritz.wanted)[
-                :width
-            ],
+            outside=outside,
         )
 
     rows = to_rows(v0)

@@ -75,6 +75,7 @@ def lanczos(
     *,
     max_restarts: int | Int[Array, ""],
     metric: Callable[[Array], Array] | None = None,
+    stop: Callable[[Array, Array], Bool[Array, ""]] | None = None,
 ) -> LanczosResult:
     """The k pairs of an operator that is self-adjoint in ⟨x, B y⟩, B the `metric`.
 
@@ -88,9 +89,12 @@ def lanczos(
     # No closures over arrays, which may be batched.
     mv = eqx.filter_closure_convert(mv, v0)
     metric = None if metric is None else eqx.filter_closure_convert(metric, v0)
+    if stop is not None:
+        theta = jnp.zeros(search.k, complex_dtype(v0.dtype))
+        stop = eqx.filter_closure_convert(stop, theta, theta)
     limit = jnp.asarray(max_restarts)
     run = functools.partial(_run, search=search)
-    return one_by_one(run, mv, v0, selection, metric, limit)
+    return one_by_one(run, mv, v0, selection, metric, stop, limit)
 
 
 def _run(
@@ -98,6 +102,7 @@ def _run(
     v0: Inexact[Array, " n"],
     selection: AbstractSelection,
     metric: Callable[[Array], Array] | None,
+    stop: Callable[[Array, Array], Bool[Array, ""]] | None,
     max_restarts: Int[Array, ""],
     *,
     search: Search,
@@ -115,6 +120,8 @@ def _run(
         values = ritz.values[:k]
         same = jnp.abs(values - state.found) <= 1e3 * rtol * jnp.max(jnp.abs(ritz.values))
         done = (complete & (state.searches > 0) & jnp.all(same)) | ~ritz.finite
+        if stop is not None:
+            done = done | stop(*_both_sides(ritz.values, k, v0.dtype))
         restarts = state.restarts + 1
         last = complete | done | (restarts >= max_restarts)
         due = Restart(m, jnp.asarray(k), count, state.restarts, ritz.values)
@@ -146,14 +153,12 @@ def _run(
         _first(v0, metric, m, k),
     )
     basis, matrix = end.decomposition
-    dtype = complex_dtype(v0.dtype)
-    wanted, others = end.eigenvalues[:k], end.eigenvalues[k:]
-    nearest = jnp.argmin(jnp.abs(wanted[:, None] - others), axis=1)
+    wanted, outside = _both_sides(end.eigenvalues, k, v0.dtype)
     return LanczosResult(
         basis=from_rows(jnp.moveaxis(basis[:k], 1, 0)).T,
-        eigenvalues=wanted.astype(dtype),
+        eigenvalues=wanted,
         active=end.active,
-        outside=others[nearest].astype(dtype),
+        outside=outside,
         norm=jnp.max(jnp.abs(end.eigenvalues)),
         finite=end.finite,
         done=end.done,
@@ -162,6 +167,16 @@ def _run(
         num_matvecs=end.matvecs,
         num_restarts=end.restarts,
     )
+
+
+def _both_sides(
+    values: Float[Array, " m"], k: int, dtype
+) -> tuple[Complex[Array, " k"], Complex[Array, " k"]]:
+    """The wanted Ritz values, and for each the nearest one that is not."""
+    wanted, others = values[:k], values[k:]
+    nearest = jnp.argmin(jnp.abs(wanted[:, None] - others), axis=1)
+    dtype = complex_dtype(dtype)
+    return wanted.astype(dtype), others[nearest].astype(dtype)
 
 
 def _locked(decomposition: KrylovDecomposition, k: Int[Array, ""]) -> KrylovDecomposition:
