@@ -232,12 +232,13 @@ class KrylovSchur(AbstractEigensolver):
         stop: Callable[[Array, Array], Bool[Array, ""]] | None = None,
     ) -> KrylovResult:
         """Runs at most `limit` restarts with products by the transformation."""
-        n = transformation.pencil.n
+        search = self.search(transformation.pencil.n, k, start.dtype, progress_meter)
+        purify = transformation.inverse is not None
         return krylov_schur(
             transformation.mv,
             start,
             transformation.selection(selection),
-            self.search(n, k, start.dtype, progress_meter),
+            dataclasses.replace(search, purify=purify),
             max_restarts=limit,
             stop=stop,
         )

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Complex, Inexact, Int
 
+from .._numerics import solve
 from .._progress_meter import AbstractProgressMeter, NoProgressMeter
 from .._spectral import AbstractSelection, surely_worse
 from .arnoldi import KrylovDecomposition
+from .basis import from_rows, to_rows, vector_of
 from .ritz import Ritz
 from .truncation import Truncation, varying_share
 
@@ -146,3 +148,36 @@ def resumed(ritz: Ritz, wanted: Int[Array, ""], is_real: bool) -> Inexact[Array,
     found = found / jnp.maximum(jnp.linalg.norm(found), tiny).astype(found.dtype)
     eye = jnp.eye(found.size, dtype=found.dtype)
     return jnp.where(jnp.arange(found.size) == wanted, found[:, None], eye)
+
+
+def steps_to_purify(
+    matrix: Inexact[Array, "m1 m"], width: int, start: Int[Array, ""], p: Int[Array, ""]
+) -> Inexact[Array, " width"]:
+    """L⁻ᵀb of the first p vectors, at most `width`, with L their projected matrix and b
+    their coupling to the residual, which stands behind `start` vectors."""
+    first = jnp.arange(width) < p
+    both = first[:, None] & first
+    inside = jnp.where(both, matrix[:width, :width], jnp.eye(width, dtype=matrix.dtype))
+    coupling = jnp.where(first, matrix[start, :width], 0)
+    return solve(inside, coupling[None], left_side=False)[0]
+
+
+def purified(
+    decomposition: KrylovDecomposition,
+    start: Int[Array, ""],
+    p: Int[Array, ""],
+    steps: Inexact[Array, " m"],
+) -> KrylovDecomposition:
+    """The first p vectors, of which the residual x is about to be dropped, after one more
+    product, which costs none: `C V L⁻¹ = V + x stepsᵀ` (Ericsson and Ruhe 1980)."""
+    basis, matrix = decomposition
+    rest = from_rows(vector_of(basis, start))
+    # Where vectors would cease to be orthonormal, it is left to the caller.
+    small = jnp.abs(steps) < float(jnp.finfo(matrix.dtype).eps) ** 0.5
+    steps = jnp.where(small, steps, 0)
+
+    def step(j: Int[Array, ""], basis: Array) -> Array:
+        x = to_rows(from_rows(vector_of(basis, j)) + steps[j] * rest)
+        return jax.lax.dynamic_update_index_in_dim(basis, x, j, 0)
+
+    return KrylovDecomposition(jax.lax.fori_loop(0, p, step, basis), matrix)

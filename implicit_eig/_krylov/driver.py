@@ -15,7 +15,15 @@ from .._operator import complex_dtype
 from .._spectral import AbstractSelection
 from .arnoldi import expand, KrylovDecomposition, restart
 from .basis import from_rows, norm, scaled, to_rows, vector_of
-from .confirmation import Before, compressed, judged, resumed, Search
+from .confirmation import (
+    Before,
+    compressed,
+    judged,
+    purified,
+    resumed,
+    Search,
+    steps_to_purify,
+)
 from .ritz import kept_basis, leading, nearest_outside, ritz_pairs
 from .truncation import Restart
 
@@ -163,10 +171,14 @@ def _run(
         # In a batch, a run that is done goes on cycling with the others.
         ended = state.done | done | (restarts >= max_restarts)
         search.progress_meter.step(restarts, count, needed, worst, ended)
-        complete = verdict.complete
+        complete, decomposition = verdict.complete, restart(decomposition, q, keep)
+        if search.purify:
+            whole = jnp.where(anew, needed, 0)
+            steps = steps_to_purify(decomposition.matrix, width, keep, whole)
+            decomposition = purified(decomposition, keep, whole, steps)
         coordinates = q[:, :width].conj().T.astype(values.dtype) @ ritz.vectors[:, :width]
         return _State(
-            decomposition=restart(decomposition, q, keep),
+            decomposition=decomposition,
             start=start,
             anew=anew,
             before=Before(

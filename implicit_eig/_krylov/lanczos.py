@@ -20,7 +20,7 @@ from .._operator import complex_dtype
 from .._spectral import AbstractSelection, BothEnds, order
 from .arnoldi import expand, KrylovDecomposition, restart
 from .basis import from_rows, inner, norm, scaled, to_rows, vector_of
-from .confirmation import Search
+from .confirmation import purified, Search
 from .ritz import target_coordinates
 from .truncation import Restart
 
@@ -132,7 +132,9 @@ def _run(
         search.progress_meter.step(restarts, count, k, worst, ended)  # pyright: ignore[reportArgumentType]
         decomposition, anew = restart(decomposition, ritz.vectors, keep), complete & ~done
         if search.purify:
-            decomposition = _purified(decomposition, values, jnp.where(anew, k, 0))
+            size = jnp.where(values == 0, 1, values).astype(v0.dtype)
+            steps = decomposition.matrix[k, :k] / size
+            decomposition = purified(decomposition, keep, jnp.where(anew, k, 0), steps)
         return _State(
             decomposition=decomposition,
             start=keep,
@@ -186,26 +188,6 @@ def _locked(decomposition: KrylovDecomposition, k: Int[Array, ""]) -> KrylovDeco
     row, column = (jnp.arange(x) for x in matrix.shape)
     apart = (row[:, None] < k) & (column >= k)
     return KrylovDecomposition(basis, jnp.where(apart, 0, matrix))
-
-
-def _purified(
-    decomposition: KrylovDecomposition, values: Float[Array, " k"], k: Int[Array, ""]
-) -> KrylovDecomposition:
-    """The first k vectors, the residual of which is about to be dropped, after one more
-    product, which costs none: `C V Θ⁻¹ = V + x bᵀΘ⁻¹` (Ericsson and Ruhe 1980)."""
-    basis, matrix = decomposition
-    rest = from_rows(vector_of(basis, k))
-    size = jnp.where(values == 0, 1, values).astype(matrix.dtype)
-    steps = matrix[k, : values.size] / size
-    # Where vectors would cease to be orthonormal, it is left to the caller.
-    small = jnp.abs(steps) < float(jnp.finfo(values.dtype).eps) ** 0.5
-    steps = jnp.where(small, steps, 0)
-
-    def step(j: Int[Array, ""], basis: Array) -> Array:
-        x = to_rows(from_rows(vector_of(basis, j)) + steps[j] * rest)
-        return jax.lax.dynamic_update_index_in_dim(basis, x, j, 0)
-
-    return KrylovDecomposition(jax.lax.fori_loop(0, k, step, basis), matrix)
 
 
 def _first(
