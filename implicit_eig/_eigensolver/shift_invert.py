@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import lineax as lx
-from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, Num
+from jaxtyping import Array, ArrayLike, Bool, Complex, Float, Inexact, Num, PyTree
 
 from .._krylov import default_start, norm_estimate, start_vector
 from .._operator import as_operator, complex_dtype, Pencil
@@ -155,9 +155,6 @@ class ShiftInvert(AbstractEigensolver):
             dtype = complex_dtype(dtype)
         norm = norm_estimate(pencil.mv, n, pencil.dtype)
         mass_norm = norm_estimate(lambda x: pencil.mass_mm(x[:, None])[:, 0], n, dtype)
-        nudge = jnp.finfo(dtype).eps ** 0.5 * norm
-        nudge = nudge / jnp.where(mass_norm > 0, mass_norm, 1)
-        nudge = jnp.where(norm > 0, nudge, 1)
 
         def attempt(shift: Array, guess: Array, last: Bool[Array, ""]):
             transformation = self.transformation(pencil, shift)
@@ -174,15 +171,8 @@ class ShiftInvert(AbstractEigensolver):
 
             # Not a `cond`: everything its branches hold would be batched too.
             limit = jnp.where(singular, 0, self.inner.limit(n))
-            found = find(
-                transformation,
-                selection,
-                k,
-                start,
-                limit,
-                progress_meter,
-                stop=lambda *theta: ~last & _crowd(*theta)[1],
-            )
+            run = transformation, selection, k, start, limit, progress_meter
+            found = find(*run, stop=lambda *theta: ~last & _crowd(*theta)[1])
             return transformation, start, found, singular
 
         def again(state):
@@ -197,7 +187,7 @@ class ShiftInvert(AbstractEigensolver):
             # If it lands next to another eigenvalue, it is moved again, elsewhere.
             times = tries.astype(distance.dtype)
             step = distance / 10 * (-1.3) ** times
-            step = jnp.where(singular, nudge * 10**times, step)
+            step = jnp.where(singular, _nudge(norm, mass_norm) * 10**times, step)
             shift = sigma + step.astype(sigma.dtype)
             # What it found is a start for the next one.
             guess = jnp.where(singular, guess, jnp.sum(found.basis, axis=1))
@@ -206,9 +196,7 @@ class ShiftInvert(AbstractEigensolver):
 
         guess = default_start(n, dtype) if v0 is None else v0.astype(dtype)
         zero, no = jnp.asarray(0), jnp.asarray(False)
-        first = eqx.filter_eval_shape(attempt, sigma, guess, no)
-        shapes, static = eqx.partition(first, _is_shape)
-        zeros = jtu.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        zeros, static = _zeros(eqx.filter_eval_shape(attempt, sigma, guess, no))
         init = zeros, sigma, guess, zero, zero, no
         out, _, _, solves, tries, _ = jax.lax.while_loop(again, move, init)
         transformation, start, found, singular = eqx.combine(out, static)
@@ -244,8 +232,16 @@ class ShiftInvert(AbstractEigensolver):
 _TRIES = 5
 
 
-def _is_shape(x) -> bool:
-    return isinstance(x, jax.ShapeDtypeStruct)
+def _zeros(shapes: PyTree) -> tuple[PyTree, PyTree]:
+    """Zeros of these shapes; and what is not a shape."""
+    shapes, static = eqx.partition(shapes, lambda x: isinstance(x, jax.ShapeDtypeStruct))
+    return jtu.tree_map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), static
+
+
+def _nudge(norm: Float[Array, ""], mass_norm: Float[Array, ""]) -> Float[Array, ""]:
+    """How far the shift is moved where the pencil is singular to rounding."""
+    nudge = jnp.finfo(norm.dtype).eps ** 0.5 * norm
+    return jnp.where(norm > 0, nudge / jnp.where(mass_norm > 0, mass_norm, 1), 1)
 
 
 def _crowd(

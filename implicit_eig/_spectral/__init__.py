@@ -7,6 +7,7 @@ from .inverse import (
     shift_dtype as shift_dtype,
     ShiftedPencil as ShiftedPencil,
 )
+from .order import order as order, surely_worse as surely_worse
 from .transformation import (
     AbstractTransformation as AbstractTransformation,
     Direct as Direct,
@@ -24,10 +25,8 @@ from .which import (
     Known as Known,
     Named as Named,
     Nearest as Nearest,
-    order as order,
     Overlap as Overlap,
     rescaled_shift as rescaled_shift,
     Shifted as Shifted,
-    surely_worse as surely_worse,
     Which as Which,
 )
