@@ -139,11 +139,11 @@ def compressed(
     return KrylovDecomposition(basis, matrix * (~coupled).astype(matrix.dtype))
 
 
-def resumed(ritz: Ritz, wanted: Int[Array, ""], is_real: bool) -> Inexact[Array, "m m"]:
+def resumed(ritz: Ritz, wanted: Int[Array, ""], dtype) -> Inexact[Array, "m m"]:
     """The first columns of Q that keep the `wanted` vectors found before a search, and
     after them the sum of what it found."""
     found = ritz.vectors @ (ritz.wanted & ~ritz.locked).astype(ritz.vectors.dtype)
-    found = found.real if is_real else found
+    found = found if jnp.issubdtype(dtype, jnp.complexfloating) else found.real
     tiny = float(jnp.finfo(found.dtype).tiny)
     found = found / jnp.maximum(jnp.linalg.norm(found), tiny).astype(found.dtype)
     eye = jnp.eye(found.size, dtype=found.dtype)

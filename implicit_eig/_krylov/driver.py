@@ -23,8 +23,9 @@ from .confirmation import (
     resumed,
     Search,
     steps_to_purify,
+    Verdict,
 )
-from .ritz import kept_basis, leading, nearest_outside, ritz_pairs
+from .ritz import kept_basis, leading, nearest_outside, Ritz, ritz_pairs
 from .truncation import Restart
 
 
@@ -123,7 +124,7 @@ def _run(
     *,
     search: Search,
 ) -> KrylovResult:
-    k, krylov_dim, rtol = search.k, search.krylov_dim, search.rtol
+    k, krylov_dim = search.k, search.krylov_dim
     dtype = jtu.tree_leaves(v0)[0].dtype
     is_real = not jnp.issubdtype(dtype, jnp.complexfloating)
     width = k + 1 if is_real else k
@@ -135,19 +136,13 @@ def _run(
         decomposition = expand(
             mv, *state[:3], admit=admit, seed=krylov_dim * state.restarts
         )
-        if locks:
-            decomposition = compressed(decomposition, before.locked)
+        locked = before.locked if locks else None
+        if locked is not None:
+            decomposition = compressed(decomposition, locked)
         ritz = ritz_pairs(
-            decomposition,
-            selection,
-            k,
-            rtol,
-            least,
-            is_real,
-            before.locked if locks else None,
+            decomposition, selection, k, search.rtol, least, is_real, locked
         )
         verdict = judged(ritz, before, selection, search, is_real)
-        count, needed = jnp.sum(ritz.converged), jnp.sum(ritz.wanted)
         values, index = ritz.values[:width], jnp.arange(krylov_dim)
         outside = nearest_outside(ritz.values, index, ritz.wanted)[:width]
         done = verdict.done | ~ritz.finite
@@ -155,38 +150,16 @@ def _run(
             done = done | stop(values[:k], outside[:k])
         restarts = state.restarts + 1
         last = verdict.complete | done | (restarts >= max_restarts)
-        anew = verdict.complete & ~done
-        held = jnp.maximum(jnp.stack([needed, count]), before.locked)
-        due = Restart(krylov_dim, *held, state.restarts, ritz.values)
-        keep = jnp.where(last, needed, search.truncation(due))
-        keep = jnp.where(anew, verdict.lock, keep)
-        keep = keep + ritz.second[jnp.minimum(keep, krylov_dim - 1)].astype(keep.dtype)
-        q, start = kept_basis(ritz, decomposition.matrix, keep), keep
-        resume = verdict.better & ~last
-        if locks:
-            start = jnp.where(resume, before.wanted, keep)
-            keep = jnp.where(resume, before.wanted + 1, keep)
-            q = jnp.where(resume, resumed(ritz, before.wanted, is_real), q)
-        worst = jnp.max(jnp.where(ritz.wanted, ritz.residuals, 0))
         # In a batch, a run that is done goes on cycling with the others.
         ended = state.done | done | (restarts >= max_restarts)
+        count, needed = jnp.sum(ritz.converged), jnp.sum(ritz.wanted)
+        worst = jnp.max(jnp.where(ritz.wanted, ritz.residuals, 0))
         search.progress_meter.step(restarts, count, needed, worst, ended)
-        complete, decomposition = verdict.complete, restart(decomposition, q, keep)
-        if search.purify:
-            whole = jnp.where(anew, needed, 0)
-            steps = steps_to_purify(decomposition.matrix, width, keep, whole)
-            decomposition = purified(decomposition, keep, whole, steps)
+        verdict = verdict._replace(done=done)
+        q, *kept = _restarted(decomposition, ritz, verdict, state, search, last, locks)
         coordinates = q[:, :width].conj().T.astype(values.dtype) @ ritz.vectors[:, :width]
         return _State(
-            decomposition=decomposition,
-            start=start,
-            anew=anew,
-            before=Before(
-                before.searches + complete.astype(before.searches.dtype),
-                jnp.where(complete, values, before.eigenvalues),
-                jnp.where(complete, needed, before.wanted),
-                jnp.where(anew, keep, jnp.where(resume, 0, before.locked)),
-            ),
+            *kept,
             restarts=restarts,
             matvecs=state.matvecs + krylov_dim - state.start,
             norm=jnp.max(jnp.abs(ritz.values)),
@@ -205,6 +178,44 @@ def _run(
         _first(scaled(rows, norm(rows)), krylov_dim, width, dtype),
     )
     return _result(end)
+
+
+def _restarted(
+    decomposition: KrylovDecomposition,
+    ritz: Ritz,
+    verdict: Verdict,
+    state: _State,
+    search: Search,
+    last: Bool[Array, ""],
+    locks: bool,
+) -> tuple[Array, KrylovDecomposition, Array, Array, Before]:
+    """What a restart keeps: the basis of Ritz vectors, and the first fields of a state.
+    If it is the `last` one, or that before a new search, the wanted pairs."""
+    m, before, width = search.krylov_dim, state.before, state.eigenvalues.size
+    count, needed = jnp.sum(ritz.converged), jnp.sum(ritz.wanted)
+    anew, resume = verdict.complete & ~verdict.done, verdict.better & ~last
+    held = jnp.maximum(jnp.stack([needed, count]), before.locked)
+    keep = search.truncation(Restart(m, *held, state.restarts, ritz.values))
+    keep = jnp.where(anew, verdict.lock, jnp.where(last, needed, keep))
+    keep = keep + ritz.second[jnp.minimum(keep, m - 1)].astype(keep.dtype)
+    q, start = kept_basis(ritz, decomposition.matrix, keep), keep
+    if locks:
+        start = jnp.where(resume, before.wanted, keep)
+        keep = jnp.where(resume, before.wanted + 1, keep)
+        q = jnp.where(resume, resumed(ritz, before.wanted, q.dtype), q)
+    decomposition = restart(decomposition, q, keep)
+    if search.purify:
+        whole = jnp.where(anew, needed, 0)
+        steps = steps_to_purify(decomposition.matrix, width, keep, whole)
+        decomposition = purified(decomposition, keep, whole, steps)
+    complete = verdict.complete
+    before = Before(
+        before.searches + complete.astype(before.searches.dtype),
+        jnp.where(complete, ritz.values[:width], before.eigenvalues),
+        jnp.where(complete, needed, before.wanted),
+        jnp.where(anew, keep, jnp.where(resume, 0, before.locked)),
+    )
+    return q, decomposition, start, anew, before
 
 
 def _result(end: _State) -> KrylovResult:
