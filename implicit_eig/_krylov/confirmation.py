@@ -68,8 +68,11 @@ def judged(
     first, better, lock = before.searches == 0, no, needed
     if search.locks(selection, is_real):
         known = _known_to_be_worse(ritz, selection, search.rtol, is_real)
-        better = (before.locked > 0) & jnp.any(ritz.wanted & ~ritz.locked)
-        settled = (known > jnp.maximum(needed, before.locked)) & ~better
+        settled = known > jnp.maximum(needed, before.locked)
+        # Eigenvalues beside locked vectors that have not converged are inaccurate. One
+        # that is better than theirs may be a copy of a wanted one.
+        better = (before.locked > 0) & jnp.any(ritz.ahead & (settled | ritz.wanted))
+        settled = settled & ~better
         # Half of the room is left for new vectors.
         lock = jnp.minimum(known, jax.lax.div(ritz.values.size + needed - 1, 2))
         # A search that found something better has unlocked all. For operators far from
@@ -142,7 +145,7 @@ def compressed(
 def resumed(ritz: Ritz, wanted: Int[Array, ""], dtype) -> Inexact[Array, "m m"]:
     """The first columns of Q that keep the `wanted` vectors found before a search, and
     after them the sum of what it found."""
-    found = ritz.vectors @ (ritz.wanted & ~ritz.locked).astype(ritz.vectors.dtype)
+    found = ritz.vectors @ ritz.ahead.astype(ritz.vectors.dtype)
     found = found if jnp.issubdtype(dtype, jnp.complexfloating) else found.real
     tiny = float(jnp.finfo(found.dtype).tiny)
     found = found / jnp.maximum(jnp.linalg.norm(found), tiny).astype(found.dtype)

@@ -25,6 +25,7 @@ class Ritz(NamedTuple):
     wanted: Bool[Array, " m"]
     converged: Bool[Array, " m"]
     locked: Bool[Array, " m"]
+    ahead: Bool[Array, " m"]  # better than locked ones
     rounding: Float[Array, ""]
     finite: Bool[Array, ""]
     # The Schur form of the projected matrix, and where in it they are.
@@ -73,9 +74,12 @@ def ritz_pairs(
     if locked is not None:
         # An eigenvector has no part in the other block.
         held = jnp.linalg.norm(jnp.where(index < locked, vectors.T, 0), axis=1) > 0.5
-        ranks = index, ~picked(held, best), ~converged, ~wanted
+        held = picked(held, best)
+        ranks = index, ~held, ~converged, ~wanted
     front = jnp.lexsort(ranks)
     place = picked(best, front)
+    # Better than all locked ones that are not wanted, or wanted itself.
+    ahead = ~held & (wanted | (index < jnp.argmax(held & ~wanted)))
     return Ritz(
         values=picked(values, place),
         vectors=picked(vectors, place),
@@ -83,7 +87,8 @@ def ritz_pairs(
         residuals=picked(residuals, place),
         wanted=index < jnp.sum(wanted),
         converged=index < jnp.sum(converged),
-        locked=picked(held, place),
+        locked=picked(held, front),
+        ahead=picked(ahead, front),
         rounding=rounding,
         finite=finite,
         order=place,
