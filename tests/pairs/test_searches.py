@@ -67,12 +67,23 @@ def test_a_run_beside_an_eigenvalue_ends_when_that_is_seen():
 def test_locked_pairs_of_an_inverse_need_no_repair():
     """The residual that a search drops is what A enlarges: one more product with the
     inverse, which costs none, removes it. Otherwise one solve a pair follows."""
-    n = 2500
-    path = 2 * sp.eye_array(50) - 1.1 * sp.eye_array(50, k=1) - 0.9 * sp.eye_array(50, k=-1)
-    a = sp.csr_array(sp.kron(path, sp.eye_array(50)) + sp.kron(sp.eye_array(50), path))
-    assert a.shape == (n, n)
+    n, h = 70, 1 / 71
+    eye = sp.eye_array(n)
+
+    def along(p):  # −u″ + 2pu′
+        return (
+            2 * eye
+            + (p * h - 1) * sp.eye_array(n, k=1)
+            - (p * h + 1) * sp.eye_array(n, k=-1)
+        )
+
+    a = (
+        sp.kron(along(5.0), eye)
+        + sp.kron(eye, along(10.0))
+        - 20 * h**2 * sp.eye_array(n * n)
+    )
     solver = ieig.ShiftInvert(0.0, inner=ieig.KrylovSchur(rtol=1e-9, krylov_dim=20))
-    s = ieig.eigs(a, 4, eigensolver=solver)
+    s = ieig.eigs(sp.csr_array(a), 6, eigensolver=solver)
     assert s.stats["num_solves"] <= 50
 
 
