@@ -61,9 +61,9 @@ class KrylovSchur(AbstractEigensolver):
 
     A Krylov space of one start vector holds one copy of a repeated eigenvalue; others
     appear with a fresh vector. For extreme eigenvalues, the run goes on until no further
-    copy seems to exist, which is sometimes wrong: one run in 200 missed a copy when every
-    eigenvalue had one. `repeated=True` makes sure, and looks for copies of other
-    eigenvalues too.
+    copy seems to exist, which is sometimes wrong: where every eigenvalue had a copy and k
+    left one out, one run in eight did not notice. `repeated=True` makes surer, and looks
+    for copies of other eigenvalues too.
 
     **Arguments:**
 

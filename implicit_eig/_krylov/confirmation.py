@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Complex, Inexact, Int
+from jaxtyping import Array, Bool, Complex, Float, Inexact, Int
 
 from .._numerics import solve
 from .._progress_meter import AbstractProgressMeter, NoProgressMeter
@@ -67,7 +67,10 @@ def judged(
         return Verdict(complete, complete, no, needed)
     first, better, lock = before.searches == 0, no, needed
     if search.locks(selection, is_real):
-        known = _known_to_be_worse(ritz, selection, search.rtol, is_real)
+        # Far from normal, an eigenvalue may be further away than the residual says. Where
+        # unwanted pairs are locked, these tell it from the wanted ones.
+        doubt = jnp.where(first | (before.locked > needed), 1.0, _DOUBT)
+        known = _known_to_be_worse(ritz, doubt, selection, search.rtol, is_real)
         settled = known > jnp.maximum(needed, before.locked)
         # Eigenvalues beside locked vectors that have not converged are inaccurate. One
         # that is better than theirs may be a copy of a wanted one.
@@ -90,12 +93,17 @@ def judged(
 
 
 def _known_to_be_worse(
-    ritz: Ritz, selection: AbstractSelection, rtol: float, is_real: bool
+    ritz: Ritz,
+    doubt: Float[Array, ""],
+    selection: AbstractSelection,
+    rtol: float,
+    is_real: bool,
 ) -> Int[Array, ""]:
     """The first Ritz pair, behind the wanted ones, that may stand for an eigenvalue that
-    is wanted, to judge by its residual."""
+    is wanted, to judge by its residual, times `doubt`."""
     m = ritz.values.size
-    worse = surely_worse(selection, ritz.values, ritz.wanted, is_real, ritz.residuals)
+    accuracy = ritz.residuals * doubt.astype(ritz.residuals.dtype)
+    worse = surely_worse(selection, ritz.values, ritz.wanted, is_real, accuracy)
     enough = jnp.maximum(rtol * jnp.abs(ritz.values), ritz.rounding)
     known = ritz.wanted | worse | (ritz.residuals <= enough)
     return jnp.min(jnp.where(known, m, jnp.arange(m)))
@@ -106,6 +114,8 @@ def _has_copies(values: Complex[Array, " m"], rtol: float) -> Bool[Array, ""]:
     return jnp.sum(apart <= _NEAR * rtol * jnp.abs(values)) > values.size
 
 
+# Multiple of a residual within which there is an eigenvalue, it is hoped.
+_DOUBT = 10.0
 # Multiple of the tolerance up to which Ritz values are taken for copies of another.
 _NEAR = 1e3
 # With `repeated`, the best unwanted pair is taken to be distinct from the wanted ones if

@@ -70,16 +70,19 @@ def ritz_pairs(
     paired = jnp.concatenate([second[1:], jnp.zeros(1, bool)])
     partner = jnp.where(paired, index + 1, partner)
     converged = converged & picked(converged, partner)
-    held, ranks = jnp.zeros(m, bool), (index, ~converged, ~wanted)
+    held = ahead = jnp.zeros(m, bool)
+    ranks = index, ~converged, ~wanted
     if locked is not None:
         # An eigenvector has no part in the other block.
         held = jnp.linalg.norm(jnp.where(index < locked, vectors.T, 0), axis=1) > 0.5
         held = picked(held, best)
+        # Better than all locked ones that are not wanted, or wanted itself.
+        ahead = ~held & (wanted | (index < jnp.argmax(held & ~wanted)))
         ranks = index, ~held, ~converged, ~wanted
     front = jnp.lexsort(ranks)
+    if locked is not None:
+        held, ahead = picked(held, front), picked(ahead, front)
     place = picked(best, front)
-    # Better than all locked ones that are not wanted, or wanted itself.
-    ahead = ~held & (wanted | (index < jnp.argmax(held & ~wanted)))
     return Ritz(
         values=picked(values, place),
         vectors=picked(vectors, place),
@@ -87,8 +90,8 @@ def ritz_pairs(
         residuals=picked(residuals, place),
         wanted=index < jnp.sum(wanted),
         converged=index < jnp.sum(converged),
-        locked=picked(held, front),
-        ahead=picked(ahead, front),
+        locked=held,
+        ahead=ahead,
         rounding=rounding,
         finite=finite,
         order=place,
