@@ -30,8 +30,10 @@ class Search:
     progress_meter: AbstractProgressMeter = NoProgressMeter()
 
     def locks(self, selection: AbstractSelection, is_real: bool) -> bool:
-        """Whether vectors are locked while the run searches for copies."""
-        return self.confirm and not self.repeated and selection.is_extreme(is_real)
+        """Whether vectors are locked while the run searches for copies: the wanted ones
+        must lie at the rim, in an order that is one of eigenvalues."""
+        extreme = selection.is_extreme(is_real) and selection.target() is None
+        return self.confirm and not self.repeated and extreme
 
 
 class Before(NamedTuple):
@@ -114,7 +116,7 @@ def _has_copies(values: Complex[Array, " m"], rtol: float) -> Bool[Array, ""]:
     return jnp.sum(apart <= _NEAR * rtol * jnp.abs(values)) > values.size
 
 
-# Multiple of a residual within which there is an eigenvalue, it is hoped.
+# Multiple of a residual within which an eigenvalue is taken to be.
 _DOUBT = 10.0
 # Multiple of the tolerance up to which Ritz values are taken for copies of another.
 _NEAR = 1e3

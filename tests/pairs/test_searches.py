@@ -96,3 +96,13 @@ def test_a_pair_to_which_the_start_is_blind_is_found_among_locked_ones():
     v0 = np.ones(100) - vectors[1][:, best].real * (left @ np.ones(100)).real
     s = ieig.eigs(lambda v: a @ v, 2, "LR", like=a[0], v0=jnp.asarray(v0))
     np.testing.assert_allclose(s.eigenvalues, [3.0, 2.9], rtol=1e-8)
+
+
+def test_a_selection_by_vectors_may_call_itself_extreme():
+    class Followed(ieig.Overlap):
+        def is_extreme(self, is_real):
+            return True
+
+    d = jnp.linspace(0.0, 1.0, 60)
+    s = ieig.eigs(lambda v: d * v, 1, Followed(jnp.eye(60)[59] + 0.1), like=d)
+    np.testing.assert_allclose(s.eigenvalues, [1.0], rtol=1e-8)
