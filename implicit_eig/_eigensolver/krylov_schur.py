@@ -72,7 +72,7 @@ class KrylovSchur(AbstractEigensolver):
         single.
     - `krylov_dim`: largest dimension of the Krylov space; default `max(2k + 1, 20)`.
         If that is not below n, `eigs` takes `Dense` (`stats["dense_fallback"]`).
-    - `max_restarts`: default `10 n`, as in SciPy; a restart takes a quarter to two thirds
+    - `max_restarts`: default `10 n`, as in SciPy; a restart takes a sixth to two thirds
         of `krylov_dim` products. If neither this nor `krylov_dim` is given and restarts
         stagnate, a plain call of `eigs` goes on in wider spaces, each started from what
         the last one reached: 300 restarts at the default dimension, 300 at twice it, and

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Complex, Float, Inexact, Int
 
-from .._krylov import KrylovResult, leading
+from .._krylov import KrylovResult, leading, steps_to_purify
 from .._spectral import AbstractTransformation
 from .rayleigh_ritz import galerkin
 
@@ -116,11 +116,8 @@ def purified(found: KrylovResult) -> KrylovResult:
     infinite and far-away eigenvalues, which weigh most in a residual (Ericsson and Ruhe
     1980; Nour-Omid, Parlett, Ericsson and Jensen 1987).
     """
-    active = found.active
-    both = active[:, None] & active[None, :]
-    eye = jnp.eye(active.size, dtype=found.matrix.dtype)
-    inside = jnp.where(both, found.matrix, eye)
-    step = jnp.linalg.solve(inside.T, jnp.where(active, found.coupling, 0))
+    step = steps_to_purify(found.matrix, found.coupling, found.active)
+    eye = jnp.eye(step.size, dtype=step.dtype)
     # For a zero eigenvalue the coupling is rounding, and its quotient meaningless.
     step = jnp.where(jnp.linalg.norm(step) <= 1, step, 0)
     # [X x] has orthonormal columns, so the Gram matrix is known.

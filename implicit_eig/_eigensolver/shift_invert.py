@@ -44,7 +44,8 @@ class ShiftInvert(AbstractEigensolver):
     of the size of A if the pencil is singular to rounding; and by a tenth of the distance
     to the last wanted eigenvalue if the first is nearer than the last by a factor of 1000
     (25 in single precision), or nearer than the first unwanted one by 10⁵ (200). Each
-    move takes another factorisation and another run. Distances that decide which
+    move takes another factorisation and another run, which starts from what was found;
+    the run before it ends as soon as it shows the distances. Distances that decide which
     eigenvalues are nearest are still measured from `sigma`.
 
     **Arguments:**

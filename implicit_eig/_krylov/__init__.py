@@ -23,7 +23,7 @@ from .basis import (
     start_vector as start_vector,
     to_rows as to_rows,
 )
-from .confirmation import Search as Search
+from .confirmation import Search as Search, steps_to_purify as steps_to_purify
 from .driver import krylov_schur as krylov_schur, KrylovResult as KrylovResult
 from .ritz import leading as leading, nearest_outside as nearest_outside
 from .schur import schur_basis as schur_basis

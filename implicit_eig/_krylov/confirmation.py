@@ -165,16 +165,26 @@ def resumed(ritz: Ritz, wanted: Int[Array, ""], dtype) -> Inexact[Array, "m m"]:
     return jnp.where(jnp.arange(found.size) == wanted, found[:, None], eye)
 
 
+def roughly_known(
+    values: Inexact[Array, " m"],
+    residuals: Float[Array, " m"],
+    count: Int[Array, ""] | int,
+) -> Bool[Array, ""]:
+    """Whether the first Ritz values are eigenvalues to a tenth, as residuals tell."""
+    known = residuals <= 0.1 * jnp.abs(values)
+    return jnp.all(known | (jnp.arange(values.size) >= count))
+
+
 def steps_to_purify(
-    matrix: Inexact[Array, "m1 m"], width: int, start: Int[Array, ""], p: Int[Array, ""]
-) -> Inexact[Array, " width"]:
-    """L⁻ᵀb of the first p vectors, at most `width`, with L their projected matrix and b
-    their coupling to the residual, which stands behind `start` vectors."""
-    first = jnp.arange(width) < p
-    both = first[:, None] & first
-    inside = jnp.where(both, matrix[:width, :width], jnp.eye(width, dtype=matrix.dtype))
-    coupling = jnp.where(first, matrix[start, :width], 0)
-    return solve(inside, coupling[None], left_side=False)[0]
+    matrix: Inexact[Array, "m m"],
+    coupling: Inexact[Array, " m"],
+    there: Bool[Array, " m"],
+) -> Inexact[Array, " m"]:
+    """L⁻ᵀb of the vectors that are `there`, with L their projected matrix and b their
+    `coupling` to the residual."""
+    both = there[:, None] & there
+    inside = jnp.where(both, matrix, jnp.eye(there.size, dtype=matrix.dtype))
+    return solve(inside, jnp.where(there, coupling, 0)[None], left_side=False)[0]
 
 
 def purified(

@@ -21,6 +21,7 @@ from .confirmation import (
     judged,
     purified,
     resumed,
+    roughly_known,
     Search,
     steps_to_purify,
     Verdict,
@@ -147,7 +148,10 @@ def _run(
         outside = nearest_outside(ritz.values, index, ritz.wanted)[:width]
         done = verdict.done | ~ritz.finite
         if stop is not None:
-            done = done | stop(values[:k], outside[:k])
+            # Not by Ritz values that may still change.
+            count = jnp.sum(ritz.wanted) + 1
+            known = roughly_known(ritz.values, ritz.residuals, count)
+            done = done | (known & stop(values[:k], outside[:k]))
         restarts = state.restarts + 1
         last = verdict.complete | done | (restarts >= max_restarts)
         # In a batch, a run that is done goes on cycling with the others.
@@ -194,26 +198,33 @@ def _restarted(
     m, before, width = search.krylov_dim, state.before, state.eigenvalues.size
     count, needed = jnp.sum(ritz.converged), jnp.sum(ritz.wanted)
     anew, resume = verdict.complete & ~verdict.done, verdict.better & ~last
-    held = jnp.maximum(jnp.stack([needed, count]), before.locked)
-    keep = search.truncation(Restart(m, *held, state.restarts, ritz.values))
+    busy = needed, count
+    if locks:
+        busy = jnp.maximum(jnp.stack(busy), before.locked)
+    keep = search.truncation(Restart(m, *busy, state.restarts, ritz.values))
     keep = jnp.where(anew, verdict.lock, jnp.where(last, needed, keep))
     keep = keep + ritz.second[jnp.minimum(keep, m - 1)].astype(keep.dtype)
     q, start = kept_basis(ritz, decomposition.matrix, keep), keep
+    locked = before.locked
     if locks:
+        locked = jnp.where(anew, keep, jnp.where(resume, 0, locked))
         start = jnp.where(resume, before.wanted, keep)
         keep = jnp.where(resume, before.wanted + 1, keep)
         q = jnp.where(resume, resumed(ritz, before.wanted, q.dtype), q)
     decomposition = restart(decomposition, q, keep)
     if search.purify:
         whole = jnp.where(anew, needed, 0)
-        steps = steps_to_purify(decomposition.matrix, width, keep, whole)
+        matrix = decomposition.matrix
+        steps = steps_to_purify(
+            matrix[:width, :width], matrix[keep, :width], jnp.arange(width) < whole
+        )
         decomposition = purified(decomposition, keep, whole, steps)
     complete = verdict.complete
     before = Before(
         before.searches + complete.astype(before.searches.dtype),
         jnp.where(complete, ritz.values[:width], before.eigenvalues),
         jnp.where(complete, needed, before.wanted),
-        jnp.where(anew, keep, jnp.where(resume, 0, before.locked)),
+        locked,
     )
     return q, decomposition, start, anew, before
 

@@ -20,7 +20,7 @@ from .._operator import complex_dtype
 from .._spectral import AbstractSelection, BothEnds, order
 from .arnoldi import expand, KrylovDecomposition, restart
 from .basis import from_rows, inner, norm, scaled, to_rows, vector_of
-from .confirmation import purified, Search
+from .confirmation import compressed, purified, roughly_known, Search
 from .ritz import target_coordinates
 from .truncation import Restart
 
@@ -112,7 +112,8 @@ def _run(
     def cycle(state: _State) -> _State:
         decomposition = expand(mv, *state[:3], metric=metric, seed=m * state.restarts)
         if search.purify:
-            decomposition = _locked(decomposition, jnp.where(state.anew, k, 0))
+            # In that space those k, with no part of a random vector, are exact.
+            decomposition = compressed(decomposition, jnp.where(state.anew, k, 0))
         ritz = _ritz_pairs(decomposition, selection, rtol, k)
         count = jnp.sum(ritz.converged[:k])
         complete = (count == k) & ritz.finite
@@ -121,7 +122,8 @@ def _run(
         same = jnp.abs(values - state.found) <= 1e3 * rtol * jnp.max(jnp.abs(ritz.values))
         done = (complete & (state.searches > 0) & jnp.all(same)) | ~ritz.finite
         if stop is not None:
-            done = done | stop(*_both_sides(ritz.values, k, v0.dtype))
+            known = roughly_known(ritz.values, ritz.residuals, k + 1)
+            done = done | (known & stop(*_both_sides(ritz.values, k, v0.dtype)))
         restarts = state.restarts + 1
         last = complete | done | (restarts >= max_restarts)
         due = Restart(m, jnp.asarray(k), count, state.restarts, ritz.values)
@@ -154,8 +156,12 @@ def _run(
         cycle,
         _first(v0, metric, m, k),
     )
+    return _result(end, k)
+
+
+def _result(end: _State, k: int) -> LanczosResult:
     basis, matrix = end.decomposition
-    wanted, outside = _both_sides(end.eigenvalues, k, v0.dtype)
+    wanted, outside = _both_sides(end.eigenvalues, k, matrix.dtype)
     return LanczosResult(
         basis=from_rows(jnp.moveaxis(basis[:k], 1, 0)).T,
         eigenvalues=wanted,
@@ -179,15 +185,6 @@ def _both_sides(
     nearest = jnp.argmin(jnp.abs(wanted[:, None] - others), axis=1)
     dtype = complex_dtype(dtype)
     return wanted.astype(dtype), others[nearest].astype(dtype)
-
-
-def _locked(decomposition: KrylovDecomposition, k: Int[Array, ""]) -> KrylovDecomposition:
-    """Without what the products of vectors behind the first k have of the residual that
-    was dropped: in that space those k, with no part of a random vector, are exact."""
-    basis, matrix = decomposition
-    row, column = (jnp.arange(x) for x in matrix.shape)
-    apart = (row[:, None] < k) & (column >= k)
-    return KrylovDecomposition(basis, jnp.where(apart, 0, matrix))
 
 
 def _first(

@@ -7,6 +7,8 @@ import pytest
 import scipy.sparse as sp
 
 import implicit_eig as ieig
+from implicit_eig._krylov import default_start, krylov_schur, Search
+from implicit_eig._spectral import Named
 
 from ..oracles import with_spectrum
 from ..problems import random_walk
@@ -62,6 +64,22 @@ def test_a_run_beside_an_eigenvalue_ends_when_that_is_seen():
     np.testing.assert_allclose(s.eigenvalues, spectrum[:4], atol=1e-9)
     assert s.stats["num_factorizations"] == 2
     assert s.stats["num_solves"] <= 58
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_no_run_ends_by_ritz_values_that_may_still_change(known):
+    """Those of a cyclic shift are no eigenvalues before the space is whole."""
+    d = jnp.where(jnp.arange(60) < 3, 10.0 - jnp.arange(60.0), 0.1)
+    mv = (lambda v: d * v) if known else (lambda v: jnp.roll(v, 1))
+    found = krylov_schur(
+        mv,
+        default_start(60, d.dtype),
+        Named("LM"),
+        Search(2, 12, 1e-14),
+        max_restarts=4,
+        stop=lambda theta, outside: jnp.all(jnp.isfinite(theta - outside)),
+    )
+    assert found.num_restarts == (1 if known else 4)
 
 
 def test_locked_pairs_of_an_inverse_need_no_repair():
