@@ -167,14 +167,19 @@ def expand(
 
 
 def restart(
-    decomposition: KrylovDecomposition, q: Inexact[Array, "m m"], p: Int[Array, ""]
+    decomposition: KrylovDecomposition,
+    q: Inexact[Array, "m m"],
+    p: Int[Array, ""],
+    without: Bool[Array, ""] | None = None,
 ) -> KrylovDecomposition:
-    """Keeps the leading p Schur vectors, followed by the residual vector."""
+    """Keeps the leading p Schur vectors, followed by the residual vector; `without` it
+    nothing stands in its place (after the kernel, anything)."""
     basis, matrix = decomposition
     m = matrix.shape[1]
     kept = jnp.arange(m) < p
     q = jnp.where(kept, q, 0)
     # Columns 0 to p − 1 are those of q, column p picks the residual, others are zero.
-    turn = jnp.zeros((m + 1, m + 1), q.dtype).at[:m, :m].set(q).at[m, p].set(1)
+    rest = 1 if without is None else (~without).astype(q.dtype)
+    turn = jnp.zeros((m + 1, m + 1), q.dtype).at[:m, :m].set(q).at[m, p].set(rest)
     basis = jtu.tree_map(lambda b: rotate(p, turn, b), basis)
     return KrylovDecomposition(basis, turn.conj().T @ matrix @ q)

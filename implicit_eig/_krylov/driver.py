@@ -211,7 +211,8 @@ def _restarted(
         start = jnp.where(resume, before.wanted, keep)
         keep = jnp.where(resume, before.wanted + 1, keep)
         q = jnp.where(resume, resumed(ritz, before.wanted, q.dtype), q)
-    decomposition = restart(decomposition, q, keep)
+    # It starts from the last vector kept, behind which there must be none.
+    decomposition = restart(decomposition, q, keep, resume if locks else None)
     if search.purify:
         whole = jnp.where(anew, needed, 0)
         matrix = decomposition.matrix

@@ -21,7 +21,7 @@ from implicit_eig._krylov.basis import default_start, from_rows, to_rows
 from implicit_eig._krylov.ritz import kept_basis, ritz_pairs
 from implicit_eig._krylov.schur import schur_basis, sharpened
 from implicit_eig._krylov.truncation import Restart
-from implicit_eig._spectral.which import as_selection, order
+from implicit_eig._spectral import as_selection, order
 
 from ..oracles import slow_but
 from ..problems import frank

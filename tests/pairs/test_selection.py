@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import implicit_eig as ieig
-from implicit_eig._spectral.which import Named, order
+from implicit_eig._spectral import Named, order
 
 from ..oracles import random_matrix, relative, slow_but, with_spectrum
 
