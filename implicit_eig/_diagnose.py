@@ -14,7 +14,7 @@ from ._check import check_flag
 from ._hermitian import asymmetric
 from ._krylov import random_pair
 from ._nonlinear import as_nonlinear, NonlinearOperator, solver_at
-from ._nonlinear.newton import norm_at
+from ._nonlinear.newton import norms_at
 from ._operator import as_pencil, complex_dtype, Domain, Pencil
 from ._problem import check_adjoint, stop
 from ._program import Program
@@ -193,7 +193,7 @@ def _diagnose_nonlinear(
 
     def one(pair: tuple[Array, Array]) -> tuple[Array, ...]:
         z, x = pair
-        pencil, size = operator.pencil(z), norm_at(operator, z)
+        pencil, size = operator.pencil(z), norms_at(operator, z)[0]
         residual = jnp.linalg.norm(pencil.mv(x))
         solve = solver_at(operator, z, jnp.zeros_like(size), adjoint)
         return *_of_pair(pencil, 0 * z, x, solve, True), residual, size

@@ -13,7 +13,7 @@ from .._batch import each
 from .._check import check_integer
 from .._numerics import device_eig, inv
 from .._solution import RESULTS
-from .newton import inverse_at, Newton, norm_at
+from .newton import inverse_at, Newton, norms_at
 from .operator import NonlinearOperator
 from .region import AbstractRegion
 
@@ -132,7 +132,7 @@ def _of_integrals(
     images: Complex[Array, "z n l"],
 ) -> RESULTS:
     regular = jnp.all(jnp.isfinite(images), axis=(1, 2))
-    finite = jnp.isfinite(norm_at(operator, nodes[0]))
+    finite = jnp.isfinite(norms_at(operator, nodes[0])[0])
     result = RESULTS.where(finite, RESULTS.singular, RESULTS.nonfinite)
     result = RESULTS.where(jnp.any(regular), RESULTS.not_converged, result)
     return RESULTS.where(jnp.all(regular), RESULTS.successful, result)

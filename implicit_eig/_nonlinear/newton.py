@@ -207,7 +207,7 @@ def _merges(
     norm = _norm(slope)
     norm = jnp.where(norm > 0, norm, 1)
     kappa = norm / jnp.abs(jnp.sum(u * slope.mv(v)))
-    h = jnp.maximum(10 * eps * kappa, eps**0.75) * norm_at(operator, z) / norm
+    h = jnp.maximum(10 * eps * kappa, eps**0.75) * norms_at(operator, z)[1]
     h = h.astype(z.dtype)
     random = default_start(operator.n, operator.dtype)
 
@@ -229,16 +229,21 @@ def _merges(
     return jax.lax.cond(large, looked, lambda _: jnp.asarray(False), h)
 
 
-def norm_at(operator: NonlinearOperator, z: Complex[Array, ""]) -> Float[Array, ""]:
-    """About ‖T(z)‖ + |z| ‖T′(z)‖: T alone may almost vanish at an eigenvalue."""
+def norms_at(
+    operator: NonlinearOperator, z: Complex[Array, ""]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """About ‖T(z)‖ + |z| ‖T′(z)‖, for T alone may almost vanish at an eigenvalue; and the
+    same over ‖T′(z)‖, a scale of eigenvalues."""
     pencil = operator.pencil(z)
-    return _norm(pencil) + jnp.abs(z) * _norm(Pencil(pencil.mass, None))  # pyright: ignore[reportArgumentType]
+    slope = _norm(Pencil(pencil.mass, None))  # pyright: ignore[reportArgumentType]
+    norm = _norm(pencil) + jnp.abs(z) * slope
+    return norm, norm / jnp.where(slope > 0, slope, 1)
 
 
 def _error(
     operator: NonlinearOperator, z: Complex[Array, ""], v: Complex[Array, " n"]
 ) -> Float[Array, ""]:
-    pencil, size = Pencil(operator.at(z), None), norm_at(operator, z)
+    pencil, size = Pencil(operator.at(z), None), norms_at(operator, z)[0]
     return jnp.linalg.norm(pencil.mv(v)) / jnp.where(size > 0, size, 1)
 
 

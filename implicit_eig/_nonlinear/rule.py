@@ -18,7 +18,7 @@ from .._rule import ImplicitAdjoint, solve_bordered, SylvesterSolve
 from .._rule.rule import along
 from .._spectral import Nearest
 from .._sylvester import Columnwise, DeflatedGMRES, Probed
-from .newton import inverse_at, norm_at
+from .newton import inverse_at, norms_at
 from .operator import NonlinearOperator
 
 
@@ -85,21 +85,19 @@ def solver_at(
     pencil = operator.pencil(z)
     nearest = Nearest(jnp.zeros((), operator.dtype))
     solve = adjoint.bind(pencil, None, nearest, 1)
+    norm, scale = norms_at(operator, z)
+    eps = float(jnp.finfo(operator.dtype).eps)
     if adjoint.linear_solver is None and _is_sparse(pencil.operator):
-        eps = float(jnp.finfo(operator.dtype).eps)
-        moved = z + eps**0.5 * (jnp.abs(z) + eps**0.25).astype(z.dtype)
-        beside = inverse_at(operator, moved, None)
+        beside = inverse_at(operator, z + eps**0.5 * scale.astype(z.dtype), None)
         solve = eqx.tree_at(
             lambda s: (s.solver, s.preconditioner),
             solve,
             (Probed(DeflatedGMRES(max_restarts=_CYCLES)), beside),
             is_leaf=lambda x: x is None,
         )
-    norm = norm_at(operator, z)
     solver = solve.solver
     if isinstance(solver, Columnwise | Probed):
         # It detects singularity to within this error: a second copy of the eigenvalue.
-        eps = float(jnp.finfo(operator.dtype).eps)
         solver = dataclasses.replace(solver, error=jnp.maximum(eps, error) * norm)
     return dataclasses.replace(
         solve, solver=solver, norm=norm, residuals=(error * norm)[None]

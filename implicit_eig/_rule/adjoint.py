@@ -270,7 +270,7 @@ class SylvesterSolve:
 
         def missed(state):
             *_, error, rounds = state
-            return (rounds == 0) | ((error > self.rtol) & (rounds < 3))
+            return (error > self.rtol) & (rounds < 3)
 
         before, rhs = jnp.max(jnp.abs(rhs)), system.project(rhs)
         finite = jnp.all(jnp.isfinite(rhs))
@@ -280,8 +280,9 @@ class SylvesterSolve:
         asked = jnp.ones(rhs.shape[1:], bool)
         if frame is not None:
             asked = _asked(frame.sizes(rhs), rhs)
-        infinite = jnp.asarray(jnp.inf, rhs.real.dtype)
-        init = (jnp.zeros_like(rhs), rhs, ~asked, infinite, jnp.asarray(0))
+        # A zero right side has the solution zero, whether or not the system is regular.
+        unsolved = jnp.where(jnp.any(rhs != 0), jnp.inf, 0).astype(rhs.real.dtype)
+        init = (jnp.zeros_like(rhs), rhs, ~asked, unsolved, jnp.asarray(0))
         y, residual, dropped, error, _ = jax.lax.while_loop(missed, step, init)
         failed = jnp.broadcast_to(~(error <= self.rtol), asked.shape)
         if frame is not None:

@@ -95,6 +95,28 @@ def test_a_repeated_eigenvalue_of_sparse_coefficients_has_no_derivative():
         assert np.isnan(gradient).all()
 
 
+def test_a_pair_without_derivative_takes_nothing_from_the_others():
+    # (λ + 1)(λ + 1.3) and (λ + 1)(λ + 2)
+    first = np.r_[1.3, 2.0, REST]
+    second = np.r_[2.3, 3.0, 0.3 * np.ones(N - 2)]
+    matrices = mixed(first, second, np.ones(N))
+    values = jnp.asarray(matrices[0][np.nonzero(matrices[0])])
+
+    def of(j):
+        def value(values):
+            parts = sparse(matrices, values)
+            found = ieig.polyeig(parts, 3, sigma=-0.9, throw=False)
+            return found.eigenvalues[j].real, found.eigenvalues
+
+        return jax.grad(value, has_aux=True)(values)
+
+    (pair, _), (other, eigenvalues) = of(0), of(2)
+    np.testing.assert_allclose(eigenvalues[0], -1, atol=1e-9)
+    np.testing.assert_allclose(eigenvalues[2], -1.3, atol=1e-9)
+    assert np.isnan(pair).all()
+    assert np.isfinite(other).all()
+
+
 def test_a_double_root_of_matrices_and_of_a_function():
     a = jnp.asarray(np.diag([1.0, 3, 4, 5]) + np.eye(4, k=1))
     b = jnp.diag(jnp.array([2.0, 0.3, 0.3, 0.3]))
