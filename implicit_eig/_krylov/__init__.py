@@ -9,9 +9,8 @@ eigensolver here, so that the adjoint solver can use the same code.
 """
 
 from .arnoldi import (
+    append_within as append_within,
     KrylovDecomposition as KrylovDecomposition,
-    orthogonalise as orthogonalise,
-    place as place,
 )
 from .basis import (
     combination as combination,

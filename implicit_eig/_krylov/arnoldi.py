@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import jax.tree_util as jtu
 from jaxtyping import Array, Bool, Float, Inexact, Int, PyTree
 
-from .._batch import only_if
 from .._kernels import kernel
 from .basis import (
     from_rows,
@@ -17,8 +16,10 @@ from .basis import (
     project,
     random_vector,
     rotate,
+    scaled,
     to_rows,
     vector_of,
+    with_vector,
 )
 
 
@@ -43,17 +44,11 @@ def orthogonalise(
     used: Int[Array, ""],
     basis: PyTree[Float[Array, "m1 c _parts _size"]],
     w: PyTree[Float[Array, "c _parts _size"]],
-    admit: Callable[[PyTree[Array]], PyTree[Array]] | None = None,
     metric: Callable[[PyTree[Array]], PyTree[Array]] | None = None,
 ) -> Orthogonalised:
     """Classical Gram–Schmidt against the `used` vectors, with a second pass if the first
     cancelled (Daniel, Gragg, Kaufman and Stewart 1976); in the inner product of the
-    `metric` B, ⟨x, B y⟩.
-
-    After cancellation, the rest of w is small, but what rounding brought in from outside
-    the admitted subspace is not. It is removed too; otherwise eigenvalues of the excluded
-    part (0, often a wanted one) grow out of it.
-    """
+    `metric` B, ⟨x, B y⟩."""
 
     def measured(w: PyTree[Array]) -> tuple[PyTree[Array], Float[Array, ""]]:
         """B w, and the norm of w."""
@@ -68,8 +63,6 @@ def orthogonalise(
             w, correction, _ = project(used, basis, w, image)
             image, after = measured(w)
         again = (rounds == 0) & (after <= size / jnp.sqrt(2))
-        if admit is not None:
-            w = only_if(again, lambda w: to_rows(admit(from_rows(w))), w)  # pyright: ignore[reportOptionalCall]
         return h + correction, w, image, after, rounds + 1, again
 
     image, before = (None, norm(w)) if metric is None else measured(w)
@@ -93,11 +86,8 @@ def place(
     h, w, before, size = found
     broken = (row == used) & (size <= 10 * jnp.finfo(size.dtype).eps * before)
     w = jtu.tree_map(lambda w: jnp.where(broken, 0, w / size), w)
-    basis = jtu.tree_map(
-        lambda b, w: jax.lax.dynamic_update_index_in_dim(b, w, row, 0), basis, w
-    )
     h = h.at[used].set(jnp.where(broken, 0, size).astype(h.dtype))
-    return basis, h, broken
+    return with_vector(basis, row, w), h, broken
 
 
 @kernel("orthogonalise", in_place=2)
@@ -110,6 +100,31 @@ def append(
     """Orthogonalises w and places it; returns the basis, its coefficients, and whether
     nothing was left."""
     return place(used, row, basis, orthogonalise(used, basis, w))
+
+
+def append_within(
+    admit: Callable[[PyTree[Array]], PyTree[Array]],
+    used: Int[Array, ""],
+    row: Int[Array, ""],
+    basis: PyTree[Float[Array, "m1 c _parts _size"]],
+    w: PyTree[Float[Array, "c _parts _size"]],
+) -> tuple[PyTree[Float[Array, "m1 c _parts _size"]], Inexact[Array, " m1"], Array]:
+    """`append` of a w in the subspace onto which `admit` projects, which holds the basis.
+
+    After cancellation, the rest of w is small, but what rounding brought in from outside
+    the subspace is not. It is removed too; otherwise eigenvalues of the excluded part (0,
+    often a wanted one) grow out of it.
+    """
+    basis, h, _ = append(used, row, basis, w)
+    v = to_rows(admit(from_rows(vector_of(basis, row))))
+    size = norm(v)
+    after = size * h[used].real
+    broken = (row == used) & (
+        after <= 10 * jnp.finfo(after.dtype).eps * jnp.linalg.norm(h)
+    )
+    v = scaled(v, jnp.where(broken, jnp.inf, size))
+    h = h.at[used].set(jnp.where(broken, 0, after).astype(h.dtype))
+    return with_vector(basis, row, v), h, broken
 
 
 def expand(
@@ -147,13 +162,17 @@ def expand(
         used = j + 1
         # A random vector replaces the residual, and no product was made.
         grown = jnp.where(anew, j, used)
-        if admit is None and metric is None:
-            basis, h, broken = append(used, grown, basis, w)
-        else:
-            found = orthogonalise(used, basis, w, admit, metric)
+        if metric is not None:
+            found = orthogonalise(used, basis, w, metric)
             basis, h, broken = place(used, grown, basis, found)
+        elif admit is not None:
+            basis, h, broken = append_within(admit, used, grown, basis, w)
+        else:
+            basis, h, broken = append(used, grown, basis, w)
         h = jnp.where(anew, matrix[:, jnp.minimum(j, m - 1)], h)
-        matrix = jax.lax.dynamic_update_index_in_dim(matrix, h, j, 1)
+        matrix = jax.lax.dynamic_update_index_in_dim(
+            matrix, h, j, 1, allow_negative_indices=False
+        )
         return KrylovDecomposition(basis, matrix), grown, broken
 
     def unfinished(state: tuple) -> Bool[Array, ""]:

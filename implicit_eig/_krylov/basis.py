@@ -46,7 +46,25 @@ def vector_of(
     basis: PyTree[Float[Array, "m1 c _parts _size"]], j: Int[Array, ""]
 ) -> PyTree[Float[Array, "c _parts _size"]]:
     return jtu.tree_map(
-        lambda b: jax.lax.dynamic_index_in_dim(b, j, keepdims=False), basis
+        lambda b: jax.lax.dynamic_index_in_dim(
+            b, j, keepdims=False, allow_negative_indices=False
+        ),
+        basis,
+    )
+
+
+def with_vector(
+    basis: PyTree[Float[Array, "m1 c _parts _size"]],
+    j: Int[Array, ""],
+    v: PyTree[Float[Array, "c _parts _size"]],
+) -> PyTree[Float[Array, "m1 c _parts _size"]]:
+    """The basis with v in place of its vector j."""
+    return jtu.tree_map(
+        lambda b, v: jax.lax.dynamic_update_index_in_dim(
+            b, v, j, 0, allow_negative_indices=False
+        ),
+        basis,
+        v,
     )
 
 

@@ -11,7 +11,7 @@ from .._numerics import solve
 from .._progress_meter import AbstractProgressMeter, NoProgressMeter
 from .._spectral import AbstractSelection, surely_worse
 from .arnoldi import KrylovDecomposition
-from .basis import from_rows, to_rows, vector_of
+from .basis import from_rows, to_rows, vector_of, with_vector
 from .ritz import Ritz
 from .truncation import Truncation, varying_share
 
@@ -204,6 +204,6 @@ def purified(
 
     def step(j: Int[Array, ""], basis: Array) -> Array:
         x = to_rows(from_rows(vector_of(basis, j)) + steps[j] * rest)
-        return jax.lax.dynamic_update_index_in_dim(basis, x, j, 0)
+        return with_vector(basis, j, x)
 
     return KrylovDecomposition(jax.lax.fori_loop(0, p, step, basis), matrix)

@@ -276,12 +276,13 @@ class SylvesterSolve:
         finite = jnp.all(jnp.isfinite(rhs))
         # The projection of a right side along the border leaves rounding errors only.
         rounding = 10 * float(jnp.finfo(before.dtype).eps) * before
-        rhs = jnp.where(finite & (jnp.max(jnp.abs(rhs)) > rounding), rhs, 0)
+        nonzero = finite & (jnp.max(jnp.abs(rhs)) > rounding)
+        rhs = jnp.where(nonzero, rhs, 0)
         asked = jnp.ones(rhs.shape[1:], bool)
         if frame is not None:
             asked = _asked(frame.sizes(rhs), rhs)
         # A zero right side has the solution zero, whether or not the system is regular.
-        unsolved = jnp.where(jnp.any(rhs != 0), jnp.inf, 0).astype(rhs.real.dtype)
+        unsolved = jnp.where(nonzero, jnp.asarray(jnp.inf, before.dtype), 0)
         init = (jnp.zeros_like(rhs), rhs, ~asked, unsolved, jnp.asarray(0))
         y, residual, dropped, error, _ = jax.lax.while_loop(missed, step, init)
         failed = jnp.broadcast_to(~(error <= self.rtol), asked.shape)

@@ -109,12 +109,12 @@ class KrylovSylvester(AbstractSylvesterSolver):
         size = jnp.where(size > 0, size, 1).astype(rhs.dtype)
         least = self._distance(matrix)
         scale = least.astype(rhs.dtype)
-        right = rhs * (scale / size)
+        right = rhs.T * (scale / size)  # row by row, for products with a vector
 
         def augmented(z):
-            y, c = z
-            top = system.restrict(transformation.mv(system.restrict(y)))
-            return top - right @ c, matrix @ c
+            y, c = z  # y is restricted
+            top = system.restrict(transformation.mv(y))
+            return top - c @ right, matrix @ c
 
         def admit(z):
             # Excludes the projected-out X and unused columns: their eigenvalues mean
@@ -123,7 +123,7 @@ class KrylovSylvester(AbstractSylvesterSolver):
             return system.restrict(y), jnp.where(active, c, 0)
 
         ones = active.astype(rhs.dtype)
-        start = -(right @ ones) / scale, ones
+        start = -(ones @ right) / scale, ones
         run = self._run(rtol if self.rtol is None else self.rtol)
         limit = 300 + 3 * self._restarts if run.max_restarts is None else run.max_restarts
         found = krylov_schur(

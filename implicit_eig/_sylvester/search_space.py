@@ -8,14 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Complex, Float, Inexact, Int
 
-from .._krylov import (
-    combination,
-    combinations,
-    from_rows,
-    orthogonalise,
-    place,
-    to_rows,
-)
+from .._krylov import append_within, combination, combinations, from_rows, to_rows
 from .._operator import Pencil
 from .._spectral import Inverse
 from .columnwise import precondition
@@ -183,8 +176,7 @@ class Search(eqx.Module):
         def admit(w: Array) -> Array:
             return self.system.project(w[:, None])[:, 0]
 
-        found = orthogonalise(used, basis, to_rows(w), admit)
-        basis, h, nothing_new = place(used, used, basis, found)
+        basis, h, nothing_new = append_within(admit, used, used, basis, to_rows(w))
         return basis, used + (~nothing_new).astype(used.dtype), h
 
     def precondition(self, y: Inexact[Array, "n k"]) -> Inexact[Array, "n k"]:
