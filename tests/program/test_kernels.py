@@ -17,7 +17,7 @@ import pytest
 import implicit_eig as ieig
 from implicit_eig import _program
 from implicit_eig._kernels import build, library
-from implicit_eig._krylov.arnoldi import append
+from implicit_eig._krylov.arnoldi import append, append_within
 from implicit_eig._krylov.basis import from_rows, project, rotate, to_rows
 from implicit_eig._krylov.schur import leading_basis, schur_form
 
@@ -144,6 +144,50 @@ def test_a_breakdown_is_seen_and_leaves_zero(path, dtype):
     assert broken and h[5] == 0
     np.testing.assert_allclose(h[:5], np.arange(1, 6), rtol=50 * eps_of(dtype))
     assert not np.any(flat(grown)[5])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_rounding_brings_in_from_outside_is_removed(path, dtype):
+    lengths, used, eps = (400, 5), 6, eps_of(dtype)
+    together = flat(basis_of(lengths, dtype, 9))[:9]
+    outside, inside = together[:3, :400], together[3:]
+    outside = np.linalg.qr(outside.T)[0].T  # in the first part alone
+    # What rounding leaves of them, as in a run.
+    inside[:, :400] -= (inside[:, :400] @ outside.conj().T) @ outside
+    inside = np.linalg.qr(inside.T)[0].T
+    basis = np.zeros((M + 1, 405), dtype)
+    basis[:used] = inside
+    parts = np.split(basis, [400], axis=1)
+    basis = tuple(jax.vmap(to_rows)(jnp.asarray(part)) for part in parts)
+    new = vector_of(lengths, dtype)
+    new[:400] -= outside.T @ (outside.conj() @ new[:400])
+
+    def admit(z):
+        y, c = z
+        return y - outside.T @ (outside.conj() @ y), c
+
+    def appended(fn, w):
+        there = jnp.asarray(used)
+        return traced(fn)(there, there, basis, in_parts(w.astype(dtype), lengths))
+
+    within = functools.partial(append_within, admit)
+    w = (eps**-0.5 * inside[2] + new).astype(dtype)
+    w[:400] += eps**0.5 * outside[0]  # as much as rounding may
+    left = {}
+    for fn in (append, within):
+        grown, h, broken = appended(fn, w)
+        v = flat(grown)
+        assert not broken
+        left[fn] = np.linalg.norm(outside.conj() @ v[used, :400])
+        # The relation holds to rounding of w.
+        off = np.linalg.norm(w - h[: used + 1] @ v[: used + 1])
+        assert off < 20 * eps * np.linalg.norm(w)
+        assert abs(np.linalg.norm(v[used]) - 1) < 10 * eps
+    assert left[append] > 0.01 * eps**0.5 and left[within] < 10 * eps
+    overlaps = v[:used].conj() @ v[used]
+    assert np.max(np.abs(overlaps)) < 50 * eps
+    _, h, broken = appended(within, np.arange(1, used + 1) @ inside)
+    assert broken and h[used] == 0
 
 
 def test_nan_is_no_breakdown(path):
@@ -357,6 +401,17 @@ def test_programs_hold_one_path_only(switch):
     basis = "f64[21,1,1,200]"
     assert not [x for x in text.splitlines() if f"{basis}" in x and " copy(" in x]
     assert text.count("fusion(") < without.count("fusion(")
+
+
+def test_runs_of_gradients_orthogonalise_in_one_call_and_in_place(switch):
+    switch("on")
+    gradient = jax.grad(lambda rates: jnp.sum(found(rates)[1][0]))
+    text = traced(gradient).lower(rates_of("float64")).compile().as_text()
+    assert f'custom_call_target="{library.target("project")}"' not in text
+    calls = f'custom_call_target="{library.target("orthogonalise")}"'
+    assert text.count(calls) >= 2  # one of the forward run
+    basis = "f64[21,1,1,200]"
+    assert not [x for x in text.splitlines() if f"{basis}" in x and " copy(" in x]
 
 
 def test_exported_programs_have_none(switch):
