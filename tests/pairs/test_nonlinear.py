@@ -137,7 +137,7 @@ def test_all_eigenvalues_of_a_pencil_in_a_region(sparse):
     for value, gradient in zip(solution.eigenvalues, gradients, strict=False):
         # Of a triangular pencil λ = a_ii / b_ii.
         place = np.argmin(abs(np.diag(a) / np.diag(b) - float(value.real)))
-        np.testing.assert_allclose(gradient[place, place], 1 / b[place, place], rtol=1e-7)
+        np.testing.assert_allclose(gradient[place, place], 1 / b[place, place], rtol=1e-8)
 
 
 def test_too_many_for_the_room_are_counted():
