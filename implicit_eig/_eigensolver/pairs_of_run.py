@@ -34,14 +34,17 @@ def pairs_of_inverse(
     """The pairs; and the number of solves that repairing them took. If the shift is close
     to one eigenvalue, the rounding errors of its θ drown the others."""
     first = _pairs(transformation, found, rtol, norm)
-    pairs = jax.lax.cond(
-        first.verified,
-        lambda _: first,
-        lambda found: _pairs(
-            transformation, _multiplied(transformation, found), rtol, norm
-        ),
-        found,
-    )
+
+    def worst(pairs: Pairs) -> Float[Array, ""]:
+        return jnp.max(jnp.where(found.active, pairs.residuals, 0))
+
+    def repaired(found: KrylovResult) -> Pairs:
+        pairs = _pairs(transformation, _multiplied(transformation, found), rtol, norm)
+        # Not beside a θ near zero, by which it divides.
+        better = worst(pairs) < worst(first)
+        return jtu.tree_map(lambda a, b: jnp.where(better, a, b), pairs, first)
+
+    pairs = jax.lax.cond(first.verified, lambda _: first, repaired, found)
     return pairs, jnp.where(first.verified, 0, found.active.size)
 
 
@@ -118,8 +121,10 @@ def purified(found: KrylovResult) -> KrylovResult:
     """
     step = steps_to_purify(found.matrix, found.coupling, found.active)
     eye = jnp.eye(step.size, dtype=step.dtype)
-    # For a zero eigenvalue the coupling is rounding, and its quotient meaningless.
-    step = jnp.where(jnp.linalg.norm(step) <= 1, step, 0)
+    # For an eigenvalue near zero the coupling is rounding, and its quotient meaningless.
+    least = float(jnp.finfo(step.dtype).eps) ** 0.5 * found.norm
+    known = jnp.all(~found.active | (jnp.abs(found.eigenvalues) > least))
+    step = jnp.where(known & (jnp.linalg.norm(step) <= 1), step, 0)
     # [X x] has orthonormal columns, so the Gram matrix is known.
     triangle = jnp.linalg.cholesky(eye + jnp.outer(step.conj(), step)).conj().T
     inverse = jnp.linalg.inv(triangle)
