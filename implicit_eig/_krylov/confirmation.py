@@ -152,9 +152,6 @@ def compressed(
     )
     # Both ways: what rounding leaves would mix the vectors of an eigenvalue and its copy.
     coupled = (row < locked) != (column < locked)
-    # So would what is left below the diagonal of the locked block, once `geev` balances it.
-    least = float(jnp.finfo(matrix.dtype).eps) * jnp.max(jnp.abs(matrix))
-    coupled = coupled | ((row > column) & (row < locked) & (jnp.abs(matrix) <= least))
     return KrylovDecomposition(basis, matrix * (~coupled).astype(matrix.dtype))
 
 
