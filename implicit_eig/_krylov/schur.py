@@ -30,9 +30,18 @@ class SchurForm(NamedTuple):
 
 @kernel("schur")
 def schur_form(matrix: Inexact[Array, "m m"]) -> SchurForm:
-    moderate, size = of_moderate_size(matrix)
+    moderate, size = of_moderate_size(_without_rounding(matrix))
     values, vectors = device_eig(moderate)
     return SchurForm(times_real(values, size[0]), vectors, matrix, matrix)
+
+
+def _without_rounding(matrix: Inexact[Array, "m m"]) -> Inexact[Array, "m m"]:
+    """The matrix without the rounding errors below its diagonal. `geev` balances: it
+    would enlarge them."""
+    row, column = (jax.lax.broadcasted_iota(int, matrix.shape, axis) for axis in (0, 1))
+    size = jnp.abs(matrix)
+    least = float(jnp.finfo(matrix.dtype).eps) * jnp.max(size)
+    return matrix * ((row <= column) | (size > least)).astype(matrix.dtype)
 
 
 @kernel("reorder")
