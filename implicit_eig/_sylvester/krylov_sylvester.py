@@ -15,13 +15,15 @@ import dataclasses
 
 import equinox as eqx
 import jax.numpy as jnp
+import lineax as lx
 from jaxtyping import Array, Float, Inexact, Int
 
 from .._eigensolver.krylov_schur import KrylovSchur
 from .._krylov import krylov_schur, Search
 from .._numerics import inv
-from .._spectral import Direct
-from .system import AbstractSylvesterSolver
+from .._spectral import AbstractSelection, AbstractTransformation, Direct
+from .columnwise import Columnwise
+from .system import AbstractSylvesterSolver, ProjectedSylvester
 
 
 class KrylovSylvester(AbstractSylvesterSolver):
@@ -29,7 +31,8 @@ class KrylovSylvester(AbstractSylvesterSolver):
     run on an augmented operator, in real arithmetic for real operators.
 
     The default for pairs found by `KrylovSchur`. The selected eigenvalues must be extreme
-    in the sense of their selection. Standard problems only.
+    in the sense of their selection. Standard problems only. An operator of an order below
+    k + 4 leaves no room for a Krylov space: `lineax.LU()` solves there.
 
     **Arguments:**
 
@@ -89,7 +92,6 @@ class KrylovSylvester(AbstractSylvesterSolver):
         return jnp.where(scale > 0, scale, 1)
 
     def solve(self, system, rhs, *, selection, k, rtol, transformation=None, **options):
-        del options
         if transformation is None:
             if system.pencil.mass is not None:
                 raise ValueError(
@@ -98,12 +100,32 @@ class KrylovSylvester(AbstractSylvesterSolver):
                     "a lineax solver: `ImplicitAdjoint(linear_solver=lx.LU())`."
                 )
             transformation = Direct(system.pencil)
+        run = self._run(rtol if self.rtol is None else self.rtol)
+        search = Search(
+            k,
+            run.dimension(system.pencil.n, k),
+            # A run that falls just short of its aim would have to be repeated.
+            rtol=0.3 * run.tolerance(rhs.dtype),
+            confirm=False,  # the answer is checked
+            repeated=run.repeated,
+        )
+        if search.krylov_dim < k + 3:
+            return Columnwise(lx.LU()).solve(system, rhs, rtol=rtol, **options)
+        return self._by_run(system, rhs, transformation, selection, search)
+
+    def _by_run(
+        self,
+        system: ProjectedSylvester,
+        rhs: Inexact[Array, "n m"],
+        transformation: AbstractTransformation,
+        selection: AbstractSelection,
+        search: Search,
+    ) -> Inexact[Array, "n m"]:
         matrix, rhs = transformation.sylvester(system.matrix, rhs)
         # C maps span(BX) into span(X), and its transpose does likewise with span(X)ᵀ: its
         # image of the complement is projected on the same side.
         rhs = system.restrict(rhs)
-        selection = transformation.selection(selection)
-        n, m = rhs.shape
+        m = rhs.shape[1]
         active, both = system.active, system.active[:, None] & system.active
         size = jnp.max(jnp.linalg.norm(rhs, axis=0))
         size = jnp.where(size > 0, size, 1).astype(rhs.dtype)
@@ -124,20 +146,14 @@ class KrylovSylvester(AbstractSylvesterSolver):
 
         ones = active.astype(rhs.dtype)
         start = -(ones @ right) / scale, ones
-        run = self._run(rtol if self.rtol is None else self.rtol)
-        limit = 300 + 3 * self._restarts if run.max_restarts is None else run.max_restarts
+        limit = self.max_restarts
+        if limit is None:
+            limit = 300 + 3 * self._restarts
         found = krylov_schur(
             augmented,
             start,
-            selection,
-            Search(
-                k,
-                run.dimension(n, k),
-                # A run that falls just short of its aim would have to be repeated.
-                rtol=0.3 * run.tolerance(rhs.dtype),
-                confirm=False,  # the answer is checked
-                repeated=run.repeated,
-            ),
+            transformation.selection(selection),
+            search,
             least=least,
             max_restarts=limit,
             admit=admit,

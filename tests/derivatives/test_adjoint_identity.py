@@ -109,3 +109,17 @@ def test_forward_over_reverse_agrees_with_differences_of_gradients(solver):
     both = jax.jit(lambda a: jax.jvp(jax.grad(loss), (a,), (e,)))
     difference = central_difference(lambda a: both(a)[0], a, e, 1e-5)
     assert relative(both(a)[1], difference) < 1e-6
+
+
+@pytest.mark.parametrize("n, k", [(2, 1), (3, 2), (4, 2), (5, 3)])
+def test_orders_without_room_for_a_krylov_space(n, k):
+    a = np.tril(np.asarray(random_matrix(0, n)), -1) + np.diag(np.arange(n, 0.0, -1))
+    a, e = jnp.asarray(a), random_matrix(1, n)
+
+    def loss(a):
+        adjoint = ieig.ImplicitAdjoint(ieig.KrylovSylvester())
+        s = ieig.eigs(a, k, "LR", adjoint=adjoint, eigensolver=ieig.KrylovSchur())
+        return jnp.sum(jnp.abs(s.eigenvectors) ** 4) + jnp.sum(s.eigenvalues**2).real
+
+    found = jnp.vdot(jax.grad(loss)(a), e)
+    assert relative(found, central_difference(loss, a, e, 1e-5)) < 1e-8
