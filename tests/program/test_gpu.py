@@ -18,6 +18,7 @@ from jax.interpreters import mlir
 
 import implicit_eig as ieig
 from benchmarks import gpu
+from implicit_eig._kernels import library
 from implicit_eig._numerics import device_eig_from_both_sides
 from tools.host_work import host_work, Work
 
@@ -28,9 +29,11 @@ CALLBACK, EIG = "xla_ffi_python_gpu_callback", "cuhybrid_eig_real"
 
 
 @pytest.fixture(autouse=True)
-def _callbacks_lower_without_a_gpu(monkeypatch):
-    """Their lowering asks for the backend, which only TPUs need."""
+def _lowered_without_a_gpu(monkeypatch):
+    """Callbacks ask for the backend, which only TPUs need; and "off" leaves to the host
+    what is looked for here."""
     monkeypatch.setattr(mlir.ModuleContext, "get_backend", lambda *_, **__: None)
+    monkeypatch.delenv("IMPLICIT_EIG_KERNELS", raising=False)
 
 
 def test_counts_by_loop_and_branch():
@@ -84,6 +87,8 @@ def test_neither_the_run_nor_that_of_the_adjoint_leaves_the_device(
     kernels, launches, monkeypatch
 ):
     monkeypatch.setenv("IMPLICIT_EIG_KERNELS", kernels)
+    # "on" is an error where a program for CPUs would have none; this one is for GPUs.
+    monkeypatch.setattr(library, "load", lambda: None)
     made, in_branch = calls(jax.value_and_grad(growth))
     assert not made and not in_branch
     lowered = jax.jit(jax.value_and_grad(growth)).trace(RATES)
