@@ -160,7 +160,7 @@ def _run(
         worst = jnp.max(jnp.where(ritz.wanted, ritz.residuals, 0))
         search.progress_meter.step(restarts, count, needed, worst, ended)
         verdict = verdict._replace(done=done)
-        q, *kept = _restarted(decomposition, ritz, verdict, state, search, last, locks)
+        q, kept = _restarted(decomposition, ritz, verdict, state, search, last, locks)
         coordinates = q[:, :width].conj().T.astype(values.dtype) @ ritz.vectors[:, :width]
         return _State(
             *kept,
@@ -192,16 +192,16 @@ def _restarted(
     search: Search,
     last: Bool[Array, ""],
     locks: bool,
-) -> tuple[Array, KrylovDecomposition, Array, Array, Before]:
+) -> tuple[Array, tuple[KrylovDecomposition, Array, Array, Before]]:
     """What a restart keeps: the basis of Ritz vectors, and the first fields of a state.
     If it is the `last` one, or that before a new search, the wanted pairs."""
     m, before, width = search.krylov_dim, state.before, state.eigenvalues.size
     count, needed = jnp.sum(ritz.converged), jnp.sum(ritz.wanted)
     anew, resume = verdict.complete & ~verdict.done, verdict.better & ~last
-    busy = needed, count
+    busy = needed
     if locks:
-        busy = jnp.maximum(jnp.stack(busy), before.locked)
-    keep = search.truncation(Restart(m, *busy, state.restarts, ritz.values))
+        busy, count = jnp.maximum(jnp.stack((needed, count)), before.locked)
+    keep = search.truncation(Restart(m, busy, count, state.restarts, ritz.values))
     keep = jnp.where(anew, verdict.lock, jnp.where(last, needed, keep))
     keep = keep + ritz.second[jnp.minimum(keep, m - 1)].astype(keep.dtype)
     q, start = kept_basis(ritz, decomposition.matrix, keep), keep
@@ -227,7 +227,7 @@ def _restarted(
         jnp.where(complete, needed, before.wanted),
         locked,
     )
-    return q, decomposition, start, anew, before
+    return q, (decomposition, start, anew, before)
 
 
 def _result(end: _State) -> KrylovResult:

@@ -217,7 +217,9 @@ def _real_begin(bands: _Bands, window: _Window, exceptional: Bool[Array, " b"]):
     """The first column of (H − s)(H − s̄), s and s̄ the eigenvalues of the last two rows;
     if these are real, the one closer to the last entry, twice."""
     last = _last_rows(bands, window)
-    real, imag = (x / magnifier(last.dtype) for x in double_shift(*last, exceptional))
+    real, imag = (
+        x / magnifier(last.dtype) for x in double_shift(*last, exceptional=exceptional)
+    )
     diagonal, below, above = bands
     vectors = doubly_shifted(
         diagonal[:-2], above[:-1], below[:-1], diagonal[1:-1], below[1:], real, imag

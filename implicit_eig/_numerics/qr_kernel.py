@@ -296,7 +296,7 @@ def _real_begin(
 ) -> tuple[_Number, ...]:
     """As in `qr_iteration`: the first column of (H − s)(H − s̄) for each first row."""
     *last, size = (x.re for x in _last_rows(bands, high))
-    real, imag = (x * size for x in double_shift(*last, exceptional))
+    real, imag = (x * size for x in double_shift(*last, exceptional=exceptional))
     h, under, over = (x.re for x in bands)
     vectors = doubly_shifted(h, over, under, _moved(h, 1), _moved(under, 1), real, imag)
     return _normalised(*(_Number(x, None) for x in vectors))
