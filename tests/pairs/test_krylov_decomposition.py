@@ -194,17 +194,26 @@ def test_what_a_restart_drops_is_rounding(name, dtype, monkeypatch):
     ritz = ritz_pairs(expanded, as_selection("LM", None), K, 0.0, 0.0, is_real)
     rough = schur_basis(ritz.vectors, ritz.second, is_real)
     h = np.asarray(expanded.matrix)[:M]
-    eps = np.finfo(dtype).eps
-    second = np.asarray(ritz.second)
+    rounding = ROUNDING * np.finfo(dtype).eps
     for p in range(K, M - 1):
-        if not second[p]:
+        if not np.asarray(ritz.second)[p]:
             q = sharpened_once(jnp.asarray(h), rough, p, ritz.values, ritz.vectors)
-            q = np.asarray(q)
-            gram = np.linalg.norm(q.conj().T @ q - np.eye(M), 2)
-            assert gram <= ROUNDING * eps
-            rotated = q.conj().T @ h @ q
-            dropped = np.linalg.norm(rotated[p:, :p], 2)
-            assert dropped <= ROUNDING * eps * np.linalg.norm(h, 2), p
+            rough, q = np.asarray(rough), np.asarray(q)
+            assert np.linalg.norm(q.conj().T @ q - np.eye(M), 2) <= rounding
+            before, after = (x.conj().T @ h @ x for x in (rough, q))
+            most = rounding * np.linalg.norm(h, 2)
+            if not newton_converges(before, p):
+                most = max(most, np.linalg.norm(before[p:, :p], 2))
+            assert np.linalg.norm(after[p:, :p], 2) <= most, p
+
+
+def newton_converges(t, p):
+    """Whether the subspace of the first p columns is certain to be improved (Stewart 1973).
+    That of three of four eigenvalues that rounding made of one is not, in float32."""
+    above, below = t[:p, p:], t[p:, :p]
+    apart = np.kron(np.eye(p), t[p:, p:]) - np.kron(t[:p, :p].T, np.eye(M - p))
+    least = np.linalg.svd(apart.astype(complex), compute_uv=False)[-1]
+    return 4 * np.linalg.norm(above) * np.linalg.norm(below) < least**2
 
 
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
