@@ -98,7 +98,8 @@ def _equilibrate(matrix) -> tuple[np.ndarray, np.ndarray] | None:
         columns = -np.add.reduceat(exponent + rows[i], starts) / counts
     rows, columns = (np.rint(x).astype(np.int32) for x in (rows, columns))
     exponent += rows[i] + np.repeat(columns, counts)
-    largest = np.full(counts.size, np.iinfo(np.int32).min)
+    # Of the dtype of the exponents: `at` is forty times slower if it has to convert.
+    largest = np.full(counts.size, np.iinfo(np.int32).min, exponent.dtype)
     np.maximum.at(largest, i, exponent)
     rows, exponent = rows - largest, exponent - largest[i]
     largest = np.maximum.reduceat(exponent, starts)
