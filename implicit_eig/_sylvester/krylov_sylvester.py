@@ -121,6 +121,7 @@ class KrylovSylvester(AbstractSylvesterSolver):
         selection: AbstractSelection,
         search: Search,
     ) -> Inexact[Array, "n m"]:
+        """By the run that the head of this file describes."""
         matrix, rhs = transformation.sylvester(system.matrix, rhs)
         # C maps span(BX) into span(X), and its transpose does likewise with span(X)ᵀ: its
         # image of the complement is projected on the same side.
